@@ -1,0 +1,118 @@
+"""timm's plain vision transformers (VisionTransformer and Eva) behind nnvit's backbone contract."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ..errors import ConfigError, did_you_mean
+from ..types import DefaultWeights
+
+PUBLISHED_TAPS = {12: [2, 5, 8, 11], 24: [5, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19, 29, 39]}
+"""Blocks (0-based) that dense-prediction heads read: DINOv2's and DINOv3's evaluations, and quarters elsewhere."""
+
+
+class TimmViT(nn.Module):
+    """A plain ViT whose final norm is applied to every tap, as DINOv3's `get_intermediate_layers` does.
+
+    Every map has the patch grid's stride; position embeddings are interpolated to the image at hand, so that any
+    multiple of the patch size is taken.
+
+    family, size: as the recipe names them. model: a timm VisionTransformer or Eva. taps: 0-based blocks.
+    """
+
+    lora_targets: Sequence[str] = ("qkv",)
+
+    def __init__(
+        self,
+        model: VisionTransformer | Eva,
+        taps: Sequence[int],
+        *,
+        family: str,
+        size: str,
+        default_weights: DefaultWeights | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.taps = list(taps)
+        self.family, self.size, self.default_weights = family, size, default_weights
+        self.grid = int(model.patch_embed.patch_size[0])
+        self.num_layers = len(model.blocks)
+        self.strides = [float(self.grid)] * len(self.taps)
+        self.channels = [int(model.embed_dim)] * len(self.taps)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), H and W multiples of the patch size -> one (B, C, H / patch, W / patch) per tap."""
+        maps: Any = self.model.forward_intermediates(
+            image, indices=self.taps, norm=True, stop_early=True, intermediates_only=True
+        )
+        return maps
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter of this module: 0 the embedding, i + 1 block i, num_layers + 1 the final norm."""
+        parts = name.removeprefix("model.").split(".")
+        if parts[0] == "blocks":
+            return int(parts[1]) + 1
+        return self.num_layers + 1 if parts[0] == "norm" else 0
+
+
+IMAGENET = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
+"""Statistics of values in 0..1 that DINOv2, DINOv3 and most of timm were trained with."""
+
+
+def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
+    """A timm ViT with random weights and without classifier. Raises ConfigError where `name` is no plain ViT."""
+    if name not in timm.list_models(name):
+        known = timm.list_models("vit_*") + timm.list_models("eva*") + timm.list_models("deit*")
+        raise ConfigError(
+            f"model.backbone_size='{name}' is not a timm model; `python -c \"import timm; "
+            f"print(timm.list_models('vit_*'))\"` lists them.{did_you_mean(name, known)}"
+        )
+    try:
+        model = timm.create_model(
+            name, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True, **kwargs
+        )
+    except TypeError as error:
+        raise _not_plain(name) from error
+    if not isinstance(model, VisionTransformer | Eva):
+        raise _not_plain(name)
+    return model
+
+
+def depth_of(name: str) -> int:
+    """Number of transformer blocks of a timm ViT, without allocating its weights."""
+    with torch.device("meta"):
+        return len(create(name).blocks)
+
+
+def check_taps(depth: int, taps: Sequence[int] | None, published: Sequence[int] | None) -> list[int]:
+    """The asked taps, else the published ones, else the ends of four equal quarters. Raises ConfigError."""
+    if taps is None:
+        return list(published or (depth * (i + 1) // 4 - 1 for i in range(4)))
+    if not taps or sorted(set(taps)) != list(taps) or taps[0] < 0 or taps[-1] >= depth:
+        raise ConfigError(
+            f"model.feature_layers={list(taps)} must name blocks from 0 to {depth - 1}, ascending and without "
+            "repetition; null takes the published ones."
+        )
+    return list(taps)
+
+
+def known_size(family: str, size: str, sizes: dict[str, Any]) -> None:
+    """Raises ConfigError that lists the family's sizes."""
+    if size not in sizes:
+        raise ConfigError(
+            f"model.backbone_size='{size}' is not a size of {family}; use one of {', '.join(sizes)}."
+            + did_you_mean(size, sizes)
+        )
+
+
+def _not_plain(name: str) -> ConfigError:
+    return ConfigError(
+        f"model.backbone_size='{name}' is not a plain vision transformer (timm's VisionTransformer or Eva classes), "
+        "the only kind that backbone 'timm' takes; `vit_*`, `deit3_*` and `eva02_*` names are."
+    )

@@ -1,0 +1,1 @@
+"""Pictures and masks on their way into nnU-Net; needs neither torch nor nnunetv2."""

@@ -1,0 +1,59 @@
+"""What an import did, in words."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MEANING = {
+    "rgb01": "values reach the network in 0..1, so the backbone's own statistics (e.g. ImageNet mean and "
+    "standard deviation) are applied inside the network",
+    "zscore": "each image is z-scored, and the backbone's own statistics are not applied",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """The outcome of `import_dataset`."""
+
+    folder: Path
+    dataset_id: int
+    num_cases: int
+    """Training cases, validation included."""
+    num_test: int
+    """Cases held out in imagesTs and labelsTs."""
+    channels: int
+    channel_names: dict[str, str]
+    labels: dict[str, int]
+    """Name -> label in the data set, background included."""
+    label_fractions: dict[str, float]
+    """Name -> share of the training pixels, 0..1."""
+    normalization: str
+    num_groups: int | None
+    """Groups among the training cases; None when cases were not grouped."""
+    fold_sizes: tuple[tuple[int, int], ...] = ()
+    """(training, validation) cases of each fold."""
+    splits: Path | None = None
+    """The splits_final.json that training will read; None leaves the choice to nnU-Net."""
+    warnings: tuple[str, ...] = field(default=())
+
+    def lines(self) -> list[str]:
+        """The report for a terminal, ending with the command to run next."""
+        test = f" + {self.num_test} held-out test cases" if self.num_test else ""
+        labels = ", ".join(f"{n}={v} ({self.label_fractions[n]:.2%} of pixels)" for n, v in self.labels.items())
+        return [
+            f"{self.folder}: {self.num_cases} training cases{test}",
+            f"channels: {self.channels} ({', '.join(self.channel_names.values())})",
+            f"labels: {labels}",
+            f"normalization: {self.normalization}: {MEANING[self.normalization]}",
+            *self._split_lines(),
+            *(f"warning: {warning}" for warning in self.warnings),
+            f"next: nnUNetv2_plan_and_preprocess -d {self.dataset_id} -c 2d --verify_dataset_integrity",
+        ]
+
+    def _split_lines(self) -> list[str]:
+        if self.num_groups is None:
+            return ["splits: left to nnU-Net, which deals out cases at random (--group-by keeps patients whole)"]
+        sizes = ", ".join(f"fold {k}: {train} train / {val} val" for k, (train, val) in enumerate(self.fold_sizes))
+        lines = [f"splits: {self.num_groups} groups, {sizes}; in {self.splits}"]
+        if len(self.fold_sizes) == 1:
+            lines.append("train fold 0 only: for any other fold nnU-Net would draw a random split")
+        return lines

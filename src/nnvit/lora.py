@@ -1,0 +1,41 @@
+"""LoRA by peft, injected in place so that the backbone keeps its names and methods."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import peft
+from torch import nn
+
+from .errors import ConfigError
+
+
+def inject(model: nn.Module, *, r: int, lora_alpha: int, lora_dropout: float, target_modules: Sequence[str]) -> None:
+    """Adds adapters to every layer whose name ends in one of `target_modules`. They start as the identity.
+
+    Raises ConfigError where a target names no linear layer or convolution.
+    """
+    linear = {name.rsplit(".")[-1] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    for target in target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            raise ConfigError(
+                f"lora.target_modules names '{target}', which this backbone does not have; its linear layers are "
+                f"called {', '.join(sorted(linear))}."
+            )
+    config = peft.LoraConfig(
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=list(target_modules),
+        bias="none",
+    )
+    peft.inject_adapter_in_model(config, model)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter's name belongs to an adapter."""
+    return ".lora_" in name
+
+
+def adapters(module: nn.Module) -> list[Any]:
+    """The layers that carry adapters."""
+    return [layer for layer in module.modules() if isinstance(layer, peft.tuners.lora.LoraLayer)]

@@ -1,0 +1,1 @@
+"""Necks: one file each, exporting `Args` (its own recipe keys) and `Neck(channels, strides, args)`."""

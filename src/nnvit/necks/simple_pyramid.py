@@ -1,0 +1,76 @@
+"""A four-level pyramid from a plain ViT by learned up- and down-sampling (ViTDet: Li et al. 2022, arXiv 2203.16527).
+
+ViTDet builds every level from the last map. Here level i is built from tap i where there is one tap per level, so that
+shallow blocks feed the fine levels, as SegFormer's and DPT's heads expect; with one tap it is ViTDet's own pyramid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+SCALES = (4.0, 2.0, 1.0, 0.5)
+"""Of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
+
+
+@dataclass(kw_only=True)
+class Args:
+    """out_channels: width of every level."""
+
+    out_channels: int = 256
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, h, w), position by position."""
+
+    def forward(self, map_BChw: Tensor) -> Tensor:
+        return super().forward(map_BChw.movedim(1, -1)).movedim(-1, 1)
+
+
+class Neck(nn.Module):
+    """channels, strides: of the backbone's maps, all of one stride; one map, or one per level."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[float], args: Args) -> None:
+        super().__init__()
+        if len(channels) not in (1, len(SCALES)) or len(set(strides)) != 1:
+            raise ConfigError(
+                f"model.neck=simple_pyramid builds {len(SCALES)} levels from 1 or {len(SCALES)} maps of one stride, "
+                f"but the backbone gives {len(channels)} maps of strides {list(strides)}; set model.feature_layers to "
+                f"1 or {len(SCALES)} blocks, or model.neck=same_scale."
+            )
+        sources = list(channels) if len(channels) == len(SCALES) else [channels[0]] * len(SCALES)
+        self.levels = nn.ModuleList(
+            _level(scale, width, args.out_channels) for scale, width in zip(SCALES, sources, strict=True)
+        )
+        self.channels = [args.out_channels] * len(SCALES)
+        self.strides = [strides[0] / scale for scale in SCALES]
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """One or four (B, C, h, w) -> (B, out, 4h, 4w), (B, out, 2h, 2w), (B, out, h, w), (B, out, ceil(h/2), ceil(w/2))."""
+        sources = maps if len(maps) == len(SCALES) else maps * len(SCALES)
+        return [level(source) for level, source in zip(self.levels, sources, strict=True)]
+
+
+def _level(scale: float, width: int, out: int) -> nn.Sequential:
+    """Resampling by `scale`, then ViTDet's 1 x 1 and 3 x 3 convolutions with channel norms."""
+    resample: dict[float, list[nn.Module]] = {
+        4.0: [
+            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+            ChannelNorm(width // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
+        ],
+        2.0: [nn.ConvTranspose2d(width, width // 2, 2, stride=2)],
+        1.0: [],
+        0.5: [nn.MaxPool2d(2, ceil_mode=True)],
+    }
+    narrowed = {4.0: width // 4, 2.0: width // 2}.get(scale, width)
+    return nn.Sequential(
+        *resample[scale],
+        nn.Conv2d(narrowed, out, 1, bias=False),
+        ChannelNorm(out),
+        nn.Conv2d(out, out, 3, padding=1, bias=False),
+        ChannelNorm(out),
+    )

@@ -1,0 +1,139 @@
+"""`fold_k/nnvit_run.json`: what was trained, on what, with what, and how it ended (design.md, section 5)."""
+
+import platform
+import resource
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .. import config
+from . import folders
+
+if TYPE_CHECKING:
+    from .trainer import nnUNetTrainer_nnvit
+
+NAME = "nnvit_run.json"
+PACKAGES = ("nnvit", "nnunetv2", "torch", "timm", "transformers", "peft", "numpy")
+
+
+class Manifest:
+    """The account of one fold. Written at the start, after every epoch and at the end, each time as a whole."""
+
+    def __init__(self, trainer: "nnUNetTrainer_nnvit") -> None:
+        self.trainer = trainer
+        self.weights: dict[str, Any] = {}
+        self.content: dict[str, Any] = {}
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.trainer.output_folder) / NAME
+
+    def held_hash(self) -> str | None:
+        """The recipe hash of the run that the fold holds already, None where it holds none."""
+        return folders.read_json(self.path)["recipe_hash"] if self.path.is_file() else None
+
+    def start(self) -> None:
+        """Describes the run; one that continues another keeps its start."""
+        trainer, block = self.trainer, self.trainer.block
+        earlier = folders.read_json(self.path) if trainer.resumed and self.path.is_file() else {}
+        training, validation = trainer.do_split()
+        total, trained = _parameters(trainer.bare_network)
+        self.content = {
+            "schema": block["schema"],
+            "recipe": block["recipe"],
+            "recipe_hash": block["hash"],
+            "base_plans": block["base_plans"],
+            "base_plans_hash": block["base_plans_hash"],
+            "plans": trainer.plans_manager.plans_name,
+            "configuration": trainer.configuration_name,
+            "fold": trainer.fold,
+            "split_hash": config.digest({"train": sorted(training), "val": sorted(validation)}),
+            "cases": {"train": len(training), "val": len(validation)},
+            "preprocessed_hash": _preprocessed_hash(Path(trainer.preprocessed_dataset_folder)),
+            "batch_size": trainer.configuration_manager.batch_size,
+            "patch_size": list(trainer.configuration_manager.patch_size),
+            "seed": trainer.recipe.training.seed,
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "device": _device(trainer.device),
+            "threads": torch.get_num_threads(),
+            "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
+            "weights": self.weights,
+            "parameters": {"total": total, "trainable": trained},
+            "start": earlier.get("start") or _now(),
+            "resumed": [*earlier.get("resumed", []), _now()] if trainer.resumed else [],
+            "epochs_done": trainer.current_epoch,
+            "exit": "running",
+            "DONE": False,
+        }
+        self._write()
+
+    def update(self, seconds: list[tuple[float, float]]) -> None:
+        """After an epoch; seconds: (waiting for data, step) of each of its iterations."""
+        wait, step = np.median(seconds, axis=0)
+        self.content["epochs_done"] = self.trainer.current_epoch
+        self.content["seconds_per_iteration"] = {
+            "data_wait": round(float(wait), 5),
+            "step": round(float(step), 5),
+        }
+        self.content["peak_memory_bytes"] = _peak_memory(self.trainer.device)
+        self._write()
+
+    def end(self, reason: str) -> None:
+        """How the training ended; a run that never started leaves no account."""
+        if self.content:
+            self.content |= {"end": _now(), "exit": reason, "DONE": reason == "finished"}
+            self._write()
+
+    def lines(self) -> list[str]:
+        """What a user wants to see before the first epoch."""
+        content, trainer = self.content, self.trainer
+        total, trained = content["parameters"]["total"], content["parameters"]["trainable"]
+        patch = " x ".join(map(str, content["patch_size"]))
+        return [
+            f"recipe {trainer.recipe.name} ({content['recipe_hash'][:8]}), tuning {trainer.recipe.tuning}: "
+            f"{trained:,} of {total:,} parameters are trained",
+            f"fold {trainer.fold}: {content['cases']['train']} training and {content['cases']['val']} validation cases; "
+            f"patch {patch}, batch {content['batch_size']}, {trainer.num_epochs} epochs of "
+            f"{trainer.num_iterations_per_epoch} iterations",
+            f"device {content['device']}, {content['precision']['name']} ({content['precision']['reason']})",
+            f"results go to {trainer.output_folder}",
+        ]
+
+    def _write(self) -> None:
+        if self.trainer.local_rank == 0:
+            folders.write_json(self.path, self.content)
+
+
+def _parameters(network: torch.nn.Module) -> tuple[int, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _preprocessed_hash(folder: Path) -> str:
+    """Of the names and sizes of all preprocessed files: cheap, and it changes whenever a case comes, goes or differs."""
+    files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
+    return config.digest(files)
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's memory, or of this process's."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

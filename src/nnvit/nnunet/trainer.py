@@ -1,0 +1,314 @@
+"""The one trainer: stock nnU-Net's, with the recipe's network, weights, optimiser, schedule and precision.
+
+Recipe `unet` runs through the same lines as every ViT; nothing here asks what the network is.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from .. import config
+from ..errors import PlansError
+from ..optim import EpochSchedule, build_optimizer
+from ..weights import load_backbone
+from . import checkpoint, display, planning, precision
+from .manifest import Manifest
+
+
+class nnUNetTrainer_nnvit(nnUNetTrainer):
+    """Trains what the `nnvit` block of its plans says.
+
+    default_recipe: a shipped recipe for plans without a block (None: such plans are refused); default_overrides:
+    `key=value` on top of it.
+    """
+
+    default_recipe: str | None = None
+    default_overrides: tuple[str, ...] = ()
+    _on_case: Callable[[], None] | None = None  # called for each case of the final validation
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
+    ) -> None:
+        super().__init__(self._with_recipe(plans, configuration), configuration, fold, dataset_json, device)
+        self.block = self.configuration_manager.configuration["nnvit"]
+        self.recipe = planning.recipe_of(self.block)
+        training = self.recipe.training
+        self.initial_lr, self.weight_decay = training.lr, training.weight_decay
+        self.num_epochs = training.num_epochs
+        self.num_iterations_per_epoch = training.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = training.num_val_iterations_per_epoch
+        self.enable_deep_supervision = training.deep_supervision
+        self.save_every = training.save_every
+        self.precision = precision.choose(training.precision, self.device)
+        if self.precision.dtype != torch.float16:
+            self.grad_scaler = None
+        self.resumed = False
+        self.pretrained: Path | None = None
+        self.manifest = Manifest(self)
+        self._seconds: list[tuple[float, float]] = []
+
+    # --- before training -------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """As nnU-Net's; with a seed, the network's random weights are reproducible."""
+        seed = self.recipe.training.seed
+        if seed is not None and not self.was_initialized:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        super().initialize()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochSchedule]:
+        """The recipe's optimiser, and a schedule in which each parameter group keeps its own base rate."""
+        optimizer = build_optimizer(self.bare_network, self.recipe.training)
+        return optimizer, EpochSchedule(optimizer, self.recipe.training)
+
+    def on_train_start(self) -> None:
+        """Refuses a fold that is taken, loads the pretrained weights, then starts as nnU-Net does."""
+        self._refuse_taken_fold()
+        if not self.was_initialized:
+            self.initialize()
+        if not self.resumed:
+            self.manifest.weights = self._load_weights()
+        super().on_train_start()
+        self.manifest.start()
+        for line in self.manifest.lines():
+            self.say(line)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """nnU-Net's networks keep the switch in their decoder; ours have no decoder, and nothing to switch."""
+        network = self.bare_network
+        getattr(network, "decoder", network).deep_supervision = enabled
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network.module if self.is_ddp and hasattr(self.network, "module") else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def _with_recipe(self, plans: dict, configuration: str) -> dict:
+        """Plans that carry a recipe as they are; plain ones with this trainer's own, in memory."""
+        continued = {"continue_training": plans.get("continue_training", False)}
+        if planning.block_of(plans, configuration) is not None:
+            return plans | continued
+        if self.default_recipe is None:
+            raise PlansError(
+                f"the plans '{plans['plans_name']}' carry no recipe for '{configuration}', and {type(self).__name__} "
+                "brings none; train with `nnvit train … --recipe NAME`, or make plans with `nnvit plan`."
+            )
+        recipe = config.load_recipe([self.default_recipe], self.default_overrides)
+        return planning.make_plans(plans, configuration, recipe, plans["plans_name"]) | continued
+
+    def _refuse_taken_fold(self) -> None:
+        fold = Path(self.output_folder)
+        held = self.manifest.held_hash()
+        if held not in (None, self.block["hash"]):
+            raise PlansError(
+                f"{fold} holds another recipe ({str(held)[:8]}; this one is {self.block['hash'][:8]}) and is left as it "
+                "is. Give this recipe plans of its own with `nnvit plan`, or move the folder away."
+            )
+        found = checkpoint.find(fold)
+        if found is not None and not self.resumed:
+            raise PlansError(
+                f"{fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
+                "--val, or move the folder away to start afresh."
+            )
+
+    def _load_weights(self) -> dict[str, Any]:
+        """The report of what was loaded: another checkpoint's weights, or the pretrained backbone's."""
+        if self.pretrained is not None:
+            taken = checkpoint.transfer(self.bare_network, self.pretrained)
+            self.say(f"weights: {taken} tensors from {self.pretrained}")
+            return {"source": "-pretrained_weights", "path": self.pretrained.name, "loaded": taken}
+        spec = getattr(self.recipe.model, "weights", None)
+        if spec is None:
+            return {"source": "random"}
+        report = load_backbone(cast(Any, self.bare_network).backbone, spec)
+        for line in report.lines():
+            self.say(line)
+        return report.to_dict()
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """nnU-Net's loop, timed and shown. Whatever ends it is written to `nnvit_run.json`."""
+        try:
+            self.on_train_start()
+            for _ in range(self.current_epoch, self.num_epochs):
+                self.on_epoch_start()
+                self._train_epoch()
+                self._validate_epoch()
+                self.on_epoch_end()
+            self.on_train_end()
+        except BaseException as error:
+            self.manifest.end(f"{type(error).__name__}: {error}".strip(": "))
+            raise
+        self.manifest.end("finished")
+
+    def train_step(self, batch: dict) -> dict:
+        """One step of nnU-Net's, in the recipe's precision and with its gradient clipping."""
+        data, target = self._to_device(batch["data"]), self._to_device(batch["target"])
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.precision.autocast(self.device):
+            loss = self.loss(self.network(data), target)
+        scaler, clip = self.grad_scaler, self.recipe.training.grad_clip
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's end of an epoch (log, checkpoints, plot), then one line for the reader."""
+        super().on_epoch_end()
+        self.manifest.update(self._seconds)
+        self.say(self._epoch_line())
+
+    def _train_epoch(self) -> None:
+        self.on_train_epoch_start()
+        outputs, self._seconds = [], []
+        title = f"epoch {self.current_epoch + 1}/{self.num_epochs}"
+        with display.bar(title, self.num_iterations_per_epoch, self.local_rank == 0) as advance:
+            for _ in range(self.num_iterations_per_epoch):
+                start = time.perf_counter()
+                batch = next(self.dataloader_train)
+                loaded = time.perf_counter()
+                outputs.append(self.train_step(batch))
+                self._seconds.append((loaded - start, time.perf_counter() - loaded))
+                advance(f"loss {outputs[-1]['loss']:.3f}")
+        self.on_train_epoch_end(outputs)
+
+    def _validate_epoch(self) -> None:
+        outputs = []
+        with (
+            torch.no_grad(),
+            display.bar("  pseudo Dice", self.num_val_iterations_per_epoch, self.local_rank == 0) as advance,
+        ):
+            self.on_validation_epoch_start()
+            for _ in range(self.num_val_iterations_per_epoch):
+                outputs.append(self.validation_step(next(self.dataloader_val)))
+                advance("")
+            self.on_validation_epoch_end(outputs)
+
+    def _to_device(self, tensor: Any) -> Any:
+        if isinstance(tensor, list):
+            return [self._to_device(part) for part in tensor]
+        return tensor.to(self.device, non_blocking=True)
+
+    def _epoch_line(self) -> str:
+        value = self.logger.get_value
+        starts, ends = value("epoch_start_timestamps", None), value("epoch_end_timestamps", None)
+        epoch_seconds = float(np.median(np.subtract(ends, starts)))
+        wait, step = np.median(self._seconds, axis=0)
+        dice = " ".join(f"{d:.3f}" for d in value("dice_per_class_or_region", -1))
+        return (
+            f"epoch {self.current_epoch}/{self.num_epochs}  loss {value('train_losses', -1):.4f}  "
+            f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} [{dice}]  "
+            f"{wait + step:.2f} s/it ({wait / (wait + step):.0%} waiting for data)  "
+            f"ETA {display.duration(epoch_seconds * (self.num_epochs - self.current_epoch))}"
+        )
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's content, under the name of the stock trainer, which builds the same network from the plans."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        content = {
+            "network_weights": self.bare_network.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": nnUNetTrainer.__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "nnvit": {
+                "hash": self.block["hash"],
+                "trainer": type(self).__name__,
+                "weights": self.manifest.weights,
+            },
+        }
+        checkpoint.write(Path(filename), content)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
+        content = filename_or_checkpoint
+        if not isinstance(content, dict):
+            content = checkpoint.read(Path(content))
+        held = content.get("nnvit", {}).get("hash")
+        if held != self.block["hash"]:
+            raise PlansError(
+                f"the checkpoint in {self.output_folder} belongs to another recipe ({str(held)[:8]}; the plans say "
+                f"{self.block['hash'][:8]}). Restore the plans that it was trained with, or start in another folder."
+            )
+        if not self.was_initialized:
+            self.initialize()
+        self.bare_network.load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.my_init_kwargs = content["init_args"]
+        self.current_epoch = content["current_epoch"]
+        self.logger.load_checkpoint(content["logging"])
+        self._best_ema = content["_best_ema"]
+        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+        self.manifest.weights = content["nnvit"]["weights"]
+        self.resumed = True
+
+    # --- after training --------------------------------------------------------------------------------------------
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's own final validation, in the stock predictor's precision, so that stock prediction gives the same."""
+        total = len(self.do_split()[1])
+        self.say(f"validating {total} cases with nnU-Net's sliding window and mirroring")
+        start, done = time.perf_counter(), 0
+        with display.bar("  validation", total, self.local_rank == 0) as advance:
+
+            def on_case() -> None:
+                nonlocal done
+                if done:
+                    left = (time.perf_counter() - start) / done * (total - done)
+                    self.say(f"  {done}/{total} predicted, ETA {display.duration(left)}")
+                    advance("")
+                done += 1
+
+            self._on_case = on_case
+            super().perform_actual_validation(save_probabilities)
+        self._on_case = None
+
+    # --- talking ---------------------------------------------------------------------------------------------------
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
+        """nnU-Net's log file keeps everything; the console shows only what was meant for it explicitly."""
+        if self._on_case is not None and str(args[0]).startswith("predicting "):
+            self._on_case()
+        super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+
+    def say(self, line: str) -> None:
+        """One line to the console and to the log file."""
+        self.print_to_log_file(line)
+        if self.local_rank == 0:
+            print(line, flush=True)

@@ -1,0 +1,185 @@
+"""The functions behind the training commands, with the names and arguments of nnU-Net's `run_training.py`."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from nnunetv2.run.run_training import cleanup_ddp, find_free_network_port, setup_ddp
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from torch import multiprocessing
+from torch.backends import cudnn
+
+from ..errors import ConfigError, PlansError, WeightsError
+from . import checkpoint, folders
+from .trainer import nnUNetTrainer_nnvit
+
+SHIM = Path(__file__).parent / "shim"
+DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
+
+
+def get_trainer_from_args(
+    dataset_name_or_id: str | int,
+    configuration: str,
+    fold: int | str,
+    trainer_name: str = DEFAULT_TRAINER,
+    plans_identifier: str = "nnUNetPlans",
+    continue_training: bool = False,
+    device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
+) -> nnUNetTrainer_nnvit:
+    """A trainer that is ready for `maybe_load_checkpoint`. Raises NnvitError for anything that is not there."""
+    folders.folder("nnUNet_results")
+    dataset = folders.dataset_name(dataset_name_or_id)
+    plans = folders.read_plans(dataset, plans_identifier) | {"continue_training": continue_training}
+    if configuration not in plans["configurations"]:
+        raise PlansError(
+            f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
+        )
+    dataset_json = folders.read_json(folders.plans_path(dataset, "dataset"))
+    trainer_class = find_trainer(trainer_name)
+    return trainer_class(plans, configuration, parse_fold(fold), dataset_json, device)  # type: ignore[arg-type]
+
+
+def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
+    """A trainer of nnvit by name, or one derived from it that lies in `nnUNet_extTrainer`."""
+    paths = [str(SHIM), *filter(None, [os.environ.get("nnUNet_extTrainer")])]
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join(dict.fromkeys(os.pathsep.join(paths).split(os.pathsep)))
+    try:
+        found = recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no trainer is called '{name}'; nnvit's are {', '.join(_names())}.") from error
+    if not issubclass(found, nnUNetTrainer_nnvit):
+        raise ConfigError(
+            f"-tr {name} is not a trainer of nnvit ({', '.join(_names())}); train it with nnUNetv2_train. The same "
+            "network through nnvit's harness is recipe unet."
+        )
+    return found
+
+
+def parse_fold(fold: int | str) -> int | str:
+    """A number or "all". Raises ConfigError."""
+    if fold == "all" or isinstance(fold, int):
+        return fold
+    if not fold.isdigit():
+        raise ConfigError(f"fold '{fold}' must be a number from 0, or 'all'.")
+    return int(fold)
+
+
+def maybe_load_checkpoint(
+    nnunet_trainer: nnUNetTrainer_nnvit,
+    continue_training: bool,
+    validation_only: bool,
+    pretrained_weights_file: str | None = None,
+) -> None:
+    """As nnU-Net's, but `--c` without a checkpoint is an error rather than a silent new start."""
+    if continue_training and validation_only:
+        raise ConfigError("--c and --val exclude each other: --c trains on and then validates, --val only validates.")
+    if pretrained_weights_file is not None:
+        if continue_training or validation_only:
+            raise ConfigError("-pretrained_weights is for a new training; it cannot be combined with --c or --val.")
+        if not Path(pretrained_weights_file).is_file():
+            raise WeightsError(f"-pretrained_weights {pretrained_weights_file} does not exist.")
+        nnunet_trainer.pretrained = Path(pretrained_weights_file)
+    fold = Path(nnunet_trainer.output_folder)
+    if continue_training:
+        found = checkpoint.find(fold)
+        if found is None:
+            raise PlansError(
+                f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training."
+            )
+        nnunet_trainer.load_checkpoint(str(found))
+    elif validation_only:
+        final = fold / "checkpoint_final.pth"
+        if not final.is_file():
+            raise PlansError(
+                f"--val: {fold} holds no checkpoint_final.pth, so the training is not finished; go on with --c."
+            )
+        nnunet_trainer.load_checkpoint(str(final))
+
+
+def run_training(
+    dataset_name_or_id: str | int,
+    configuration: str,
+    fold: int | str,
+    trainer_class_name: str = DEFAULT_TRAINER,
+    plans_identifier: str = "nnUNetPlans",
+    pretrained_weights: str | None = None,
+    num_gpus: int = 1,
+    export_validation_probabilities: bool = False,
+    continue_training: bool = False,
+    only_run_validation: bool = False,
+    disable_checkpointing: bool = False,
+    val_with_best: bool = False,
+    device: torch.device = torch.device("cuda"),  # noqa: B008
+) -> None:
+    """Trains and validates one fold; arguments as nnU-Net's `run_training`. Raises NnvitError for what does not fit."""
+    if val_with_best and disable_checkpointing:
+        raise ConfigError("--val_best needs the checkpoint that --disable_checkpointing does not write.")
+    run = partial(
+        _run,
+        dataset_name_or_id,
+        configuration,
+        fold,
+        trainer_class_name,
+        plans_identifier,
+        pretrained_weights=pretrained_weights,
+        npz=export_validation_probabilities,
+        continue_training=continue_training,
+        only_run_validation=only_run_validation,
+        disable_checkpointing=disable_checkpointing,
+        val_with_best=val_with_best,
+    )
+    if num_gpus == 1:
+        run(device=device)
+        return
+    if device.type != "cuda" or torch.cuda.device_count() < num_gpus:
+        raise ConfigError(
+            f"-num_gpus {num_gpus} needs as many CUDA devices; this machine has {torch.cuda.device_count()}."
+        )
+    os.environ["MASTER_ADDR"] = "localhost"
+    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+    multiprocessing.spawn(_run_ddp, args=(num_gpus, run), nprocs=num_gpus, join=True)
+
+
+def _run_ddp(rank: int, world_size: int, run: Callable[..., None]) -> None:
+    setup_ddp(rank, world_size)
+    torch.cuda.set_device(torch.device("cuda", dist.get_rank()))
+    run(device=torch.device("cuda"))
+    cleanup_ddp()
+
+
+def _run(
+    dataset_name_or_id: str | int,
+    configuration: str,
+    fold: int | str,
+    trainer_name: str,
+    plans_identifier: str,
+    *,
+    pretrained_weights: str | None,
+    npz: bool,
+    continue_training: bool,
+    only_run_validation: bool,
+    disable_checkpointing: bool,
+    val_with_best: bool,
+    device: torch.device,
+) -> None:
+    trainer = get_trainer_from_args(
+        dataset_name_or_id, configuration, fold, trainer_name, plans_identifier, continue_training, device
+    )
+    trainer.disable_checkpointing = disable_checkpointing
+    maybe_load_checkpoint(trainer, continue_training, only_run_validation, pretrained_weights)
+    if device.type == "cuda":
+        cudnn.deterministic, cudnn.benchmark = False, True
+    if not only_run_validation:
+        trainer.run_training()
+    if val_with_best:
+        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+    trainer.perform_actual_validation(npz)
+
+
+def _names() -> list[str]:
+    from . import trainers
+
+    return trainers.__all__

@@ -1,0 +1,64 @@
+"""Optimiser and schedule, built alike for every network."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .schema import TrainingConfig
+
+
+def param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Trainable parameters grouped by learning rate and weight decay, in the network's own order.
+
+    Parameters that the network places in a backbone (`depth_of`) take `backbone_lr`, decayed by depth as in BEiT
+    (arXiv 2106.08254, A): the last block's rate is multiplied by layer_decay once, the embedding's most often.
+    """
+    depth_of: Callable[[str], int | None] = getattr(network, "depth_of", lambda name: None)
+    deepest = max((depth_of(name) or 0 for name, _ in network.named_parameters()), default=0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        depth = depth_of(name)
+        lr = training.lr if depth is None else training.backbone_lr * training.layer_decay ** (deepest - depth)
+        decays = parameter.ndim > 1 or training.decay_norms_and_biases
+        groups.setdefault((lr, training.weight_decay if decays else 0.0), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over `param_groups`."""
+    groups = param_groups(network, training)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=training.lr)
+    return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov)
+
+
+class EpochSchedule:
+    """Sets each group's learning rate from its own base rate; stateless, so that resuming needs only the epoch.
+
+    Linear warm-up over `warmup_epochs`, then (1 - t)^0.9 or half a cosine over the remaining epochs. Without warm-up the
+    polynomial equals nnU-Net's PolyLRScheduler to the last bit.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, training: TrainingConfig) -> None:
+        self.optimizer = optimizer
+        self.training = training
+        self.base = [group["lr"] for group in optimizer.param_groups]
+        self.step(0)
+
+    def factor(self, epoch: int) -> float:
+        """The share of the base rate that epoch `epoch` (from 0) trains with."""
+        warmup = min(self.training.warmup_epochs, self.training.num_epochs - 1)
+        if epoch < warmup:
+            return (epoch + 1) / warmup
+        t = (epoch - warmup) / (self.training.num_epochs - warmup)
+        return (1 - t) ** 0.9 if self.training.schedule == "poly" else (1 + math.cos(math.pi * t)) / 2
+
+    def step(self, epoch: int) -> None:
+        """Sets the rates of epoch `epoch`."""
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = base * self.factor(epoch)

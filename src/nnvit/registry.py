@@ -1,0 +1,26 @@
+"""The file name is the registry key: `heads/foo.py` is head `foo`. Listing imports nothing."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+from .errors import ConfigError, did_you_mean
+
+KINDS = {"backbone": "backbones", "neck": "necks", "head": "heads"}
+
+
+def names(kind: str) -> list[str]:
+    """Sorted names of the components of one kind ("backbone", "neck" or "head")."""
+    package = import_module(f"nnvit.{KINDS[kind]}")
+    return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def module(kind: str, name: str) -> ModuleType:
+    """The module of one component. Raises ConfigError that names the nearest legal one."""
+    known = names(kind)
+    if name not in known:
+        raise ConfigError(
+            f"model.{kind}='{name}' is not a {kind} of nnvit; use one of {', '.join(known)}."
+            + did_you_mean(name, known)
+        )
+    return import_module(f"nnvit.{KINDS[kind]}.{name}")

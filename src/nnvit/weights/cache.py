@@ -1,0 +1,78 @@
+"""The local folder of weight files that users asked their publishers for, and the hashes remembered in it."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import WeightsError
+from ..types import DefaultWeights
+from .files import sha256_of
+
+INDEX = ".sha256.json"
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def cache_folder() -> Path:
+    """$NNVIT_CACHE/weights, or ~/.cache/nnvit/weights. It need not exist."""
+    root = os.environ.get("NNVIT_CACHE") or Path.home() / ".cache" / "nnvit"
+    return Path(root).expanduser() / "weights"
+
+
+def find_cached(wanted: DefaultWeights, parameters: int) -> Path | None:
+    """The cached file of the publisher's name, or else one of the publisher's hash under another name.
+
+    parameters: how many the model has; files that cannot hold them are not hashed. Raises WeightsError for a
+    file of the right name whose hash is another.
+    """
+    named = cache_folder() / wanted.file
+    if named.is_file():
+        digest = remembered_sha256(named)
+        if not digest.startswith(wanted.sha256):
+            raise WeightsError(
+                f"{named} has sha256 {digest}, but the publisher's file begins with {wanted.sha256}:"
+                " it is damaged or another file. Fetch it again, or name it with model.weights=/path/to/file."
+            )
+        return named
+    if not wanted.sha256:
+        return None
+    candidates = _plausible(parameters)
+    return next((path for path in candidates if remembered_sha256(path).startswith(wanted.sha256)), None)
+
+
+def _plausible(parameters: int) -> Iterator[Path]:
+    """Weight files whose size fits 2 to 4 bytes a parameter, give or take heads and headers."""
+    for path in sorted(cache_folder().glob("*")):
+        if path.suffix in SUFFIXES and 1.8 * parameters < path.stat().st_size < 5 * parameters + 2**20:
+            yield path
+
+
+def remembered_sha256(path: Path) -> str:
+    """The file's SHA-256, kept beside it as long as its size and its time of change stay the same."""
+    stat = path.stat()
+    state = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    index_path = path.parent / INDEX
+    entry = _read_index(index_path).get(path.name, {})
+    if state.items() <= entry.items():
+        return entry["sha256"]
+    digest = sha256_of(path)
+    # Read again: hashing takes seconds, and another run may have written meanwhile.
+    _write_index(index_path, _read_index(index_path) | {path.name: state | {"sha256": digest}})
+    return digest
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_index(path: Path, index: dict[str, Any]) -> None:
+    """Whole or not at all; in a folder that is read-only, hashes are simply computed each time."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        part.write_text(json.dumps(index, indent=1))
+        part.replace(path)

