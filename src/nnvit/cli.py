@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -186,6 +187,23 @@ def _device(name: str | None) -> "torch.device":  # type: ignore[name-defined]  
     return torch.device(name)
 
 
+@app.command(epilog="Example: nnvit demo --images photos --masks masks --mask-suffix _manual1")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    images: Annotated[Optional[Path], typer.Option(help="Own photographs instead of synthetic ones.")] = None,
+    masks: Annotated[Optional[Path], typer.Option(help="Their masks.")] = None,
+    mask_suffix: Annotated[str, typer.Option(help="What a mask's name has after its image's.")] = "",
+    device: DeviceOption = None,
+) -> None:
+    """Run the whole path, from photographs to a table of Dice and overlays; about ten minutes on two cores."""
+    from .demo import Photographs, run
+
+    if (images is None) != (masks is None):
+        raise ConfigError("--images and --masks go together; without both the demo makes synthetic photographs.")
+    own = Photographs(images=images, masks=masks, mask_suffix=mask_suffix) if images and masks else None
+    run(out, own, device)
+
+
 @app.command("shim-path", epilog="Example: export nnUNet_extTrainer=$(nnvit shim-path)")
 def shim_path() -> None:
     """Print the folder that nnUNet_extTrainer needs, for `nnUNetv2_train … -tr nnUNetTrainer_segformer`."""
@@ -292,6 +310,8 @@ def train_segformer_main() -> None:
 def _run(typer_app: typer.Typer) -> None:
     """Runs the app; what a user can mend is one paragraph and exit code 2."""
     debug = "--debug" in sys.argv
+    # torchvision's own, on import with torch 2.15; nothing that a user could mend
+    warnings.filterwarnings("ignore", message=".torch.jit.interface. is deprecated", category=FutureWarning)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         typer_app()

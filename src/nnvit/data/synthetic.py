@@ -25,7 +25,7 @@ LEAST_SIZE = 64
 
 # Light that comes back in red, green and blue, as a share of what falls in.
 PALE, DARK = np.array([0.88, 0.42, 0.20]), np.array([0.64, 0.25, 0.10])
-DISC, EXUDATE = np.array([0.98, 0.76, 0.44]), np.array([0.95, 0.83, 0.48])
+DISC, EXUDATE = np.array([0.98, 0.72, 0.42]), np.array([0.95, 0.83, 0.48])
 # What blood and pigment let through.
 VEIN, ARTERY = np.array([0.66, 0.40, 0.52]), np.array([0.84, 0.56, 0.62])
 BLOOD, FOVEA = np.array([0.66, 0.42, 0.50]), np.array([0.80, 0.64, 0.60])
@@ -98,7 +98,7 @@ def _anatomy(rng: np.random.Generator, size: int) -> Anatomy:
         disc=disc,
         fovea=fovea,
         field_radius=float(rng.uniform(0.93, 0.97)),
-        trunk_width=max(size / 80, 2.5) * pixel,
+        trunk_width=max(size / 80, 3.5) * pixel,
         least_width=1.2 * pixel,
     )
 

@@ -61,6 +61,7 @@ class Manifest:
             "seed": trainer.recipe.training.seed,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "device": _device(trainer.device),
+            "device_type": trainer.device.type,
             "threads": torch.get_num_threads(),
             "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
             "weights": self.weights,

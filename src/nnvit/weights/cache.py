@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..errors import WeightsError
 from ..types import DefaultWeights
@@ -52,25 +51,24 @@ def _plausible(parameters: int) -> Iterator[Path]:
 def remembered_sha256(path: Path) -> str:
     """The file's SHA-256, kept beside it as long as its size and its time of change stay the same."""
     stat = path.stat()
-    state = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    index_path = path.parent / INDEX
-    entry = _read_index(index_path).get(path.name, {})
-    if state.items() <= entry.items():
-        return entry["sha256"]
+    key = f"{path.name}, {stat.st_size} bytes, changed {stat.st_mtime_ns}"
+    index = path.parent / INDEX
+    if known := _read_index(index).get(key):
+        return known
     digest = sha256_of(path)
     # Read again: hashing takes seconds, and another run may have written meanwhile.
-    _write_index(index_path, _read_index(index_path) | {path.name: state | {"sha256": digest}})
+    _write_index(index, _read_index(index) | {key: digest})
     return digest
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def _read_index(path: Path) -> dict[str, str]:
     try:
-        return json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
         return {}
 
 
-def _write_index(path: Path, index: dict[str, Any]) -> None:
+def _write_index(path: Path, index: dict[str, str]) -> None:
     """Whole or not at all; in a folder that is read-only, hashes are simply computed each time."""
     part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):

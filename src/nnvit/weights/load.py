@@ -64,9 +64,9 @@ def load_backbone(backbone: PretrainedBackbone, spec: str) -> WeightsReport:
     found = find_weights(spec, backbone)
     if found is None:
         return WeightsReport(source="random")
-    targets = target_tensors(backbone.model)
+    raw, targets = _read(found.path), target_tensors(backbone.model)
     try:
-        converted = convert(_read(found.path), backbone.family, targets)
+        converted = convert(raw, backbone.family, targets)
         _check_fit(converted.state, targets, backbone)
         _check_finite(converted.state)
     except WeightsError as error:
@@ -145,10 +145,12 @@ SIZES = {
     (1536, 40): "giant",
     (4096, 40): "7b",
 }
+# In timm, DINOv3 and DINOv2; the latter two where a file was meant for another family.
+REGISTERS = ("reg_token", "storage_tokens", "register_tokens")
 
 
 def describe(state: Mapping[str, torch.Tensor]) -> str:
-    """What kind of vision transformer a state dict of timm's names holds, as far as its shapes tell."""
+    """What kind of vision transformer a state dict holds, as far as its shapes tell."""
     if "cls_token" not in state:
         return f"no vision transformer known here (its names begin {_listed(list(state)[:3])})"
     width, depth = state["cls_token"].shape[-1], _depth(state)
@@ -156,8 +158,7 @@ def describe(state: Mapping[str, torch.Tensor]) -> str:
     parts = [f"width {width} and {depth} blocks" + (f" (a {size})" if size else "")]
     if "pos_embed" in state:
         parts.append(f"{state['pos_embed'].shape[1]} positions")
-    if "reg_token" in state:
-        parts.append(f"{state['reg_token'].shape[1]} register tokens")
+    parts += [f"{state[name].shape[1]} register tokens" for name in REGISTERS if name in state]
     if "blocks.0.mlp.fc1_g.weight" in state:
         parts.append("a gated MLP")
     return ", ".join(parts)
