@@ -190,8 +190,8 @@ def _device(name: str | None) -> "torch.device":  # type: ignore[name-defined]  
 @app.command(epilog="Example: nnvit demo --images photos --masks masks --mask-suffix _manual1")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
-    images: Annotated[Optional[Path], typer.Option(help="Own photographs instead of synthetic ones.")] = None,
-    masks: Annotated[Optional[Path], typer.Option(help="Their masks.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Own photographs instead of synthetic ones.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Their masks.")] = None,
     mask_suffix: Annotated[str, typer.Option(help="What a mask's name has after its image's.")] = "",
     device: DeviceOption = None,
 ) -> None:

@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all the set-up themselves. PYTHON needs to be 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint format chase clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nnvit needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## the whole path in ten minutes; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
+	$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
+	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
+
+test: $(INSTALLED)  ## all tests, with real nnU-Net runs
+	$(BIN)/python -m pytest --durations=10
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+chase: $(INSTALLED)  ## the figures of examples/chase_db1: make chase DATA=… (hours; continues where it stopped)
+	$(BIN)/python examples/chase_db1/run.py --data $(or $(DATA),../shared/data/chase_db1)
+
+clean:  ## remove the virtual environment and the demo
+	rm -rf $(VENV) demo
