@@ -4,12 +4,15 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import __version__
 from .errors import ConfigError, NnvitError
+
+if TYPE_CHECKING:
+    import torch
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -174,7 +177,7 @@ def _train(
     )  # fmt: skip
 
 
-def _device(name: str | None) -> "torch.device":  # type: ignore[name-defined]  # noqa: F821 - torch is imported late
+def _device(name: str | None) -> "torch.device":
     """The device, with as many threads as nnU-Net gives it."""
     import torch
 

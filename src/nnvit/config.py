@@ -13,7 +13,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from . import registry
 from .errors import ConfigError, did_you_mean
-from .schema import LoraConfig, PlansModelConfig, Recipe, TrainingConfig
+from .schema import LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
 
 SECTIONS = ("model", "lora", "training")
 _RECIPES = files("nnvit") / "recipes"
@@ -49,10 +49,24 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it."""
-    content = to_dict(recipe)
-    del content["name"], content["training"]["seed"]
+    """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it.
+
+    A key at its default does not enter, so that a key added by a later release leaves the hashes of old recipes alone.
+    """
+    content = {section: _departures(getattr(recipe, section)) for section in SECTIONS}
+    content["training"].pop("seed", None)
+    model = recipe.model
+    if isinstance(model, ModelConfig):
+        for kind in ("backbone", "neck"):
+            args = registry.module(kind, getattr(model, kind)).Args
+            content["model"][f"{kind}_args"] = _departures(args(**getattr(model, f"{kind}_args")))
     return digest(content)
+
+
+def _departures(section: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, and those that name a component."""
+    plain, named = type(section)(), ("head", "backbone", "backbone_size", "neck")
+    return {key: value for key, value in asdict(section).items() if key in named or value != getattr(plain, key)}
 
 
 def digest(content: Any) -> str:

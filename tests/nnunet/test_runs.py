@@ -62,7 +62,8 @@ def masks(folder: Path, ending: str) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def trained(chase: str) -> Path:
     """A finished fold, trained by the command as a user would."""
-    overrides = [*TINY, "training.patch_size=[252,252]", "name=trained"]
+    learning = ["training.num_iterations_per_epoch=25", "training.lr=1e-2"]
+    overrides = [*TINY, *learning, "training.patch_size=[252,252]", "name=trained"]
     printed = command("nnvit", "train", chase, "2d", "0", *overrides, "-device", "cpu")
     lines = [line for line in printed.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2
@@ -125,7 +126,7 @@ def test_validating_again_gives_the_same_and_probabilities_on_request(trained: P
 
 def test_an_interrupted_training_continues(chase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its third epoch, it goes on from checkpoint_latest and keeps the log of the first two."""
-    overrides = ["name=interrupted", "training.num_epochs=4", "training.save_every=1", "training.patch_size=[64,64]"]
+    overrides = ["name=interrupted", "training.num_epochs=4", "training.save_every=1", "training.patch_size=[252,252]"]
     original, steps = nnUNetTrainer_nnvit.train_step, []
 
     def dying(self: nnUNetTrainer_nnvit, batch: dict) -> dict:

@@ -5,14 +5,14 @@ from typing import Any
 
 from PIL import Image
 
-from nnvit.data.labels import check_declared, relabel
-from nnvit.data.pairing import IMAGE_SUFFIXES, MASK_SUFFIXES, find_pairs, list_files
-from nnvit.data.pixels import read_image, read_mask
-from nnvit.data.rawfolder import SPLITS_FILE, check_splits, claim, folder_name, replacing, write_json
-from nnvit.data.report import MEANING, ImportReport
-from nnvit.data.splits import Division, divide
-from nnvit.data.survey import Meaning, follow, label_fractions, survey_all, understand, warnings_of
-from nnvit.errors import DataError
+from ..errors import DataError
+from .labels import check_declared, relabel
+from .pairing import IMAGE_SUFFIXES, MASK_SUFFIXES, find_pairs, list_files
+from .pixels import read_image, read_mask
+from .rawfolder import SPLITS_FILE, check_splits, claim, folder_name, replacing, write_json
+from .report import MEANING, ImportReport
+from .splits import Division, divide
+from .survey import Meaning, follow, label_fractions, survey_all, understand, warnings_of
 
 PNG_EFFORT = 1
 """zlib's fastest level: writing takes most of the time of an import."""

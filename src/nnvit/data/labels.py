@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nnvit.data.pixels import Array
-from nnvit.errors import DataError
+from ..errors import DataError
+from .pixels import Array
 
 Counts = Mapping[int, int]
 """Stored value -> number of pixels that hold it."""

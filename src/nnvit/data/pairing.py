@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnvit.errors import DataError
+from ..errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".gif", ".tif", ".tiff"})

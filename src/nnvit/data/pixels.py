@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from nnvit.errors import DataError
+from ..errors import DataError
 
 Array = np.ndarray[Any, Any]
 

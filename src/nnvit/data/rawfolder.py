@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnvit.errors import DataError
+from ..errors import DataError
 
 SPLITS_FILE = "splits_final.json"
 

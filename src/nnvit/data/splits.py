@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnvit.data.pairing import Pair, refuse
-from nnvit.errors import DataError
+from ..errors import DataError
+from .pairing import Pair, refuse
 
 Split = dict[str, list[str]]
 """nnU-Net's form: {"train": cases, "val": cases}."""

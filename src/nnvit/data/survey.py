@@ -8,10 +8,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from nnvit.data import labels as lb
-from nnvit.data.pairing import Pair, refuse
-from nnvit.data.pixels import read_image, read_mask
-from nnvit.errors import DataError
+from ..errors import DataError
+from . import labels as lb
+from .pairing import Pair, refuse
+from .pixels import read_image, read_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,9 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     if path.is_file():
         existing = folders.read_json(path)
         _refuse_other(path, existing, plans)
-        plans["configurations"] = existing["configurations"] | plans["configurations"]
-        if existing == plans:
+        if configuration in existing["configurations"]:
             return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
+        plans["configurations"] |= existing["configurations"]
     folders.write_json(path, plans)
     return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
 

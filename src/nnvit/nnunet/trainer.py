@@ -19,7 +19,7 @@ from .. import config
 from ..errors import PlansError
 from ..optim import EpochSchedule, build_optimizer
 from ..weights import load_backbone
-from . import checkpoint, display, planning, precision
+from . import checkpoint, display, folders, planning, precision
 from .manifest import Manifest
 
 
@@ -114,11 +114,12 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
     def _refuse_taken_fold(self) -> None:
         fold = Path(self.output_folder)
-        held = self.manifest.held_hash()
-        if held not in (None, self.block["hash"]):
+        other = {self.manifest.held_hash(), self._hash_of_other_folds()} - {None, self.block["hash"]}
+        if other:
             raise PlansError(
-                f"{fold} holds another recipe ({str(held)[:8]}; this one is {self.block['hash'][:8]}) and is left as it "
-                "is. Give this recipe plans of its own with `nnvit plan`, or move the folder away."
+                f"{fold.parent} holds another recipe ({', '.join(str(held)[:8] for held in other)}; this one is "
+                f"{self.block['hash'][:8]}) and is left as it is. Give this recipe plans of its own with `nnvit plan`, or "
+                "move the folder away."
             )
         found = checkpoint.find(fold)
         if found is not None and not self.resumed:
@@ -126,6 +127,14 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 f"{fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
                 "--val, or move the folder away to start afresh."
             )
+
+    def _hash_of_other_folds(self) -> str | None:
+        """Of the plans.json that all folds of a results folder are predicted with; starting to train overwrites it."""
+        path = Path(self.output_folder_base) / "plans.json"
+        if not path.is_file():
+            return None
+        block = planning.block_of(folders.read_json(path), self.configuration_name)
+        return block["hash"] if block else "none"
 
     def _load_weights(self) -> dict[str, Any]:
         """The report of what was loaded: another checkpoint's weights, or the pretrained backbone's."""

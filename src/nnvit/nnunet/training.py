@@ -12,11 +12,10 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import multiprocessing
 from torch.backends import cudnn
 
-from ..errors import ConfigError, PlansError, WeightsError
-from . import checkpoint, folders
+from ..errors import ConfigError, PlansError, WeightsError, did_you_mean
+from . import checkpoint, folders, trainers
 from .trainer import nnUNetTrainer_nnvit
 
-SHIM = Path(__file__).parent / "shim"
 DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
 
 
@@ -38,24 +37,37 @@ def get_trainer_from_args(
             f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
         )
     dataset_json = folders.read_json(folders.plans_path(dataset, "dataset"))
-    trainer_class = find_trainer(trainer_name)
-    return trainer_class(plans, configuration, parse_fold(fold), dataset_json, device)  # type: ignore[arg-type]
+    trainer_class, fold = find_trainer(trainer_name), parse_fold(fold)
+    _check_split(dataset, fold)
+    return trainer_class(plans, configuration, fold, dataset_json, device)  # type: ignore[arg-type]
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
-    """A trainer of nnvit by name, or one derived from it that lies in `nnUNet_extTrainer`."""
-    paths = [str(SHIM), *filter(None, [os.environ.get("nnUNet_extTrainer")])]
-    os.environ["nnUNet_extTrainer"] = os.pathsep.join(dict.fromkeys(os.pathsep.join(paths).split(os.pathsep)))
+    """A trainer of nnvit by name, or one derived from it that nnU-Net finds in `nnUNet_extTrainer`."""
+    known = ", ".join(trainers.__all__)
+    if name in trainers.__all__:
+        return getattr(trainers, name)
     try:
         found = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
-        raise ConfigError(f"no trainer is called '{name}'; nnvit's are {', '.join(_names())}.") from error
+        raise ConfigError(
+            f"no trainer is called '{name}'; nnvit's are {known}.{did_you_mean(name, trainers.__all__)}"
+        ) from error
     if not issubclass(found, nnUNetTrainer_nnvit):
         raise ConfigError(
-            f"-tr {name} is not a trainer of nnvit ({', '.join(_names())}); train it with nnUNetv2_train. The same "
-            "network through nnvit's harness is recipe unet."
+            f"-tr {name} is not a trainer of nnvit ({known}); train it with nnUNetv2_train. The same network through "
+            "nnvit's harness is recipe unet."
         )
     return found
+
+
+def _check_split(dataset: str, fold: int | str) -> None:
+    """nnU-Net draws a random split for a fold that splits_final.json lacks, which tears patients apart unnoticed."""
+    path = folders.plans_path(dataset, "splits_final")
+    if isinstance(fold, int) and path.is_file() and fold >= (count := len(folders.read_json(path))):
+        raise PlansError(
+            f"fold {fold} is not in {path}, which holds folds 0 to {count - 1}; train one of them, or 'all'."
+        )
 
 
 def parse_fold(fold: int | str) -> int | str:
@@ -177,9 +189,3 @@ def _run(
     if val_with_best:
         trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     trainer.perform_actual_validation(npz)
-
-
-def _names() -> list[str]:
-    from . import trainers
-
-    return trainers.__all__
