@@ -72,6 +72,19 @@ def test_names(sources: list[str], overrides: list[str], name: str) -> None:
     assert config.load_recipe(sources, overrides).name == name
 
 
+def test_what_is_written_on_top_of_a_name_is_told_apart_from_it(tmp_path: Path) -> None:
+    mine, named = tmp_path / "mine.yaml", tmp_path / "named.yaml"
+    mine.write_text("training: {lr: 1.0e-3}")
+    named.write_text("name: fast\ntraining: {lr: 1.0e-3}")
+    by_file, by_key = config.load_recipe(["unet", mine]), config.load_recipe(["unet"], ["training.lr=1e-3"])
+    assert by_file.name == by_key.name
+    assert by_file.name.startswith("unet_h")
+    assert config.load_recipe(["unet", named]).name == "fast"
+    assert config.load_recipe(["unet", named], ["training.lr=2e-3"]).name.startswith("fast_h")
+    assert config.load_recipe([], ["training.lr=1e-3", "name=auto"]).name.startswith("segformer_dinov3_large_lora_h")
+    assert config.load_recipe(["unet"], ["name=2024"]).name == "2024"
+
+
 def test_overrides_never_share_a_name() -> None:
     names = {config.load_recipe(["unet"], [f"training.num_epochs={n}"]).name for n in (10, 20, 1000)}
     assert len(names) == 3
@@ -79,7 +92,7 @@ def test_overrides_never_share_a_name() -> None:
     assert all("__" not in name for name in names)
 
 
-def test_the_hash_leaves_out_name_and_seed_and_nothing_else() -> None:
+def test_the_hash_leaves_out_name_and_seed() -> None:
     plain = config.recipe_hash(config.load_recipe())
     assert config.recipe_hash(config.load_recipe([], ["name=x", "training.seed=5"])) == plain
     assert config.recipe_hash(config.load_recipe([], ["lora.r=9"])) != plain
@@ -88,7 +101,7 @@ def test_the_hash_leaves_out_name_and_seed_and_nothing_else() -> None:
 def test_hashes_stay_what_they_were() -> None:
     """A changed hash cuts users off from the plans they made; change it only with SCHEMA."""
     hashes = {name: config.recipe_hash(config.load_recipe([name]))[:12] for name in config.shipped_recipes()}
-    assert hashes == {"segformer_default": "79873c733470", "segformer_packaged": "07b5822c9dba", "unet": "5262a375c1c0"}
+    assert hashes == {"segformer_default": "39ee51910e54", "segformer_packaged": "5f97e8755592", "unet": "acd70518f7fc"}
 
 
 def test_a_key_at_its_default_leaves_the_hash_alone() -> None:
@@ -120,6 +133,13 @@ def test_a_key_that_an_older_block_lacks_takes_its_default() -> None:
         (["model.backbone_args.registers=true"], ["model.backbone_args.registers", "qkv_bias"]),
         (["training.lr=fast"], ["training.lr", "fast"]),
         (["training.lr=-1"], ["training.lr", "at least 0"]),
+        (["training.lr=inf"], ["training.lr", "number"]),
+        (["training.grad_clip=0"], ["training.grad_clip", "above 0"]),
+        (["training.layer_decay=2"], ["training.layer_decay", "at most 1"]),
+        (["training.momentum=3"], ["training.momentum", "less than 1"]),
+        (["lora.target_modules=[]"], ["adapts nothing"]),
+        (["lora.lora_dropout=7"], ["lora.lora_dropout", "less than 1"]),
+        (["model.decoder_hidden_size=0"], ["model.decoder_hidden_size", "at least 1"]),
         (["training.precision=half"], ["training.precision='half'", "bf16"]),
         (["training.patch_size=[0,3]"], ["training.patch_size", "positive"]),
         (["model.feature_layers=[3,40]"], ["blocks from 0 to 23"]),
@@ -138,6 +158,11 @@ def test_what_does_not_fit_is_refused_with_the_way_out(overrides: list[str], wor
         config.load_recipe(["segformer_default"], overrides)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_head_is_chosen_without_knowing_the_others_keys() -> None:
+    assert config.load_recipe([], ["model.head=linear"]).name == "linear_dinov3_large_lora"
+    assert config.load_recipe([], ["model.head=plans", "lora.enabled=false"]).name == "plans"
 
 
 def test_the_plans_network_takes_no_backbone_keys() -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,7 +90,7 @@ def plan(
     from .config import load_recipe
     from .nnunet import planning
 
-    made = planning.plan(dataset, configuration, load_recipe(recipe or ["segformer_default"], overrides or []), p)
+    made = planning.plan(dataset, configuration, load_recipe(recipe or [], overrides or []), p)
     print(f"{'wrote' if made.created else 'unchanged'}: {made.path}")
     print(f"train it: nnvit train {dataset} {configuration} 0 -p {made.identifier}")
 
@@ -117,10 +117,7 @@ def train(
     device: DeviceOption = None,
 ) -> None:
     """Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags."""
-    _train(
-        dataset, configuration, fold, recipe or [], overrides or [], tr, p, pretrained_weights, num_gpus, npz, c, val,
-        disable_checkpointing, val_best, device,
-    )  # fmt: skip
+    _train(dataset, configuration, fold, recipe or [], overrides or [], p, device, **_flags(locals()))
 
 
 @segformer_app.command(
@@ -147,34 +144,71 @@ def train_segformer(
     device: DeviceOption = None,
 ) -> None:
     """Train SegFormer's head on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of segformer_default."""
-    recipes = ["segformer_default", *([segformer_config] if segformer_config else [])]
-    _train(
-        dataset, configuration, fold, recipes, overrides or [], tr, p, pretrained_weights, num_gpus, npz, c, val,
-        disable_checkpointing, val_best, device,
-    )  # fmt: skip
+    recipes = [segformer_config] if segformer_config else []
+    _train(dataset, configuration, fold, recipes, overrides or [], p, device, **_flags(locals()))
+
+
+FLAGS = ("tr", "pretrained_weights", "num_gpus", "npz", "c", "val", "val_best", "disable_checkpointing")
+
+
+def _flags(given: dict[str, Any]) -> dict[str, Any]:
+    """nnUNetv2_train's flags among a command's arguments."""
+    return {name: given[name] for name in FLAGS}
 
 
 def _train(
-    dataset: str, configuration: str, fold: str, recipes: list[str], overrides: list[str], tr: str, p: str,
-    pretrained_weights: str | None, num_gpus: int, npz: bool, c: bool, val: bool, disable_checkpointing: bool,
-    val_best: bool, device: str | None,
-) -> None:  # fmt: skip
+    dataset: str,
+    configuration: str,
+    fold: str,
+    recipes: list[str],
+    overrides: list[str],
+    p: str,
+    device: str | None,
+    *,
+    tr: str,
+    pretrained_weights: str | None,
+    num_gpus: int,
+    npz: bool,
+    c: bool,
+    val: bool,
+    val_best: bool,
+    disable_checkpointing: bool,
+) -> None:
+    """Trains plans that carry a recipe as they are; others get the recipe first (the defaults, where none is given)."""
     from .config import load_recipe
     from .nnunet import folders, planning, training
 
-    folders.folder("nnUNet_results")
-    training.parse_fold(fold)
     torch_device = _device(device)
-    carries = planning.block_of(folders.read_plans(folders.dataset_name(dataset), p), configuration) is not None
-    chosen = bool(overrides) or recipes not in ([], ["segformer_default"])
-    if chosen or not carries:
-        p = planning.plan(
-            dataset, configuration, load_recipe(recipes or ["segformer_default"], overrides), p
-        ).identifier
+    dataset = folders.dataset_name(dataset)
+    carries = planning.block_of(folders.read_plans(dataset, p), configuration) is not None
+    recipe = load_recipe(recipes, overrides) if recipes or overrides or not carries else None
+    training.check_request(
+        dataset,
+        configuration,
+        fold,
+        tr,
+        planning.identifier_of(recipe, p) if recipe else p,
+        c=c,
+        val=val,
+        pretrained_weights=pretrained_weights,
+    )
+    if recipe is not None:
+        p = planning.plan(dataset, configuration, recipe, p).identifier
     training.run_training(
-        dataset, configuration, fold, tr, p, pretrained_weights, num_gpus, npz, c, val, disable_checkpointing, val_best,
-        torch_device,
-    )  # fmt: skip
+        dataset,
+        configuration,
+        fold,
+        tr,
+        p,
+        pretrained_weights,
+        num_gpus,
+        export_validation_probabilities=npz,
+        continue_training=c,
+        only_run_validation=val,
+        disable_checkpointing=disable_checkpointing,
+        val_with_best=val_best,
+        device=torch_device,
+    )
 
 
 def _device(name: str | None) -> "torch.device":

@@ -13,7 +13,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from . import registry
 from .errors import ConfigError, did_you_mean
-from .schema import LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
+from .schema import SCHEMA, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
 
 SECTIONS = ("model", "lora", "training")
 _RECIPES = files("nnvit") / "recipes"
@@ -30,12 +30,12 @@ def load_recipe(sources: Sequence[str | Path] = (), overrides: Sequence[str] = (
     The result is resolved: its name, tapped layers and adapter targets are written out.
     Raises ConfigError for an absent file, an unknown key (with the nearest legal one) or a value of the wrong type.
     """
-    written = _merge(*map(_read, sources))
-    given = _dotlist(overrides)
-    recipe = _build(_merge(written, given))
-    stem = given.get("name") or written.get("name") or "auto"
-    plain = _build(_auto_reference(recipe) if stem == "auto" else written) if "name" not in given else recipe
-    return replace(recipe, name=_name(recipe, stem, plain))
+    layers = [*map(_read, sources), _dotlist(overrides)]
+    recipe = _build(_merge(*layers))
+    # A name stands for what was written up to where it was given; what is written on top of it adds a hash.
+    named = [i for i, layer in enumerate(layers) if "name" in layer]
+    stands_for = _auto_reference(recipe) if recipe.name == "auto" else _merge(*layers[: named[-1] + 1])
+    return replace(recipe, name=_name(recipe, _build(stands_for)))
 
 
 def from_dict(block: dict[str, Any]) -> Recipe:
@@ -51,9 +51,11 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def recipe_hash(recipe: Recipe) -> str:
     """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it.
 
-    A key at its default does not enter, so that a key added by a later release leaves the hashes of old recipes alone.
+    A key at its default does not enter, so that a key added by a later release leaves the hashes of old recipes alone; a
+    release that changes a default raises SCHEMA.
     """
-    content = {section: _departures(getattr(recipe, section)) for section in SECTIONS}
+    content: dict[str, Any] = {section: _departures(getattr(recipe, section)) for section in SECTIONS}
+    content["schema"] = SCHEMA
     content["training"].pop("seed", None)
     model = recipe.model
     if isinstance(model, ModelConfig):
@@ -205,10 +207,10 @@ def _auto_reference(recipe: Recipe) -> DictConfig:
     return OmegaConf.create({"model": model, "lora": {"enabled": recipe.lora.enabled}})
 
 
-def _name(recipe: Recipe, stem: str, plain: Recipe) -> str:
-    """The stem, `_h<6 hex>` where the recipe departs from what the stem stands for, `_s<seed>` where one is set."""
-    name = _auto_stem(recipe) if stem == "auto" else stem
-    if recipe_hash(recipe) != recipe_hash(plain):
+def _name(recipe: Recipe, stands_for: Recipe) -> str:
+    """The name, `_h<6 hex>` where the recipe departs from what it stands for, `_s<seed>` where one is set."""
+    name = _auto_stem(recipe) if recipe.name == "auto" else recipe.name
+    if recipe_hash(recipe) != recipe_hash(stands_for):
         name += f"_h{recipe_hash(recipe)[:6]}"
     if recipe.training.seed is not None:
         name += f"_s{recipe.training.seed}"

@@ -93,15 +93,17 @@ def _environment(out: Path) -> dict[str, str]:
 def _prepare(out: Path, source: Photographs, environment: dict[str, str], *, synthetic: bool) -> str:
     """Imports the photographs, every fifth held out, and has nnU-Net plan and preprocess them."""
     raw = Path(environment["nnUNet_raw"])
-    if not any(raw.iterdir()):
+    if not any(raw.glob("Dataset*")):
         words = ["nnvit", "dataset", "import", str(source.images), str(source.masks), "-d", str(DATASET), "-n", "Demo"]
         words += ["--mask-suffix", source.mask_suffix] if source.mask_suffix else []
         if synthetic:  # two eyes of one patient belong together
             _command(environment, *words, "--group-by", r"^(p\d+)", "--hold-out", "p(05|10|12)")
         else:
             _command(environment, *words, "--hold-out", _every_fifth(source.images))
-    (dataset,) = [path.name for path in raw.iterdir() if path.name.startswith("Dataset")]
-    if not (Path(environment["nnUNet_preprocessed"]) / dataset / "nnUNetPlans_2d").is_dir():
+    (dataset,) = [path.name for path in raw.glob("Dataset*")]
+    cases = len(list((raw / dataset / "labelsTr").iterdir()))
+    preprocessed = Path(environment["nnUNet_preprocessed"]) / dataset / "nnUNetPlans_2d"
+    if len(list(preprocessed.glob("*.pkl"))) < cases:
         workers = environment["nnUNet_def_n_proc"]
         _command(
             environment,

@@ -14,12 +14,12 @@ def inject(model: nn.Module, *, r: int, lora_alpha: int, lora_dropout: float, ta
 
     Raises ConfigError where a target names no linear layer or convolution.
     """
-    linear = {name.rsplit(".")[-1] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    linear = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     for target in target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
             raise ConfigError(
-                f"lora.target_modules names '{target}', which this backbone does not have; its linear layers are "
-                f"called {', '.join(sorted(linear))}."
+                f"lora.target_modules names '{target}', which is no linear layer of this backbone; those are called "
+                f"{', '.join(sorted({name.split('.')[-1] for name in linear}))}."
             )
     config = peft.LoraConfig(
         r=r,

@@ -26,7 +26,9 @@ def param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str,
         lr = training.lr if depth is None else training.backbone_lr * training.layer_decay ** (deepest - depth)
         decays = parameter.ndim > 1 or training.decay_norms_and_biases
         groups.setdefault((lr, training.weight_decay if decays else 0.0), []).append(parameter)
-    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+    # The head's group comes first: it is the one whose rate nnU-Net logs and plots.
+    ordered = sorted(groups.items(), key=lambda item: item[0][0] != training.lr)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in ordered]
 
 
 def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """The sections of a recipe, each field with its meaning and unit. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from .errors import ConfigError, did_you_mean
@@ -16,9 +17,15 @@ def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _at_least(key: str, value: float | None, low: float) -> None:
-    if value is not None and not value >= low:
-        raise ConfigError(f"{key}={value} is too small; it must be at least {low:g}.")
+def at_least(key: str, value: float | None, low: float) -> None:
+    """Raises ConfigError for a number below `low`, or one that is not finite; null passes."""
+    if value is not None and not (isfinite(value) and value >= low):
+        raise ConfigError(f"{key}={value} must be a number of at least {low:g}.")
+
+
+def _fraction(key: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{key}={value} must be at least 0 and less than 1.")
 
 
 @dataclass(kw_only=True)
@@ -70,7 +77,10 @@ class LoraConfig:
     target_modules: list[str] | None = None
 
     def __post_init__(self) -> None:
-        _at_least("lora.r", self.r, 1)
+        at_least("lora.r", self.r, 1)
+        _fraction("lora.lora_dropout", self.lora_dropout)
+        if self.target_modules == []:
+            raise ConfigError("lora.target_modules=[] adapts nothing; name layers, such as [qkv], or set it to null.")
 
 
 @dataclass(kw_only=True)
@@ -79,12 +89,12 @@ class TrainingConfig:
 
     lr: of head and neck (and of the base plans' network); backbone_lr: of adapters, or of a fine-tuned backbone.
     layer_decay: factor on backbone_lr for each block further from the head.
-    decay_norms_and_biases: weight decay on one-dimensional parameters too, as nnU-Net has it.
+    decay_norms_and_biases: weight decay on one-dimensional parameters (norms and biases) too, as nnU-Net has it.
     schedule: poly ((1 - t)^0.9, nnU-Net's) or cosine, after warmup_epochs of linear warm-up.
     grad_clip: largest norm of the gradient. batch_size, patch_size: null takes the base plans'.
     precision: auto asks the device; stock is nnU-Net's own (fp16 on CUDA, fp32 elsewhere); fp32 | bf16 | fp16.
     save_every: epochs between two checkpoint_latest. seed: null leaves nnU-Net's random streams alone; an int makes
-    the initial network reproducible, and the whole training with nnUNet_n_proc_DA=0.
+    the initial network reproducible, and with nnUNet_n_proc_DA=0 an uninterrupted training (--c goes on with other draws).
     """
 
     optimizer: str = "adamw"
@@ -119,9 +129,18 @@ class TrainingConfig:
             "batch_size",
             "save_every",
         ):
-            _at_least(f"training.{key}", getattr(self, key), 1)
-        for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "layer_decay", "seed"):
-            _at_least(f"training.{key}", getattr(self, key), 0)
+            at_least(f"training.{key}", getattr(self, key), 1)
+        for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "seed"):
+            at_least(f"training.{key}", getattr(self, key), 0)
+        _fraction("training.momentum", self.momentum)
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                f"training.layer_decay={self.layer_decay} must be above 0 and at most 1, which is no decay."
+            )
+        if not self.grad_clip > 0:
+            raise ConfigError(
+                f"training.grad_clip={self.grad_clip} must be above 0; inf clips nothing, nnU-Net's is 12."
+            )
         if self.patch_size is not None and min(self.patch_size, default=0) < 1:
             raise ConfigError(f"training.patch_size={self.patch_size} must be two positive numbers, such as [512,512].")
 

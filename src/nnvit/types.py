@@ -31,15 +31,14 @@ class Backbone(Protocol):
     """A feature extractor whose maps come finest first.
 
     strides: of each map against the image; channels: C_i of each map; grid: height and width of the image must be
-    multiples of it; num_layers: transformer blocks; lora_targets: module names that LoRA adapts when the recipe
-    names none; layer_of(name): the depth of a parameter, 0 for the embedding to num_layers + 1 for the final norm.
+    multiples of it; num_layers: transformer blocks; layer_of(name): the depth of a parameter, 0 for the embedding to
+    num_layers + 1 for the final norm.
     """
 
     strides: Sequence[float]
     channels: Sequence[int]
     grid: int
     num_layers: int
-    lora_targets: Sequence[str]
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one (B, C_i, h_i, w_i) per tapped layer, finest first."""

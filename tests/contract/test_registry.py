@@ -1,12 +1,16 @@
 """What every backbone, neck and head must do, run over the registry; nothing here knows a component's name."""
 
 import copy
+import inspect
+import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnvit import registry
 from nnvit.model import Segmenter
@@ -92,12 +96,82 @@ class TestEveryNetwork:
         assert network.get_parameter("head.classifier.weight").shape[0] == CLASSES
 
 
-@pytest.mark.parametrize("name", registry.names("backbone"))
-def test_every_backbone_file_exports_the_contract(name: str) -> None:
+@pytest.mark.parametrize("kind", ["head", "neck"])
+def test_own_keys_have_defaults_so_that_older_plans_build(kind: str) -> None:
+    for name in registry.names(kind):
+        module = registry.module(kind, name)
+        if kind == "neck":
+            assert module.Args()
+            continue
+        keywords = [p for p in inspect.signature(module.Head).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert {p.name: p.default for p in keywords} == {k: v for k, v in head_keys(name).items() if k != "name"}
+
+
+def backbone_sizes(name: str) -> list[str]:
     module = registry.module("backbone", name)
-    assert module.Args()
-    assert module.LORA_TARGETS
-    assert {"resolve_taps", "build", "statistics"} <= set(dir(module))
+    return list(
+        getattr(module, "SIZES", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3_qkvb"])
+    )
+
+
+@pytest.mark.parametrize(("name", "size"), [(n, s) for n in registry.names("backbone") for s in backbone_sizes(n)])
+def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: str, size: str) -> None:
+    module = registry.module("backbone", name)
+    taps = module.resolve_taps(size, None)
+    with FakeTensorMode():  # shapes without memory: ViT-7B fits
+        backbone = module.build(size, taps, module.Args())
+        maps = backbone(torch.zeros(1, 3, 2 * backbone.grid, 3 * backbone.grid))
+    assert isinstance(backbone, Backbone)
+    shapes = [
+        (1, c, 2 * backbone.grid / s, 3 * backbone.grid / s)
+        for c, s in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+    assert [tuple(map_BChw.shape) for map_BChw in maps] == shapes
+    assert max(taps) < backbone.num_layers
+    depths = {backbone.layer_of(parameter) for parameter, _ in backbone.named_parameters()}
+    assert depths == set(range(backbone.num_layers + 2))
+    assert {len(v) for v in module.statistics(size, module.Args()).values()} == {3}
+    layers = {layer.split(".")[-1] for layer, _ in backbone.named_modules()}
+    assert set(module.LORA_TARGETS) <= layers
+
+
+@pytest.mark.parametrize("size", ["vit_small_patch16_dinov3_qkvb", "eva02_tiny_patch14_224"])
+def test_adapters_learn_where_timm_adds_a_separate_bias(size: str) -> None:
+    """timm's own forward calls F.linear on the raw weight there, which passes adapters by."""
+    module = registry.module("backbone", "timm")
+    targets = [
+        name
+        for name in ("qkv", "q_proj")
+        if name in {n.split(".")[-1] for n, _ in module.build(size, [0], module.Args()).named_modules()}
+    ]
+    network = Segmenter(
+        3,
+        2,
+        arch_version=1,
+        backbone={"name": "timm", "size": size, "taps": [1], "args": {}},
+        neck={"name": "same_scale", "args": {}},
+        head=head_keys("linear"),
+        tuning="lora",
+        lora={"r": 2, "lora_alpha": 2, "lora_dropout": 0.0, "target_modules": targets},
+    )
+    network(torch.rand(1, 3, 28, 28)).square().mean().backward()
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad and "lora_B" in n}
+    assert len(trained) == 2
+    assert all(p.grad is not None and p.grad.any() for p in trained.values())
+
+
+def test_state_dict_names_stay_what_they_were() -> None:
+    """Names are how old checkpoints are read: a change here needs a mapping, and a raised ARCH_VERSION."""
+    names = {
+        f"{size} {neck} {head} {tuning}": {
+            n: list(t.shape) for n, t in segmenter(neck, head, tuning, size).state_dict().items()
+        }
+        for size in ("vit", "eva")
+        for neck, head in PAIRS
+        for tuning in ("full", "lora")
+    }
+    golden = Path(__file__).with_name("state_dict_names.json")
+    assert names == json.loads(golden.read_text())
 
 
 @pytest.mark.parametrize("size", ["vit", "eva"])
@@ -169,7 +243,7 @@ def test_a_lora_target_that_does_not_exist_is_an_error() -> None:
     from nnvit import lora
     from nnvit.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=r"'query', which this backbone does not have.*qkv"):
+    with pytest.raises(ConfigError, match=r"'query', which is no linear layer.*qkv"):
         lora.inject(segmenter().backbone.model, r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
 
 

@@ -37,8 +37,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, value in variables.items():
             Path(value).mkdir()
             patch.setenv(name, value)
-        patch.setenv("nnUNet_n_proc_DA", "0")
-        patch.setenv("nnUNet_def_n_proc", "2")
         patch.delenv("nnUNet_extTrainer", raising=False)
         threads = torch.get_num_threads()
         torch.set_num_threads(2)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from nnvit.errors import ConfigError
 from nnvit.nnunet import precision
 
 CPU = torch.device("cpu")
@@ -18,6 +19,11 @@ def test_auto_asks_the_cpu(monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: b
 def test_stock_is_fp32_on_the_cpu_and_fp16_on_cuda() -> None:
     assert precision.choose("stock", CPU).name == "fp32"
     assert precision.choose("stock", torch.device("cuda")).name == "fp16"
+
+
+def test_fp16_without_a_gradient_scaler_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        precision.choose("fp16", CPU)
 
 
 def test_what_is_asked_for_is_what_computes() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models.eva import Eva
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -25,8 +25,6 @@ class TimmViT(nn.Module):
 
     family, size: as the recipe names them. model: a timm VisionTransformer or Eva. taps: 0-based blocks.
     """
-
-    lora_targets: Sequence[str] = ("qkv",)
 
     def __init__(
         self,
@@ -67,7 +65,7 @@ IMAGENET = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_ST
 
 def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
     """A timm ViT with random weights and without classifier. Raises ConfigError where `name` is no plain ViT."""
-    if name not in timm.list_models(name):
+    if not timm.is_model(name):
         known = timm.list_models("vit_*") + timm.list_models("eva*") + timm.list_models("deit*")
         raise ConfigError(
             f"model.backbone_size='{name}' is not a timm model; `python -c \"import timm; "
@@ -81,6 +79,10 @@ def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
         raise _not_plain(name) from error
     if not isinstance(model, VisionTransformer | Eva):
         raise _not_plain(name)
+    for module in model.modules():
+        # A fused qkv with a bias calls F.linear on the raw weight, which passes LoRA by; the separate one calls the layer.
+        if isinstance(module, EvaAttention):
+            module.qkv_bias_separate = True
     return model
 
 

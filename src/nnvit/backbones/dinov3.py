@@ -46,8 +46,5 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     _, file, sha256 = SIZES[size]
     name = f"vit_{size}_patch16_dinov3"
     model = create(name, qkv_bias=args.qkv_bias)
-    for block in model.blocks:
-        # timm's joint bias calls F.linear on the raw weight, which passes LoRA by; the separate one calls the layer.
-        block.attn.qkv_bias_separate = True  # type: ignore[union-attr]
     weights = DefaultWeights(file=f"{file}-{sha256}.pth", sha256=sha256, hub=f"timm/{name}.lvd1689m", licence="dinov3")
     return TimmViT(model, taps, family="dinov3", size=size, default_weights=weights)

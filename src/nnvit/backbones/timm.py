@@ -35,5 +35,5 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     model = create(size)
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     hub = config.get("hf_hub_id")
-    weights = DefaultWeights(file="model.safetensors", hub=str(hub), licence=str(config.get("license") or "unknown"))
+    weights = DefaultWeights(file=f"{size}.safetensors", hub=str(hub), licence=str(config.get("license") or "unknown"))
     return TimmViT(model, taps, family="timm", size=size, default_weights=weights if hub else None)

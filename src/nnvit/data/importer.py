@@ -87,7 +87,8 @@ def import_dataset(
     with replacing(target, old) as folder:
         _write_cases(folder, division, meaning, progress)
         write_json(folder / "dataset.json", _dataset_json(name, division, meaning, options))
-        _write_splits([folder / SPLITS_FILE, splits_file], division)
+        _write_splits(folder / SPLITS_FILE, division)
+    _write_splits(splits_file, division)
     return ImportReport(
         folder=target,
         dataset_id=dataset_id,
@@ -145,10 +146,9 @@ def _dataset_json(name: str, division: Division, meaning: Meaning, options: dict
     }
 
 
-def _write_splits(files: list[Path | None], division: Division) -> None:
-    for file in files:
-        if file and division.splits:
-            write_json(file, division.splits)
+def _write_splits(file: Path | None, division: Division) -> None:
+    if file and division.splits:
+        write_json(file, division.splits)
 
 
 def _ignored(folder: Path, others: list[Path]) -> list[str]:

@@ -36,7 +36,7 @@ def claim(target: Path, preprocessed: Path | None, overwrite: bool) -> list[Path
     Raises:
         DataError: there are some and `overwrite` is off, or preprocessed data use the id under another name.
     """
-    prefix = target.name[: len("Dataset000")]
+    prefix = target.name[: len("Dataset000_")]
     old = sorted(target.parent.glob(f"{prefix}*"))
     if old and not overwrite:
         raise DataError(f"'{old[0]}' has this id already; give --overwrite to replace it, or another id")
@@ -45,7 +45,7 @@ def claim(target: Path, preprocessed: Path | None, overwrite: bool) -> list[Path
     if foreign:
         raise DataError(
             f"preprocessed data '{foreign[0]}' use this id under another name, which nnU-Net refuses; "
-            f"give another id, the name '{foreign[0].name[len(prefix) + 1 :]}', or remove that folder"
+            f"give another id, the name '{foreign[0].name[len(prefix) :]}', or remove that folder"
         )
     return old
 
@@ -83,6 +83,7 @@ def _swap(partial: Path, target: Path, old: list[Path]) -> None:
     moved = []
     try:
         for folder, away in aside.items():
+            shutil.rmtree(away, ignore_errors=True)
             folder.rename(away)
             moved.append(folder)
         partial.rename(target)

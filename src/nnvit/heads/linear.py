@@ -25,7 +25,9 @@ class Config(ModelConfig):
 class Head(nn.Module):
     """channels, strides: of the maps, finest first."""
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, *, dropout: float) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[float], num_classes: int, *, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(sum(channels))
         self.dropout = nn.Dropout2d(dropout)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
 from ..errors import ConfigError
-from ..schema import ModelConfig
+from ..schema import ModelConfig, at_least
 
 
 @dataclass(kw_only=True)
@@ -24,6 +24,10 @@ class Config(ModelConfig):
     decoder_hidden_size: int = 256
     num_encoder_blocks: int = 4
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("model.decoder_hidden_size", self.decoder_hidden_size, 1)
 
 
 class Head(nn.Module):
@@ -35,9 +39,9 @@ class Head(nn.Module):
         strides: Sequence[float],
         num_classes: int,
         *,
-        decoder_hidden_size: int,
-        num_encoder_blocks: int,
-        dropout: float,
+        decoder_hidden_size: int = 256,
+        num_encoder_blocks: int = 4,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         if len(channels) != num_encoder_blocks:

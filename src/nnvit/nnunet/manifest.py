@@ -1,7 +1,6 @@
 """`fold_k/nnvit_run.json`: what was trained, on what, with what, and how it ended (design.md, section 5)."""
 
 import platform
-import resource
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from .. import config
+from ..errors import PlansError
 from . import folders
 
 if TYPE_CHECKING:
@@ -36,15 +36,18 @@ class Manifest:
 
     def held_hash(self) -> str | None:
         """The recipe hash of the run that the fold holds already, None where it holds none."""
-        return folders.read_json(self.path)["recipe_hash"] if self.path.is_file() else None
+        return self._earlier().get("recipe_hash")
 
     def start(self) -> None:
-        """Describes the run; one that continues another keeps its start."""
+        """Describes the run; one that continues another keeps what that noted.
+
+        Raises PlansError where the other one was trained on another split or other base plans.
+        """
         trainer, block = self.trainer, self.trainer.block
-        earlier = folders.read_json(self.path) if trainer.resumed and self.path.is_file() else {}
+        earlier = self._earlier() if trainer.resumed else {}
         training, validation = trainer.do_split()
         total, trained = _parameters(trainer.bare_network)
-        self.content = {
+        self.content = earlier | {
             "schema": block["schema"],
             "recipe": block["recipe"],
             "recipe_hash": block["hash"],
@@ -72,6 +75,13 @@ class Manifest:
             "exit": "running",
             "DONE": False,
         }
+        for key in ("split_hash", "base_plans_hash"):
+            if key in earlier and earlier[key] != self.content[key]:
+                raise PlansError(
+                    f"{self.path.parent} was trained with another {key.removesuffix('_hash').replace('_', ' ')} "
+                    f"({earlier[key][:8]}, now {self.content[key][:8]}); going on would mix the two. Restore what it was "
+                    "trained with, or start in another folder."
+                )
         self._write()
 
     def update(self, seconds: list[tuple[float, float]]) -> None:
@@ -88,7 +98,14 @@ class Manifest:
     def end(self, reason: str) -> None:
         """How the training ended; a run that never started leaves no account."""
         if self.content:
-            self.content |= {"end": _now(), "exit": reason, "DONE": reason == "finished"}
+            self.content |= {"end": _now(), "exit": reason}
+            self._write()
+
+    def done(self) -> None:
+        """After the final validation: nothing is left to do in this fold."""
+        self.content = self.content or self._earlier()
+        if self.content:
+            self.content["DONE"] = self.content["exit"] == "finished"
             self._write()
 
     def lines(self) -> list[str]:
@@ -105,6 +122,9 @@ class Manifest:
             f"device {content['device']}, {content['precision']['name']} ({content['precision']['reason']})",
             f"results go to {trainer.output_folder}",
         ]
+
+    def _earlier(self) -> dict[str, Any]:
+        return folders.read_json(self.path) if self.path.is_file() else {}
 
     def _write(self) -> None:
         if self.trainer.local_rank == 0:
@@ -132,6 +152,8 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU's memory, or of this process's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    import resource  # which Windows does not have
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

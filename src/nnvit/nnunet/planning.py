@@ -32,7 +32,7 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     that name holds another recipe, which is left as it is.
     """
     name = folders.dataset_name(dataset)
-    identifier = f"{base}_{recipe.name}"
+    identifier = identifier_of(recipe, base)
     path = folders.plans_path(name, identifier)
     plans = make_plans(folders.read_plans(name, base), configuration, recipe, identifier)
     if path.is_file():
@@ -45,12 +45,18 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
 
 
+def identifier_of(recipe: Recipe, base: str) -> str:
+    """What the plans of a recipe are called."""
+    return f"{base}_{recipe.name}"
+
+
 def make_plans(base: dict[str, Any], configuration: str, recipe: Recipe, identifier: str) -> dict[str, Any]:
     """New plans with one configuration, which holds `architecture` and the `nnvit` block; the base is not changed."""
     base = {key: value for key, value in base.items() if key != "continue_training"}
     _check_configuration(base, configuration, recipe)
     resolved = PlansManager(copy.deepcopy(base)).get_configuration(configuration).configuration
-    resolved.pop("inherits_from", None)
+    for cascade in ("inherits_from", "next_stage"):
+        resolved.pop(cascade, None)
     training = recipe.training
     resolved["batch_size"] = training.batch_size or resolved["batch_size"]
     resolved["patch_size"] = training.patch_size or resolved["patch_size"]
@@ -132,6 +138,10 @@ def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recip
         raise PlansError(
             f"configuration '{configuration}' is {len(patch)}D (patch {list(patch)}), but a vision transformer here "
             f"takes 2D patches; use the configuration 2d, which slices volumes, or recipe unet for {len(patch)}D."
+        )
+    if base["configurations"][configuration].get("previous_stage"):
+        raise PlansError(
+            f"configuration '{configuration}' is the second stage of a cascade, which nnvit does not train; use 3d_fullres."
         )
     if recipe.training.patch_size is not None and len(recipe.training.patch_size) != len(patch):
         raise PlansError(

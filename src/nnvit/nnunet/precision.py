@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
@@ -25,6 +27,10 @@ class Precision:
 
 def choose(wanted: str, device: torch.device) -> Precision:
     """`training.precision` on a device: `stock` is nnU-Net's own rule, `auto` takes bf16 where the hardware has it."""
+    if wanted == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"training.precision=fp16 needs a CUDA device, whose gradients are scaled; on {device.type} use auto, bf16 or fp32."
+        )
     if wanted in ("fp32", "bf16", "fp16"):
         dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
         return Precision(dtype=dtype, reason="as the recipe says")

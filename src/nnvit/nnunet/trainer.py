@@ -63,13 +63,11 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
     # --- before training -------------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
-        """As nnU-Net's; with a seed, the network's random weights are reproducible."""
-        seed = self.recipe.training.seed
-        if seed is not None and not self.was_initialized:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+        """As nnU-Net's, then the pretrained weights, unless a checkpoint of this training is about to be loaded."""
+        self._seed()
         super().initialize()
+        if not self.resumed:
+            self.manifest.weights = self._load_weights()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochSchedule]:
         """The recipe's optimiser, and a schedule in which each parameter group keeps its own base rate."""
@@ -77,14 +75,11 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         return optimizer, EpochSchedule(optimizer, self.recipe.training)
 
     def on_train_start(self) -> None:
-        """Refuses a fold that is taken, loads the pretrained weights, then starts as nnU-Net does."""
+        """Refuses a fold that is taken, then starts as nnU-Net does."""
         self._refuse_taken_fold()
-        if not self.was_initialized:
-            self.initialize()
-        if not self.resumed:
-            self.manifest.weights = self._load_weights()
         super().on_train_start()
         self.manifest.start()
+        self._seed(self.current_epoch, self.local_rank)
         for line in self.manifest.lines():
             self.say(line)
 
@@ -127,6 +122,14 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 f"{fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
                 "--val, or move the folder away to start afresh."
             )
+
+    def _seed(self, *place: int) -> None:
+        """With a seed, starts all random streams from it and from the place in the training; else leaves them alone."""
+        if self.recipe.training.seed is not None:
+            state = int(np.random.SeedSequence([self.recipe.training.seed, *place]).generate_state(1)[0])
+            random.seed(state)
+            np.random.seed(state)
+            torch.manual_seed(state)
 
     def _hash_of_other_folds(self) -> str | None:
         """Of the plans.json that all folds of a results folder are predicted with; starting to train overwrites it."""
@@ -273,6 +276,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 f"the checkpoint in {self.output_folder} belongs to another recipe ({str(held)[:8]}; the plans say "
                 f"{self.block['hash'][:8]}). Restore the plans that it was trained with, or start in another folder."
             )
+        self.resumed = True
         if not self.was_initialized:
             self.initialize()
         self.bare_network.load_state_dict(content["network_weights"])
@@ -285,7 +289,6 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self._best_ema = content["_best_ema"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         self.manifest.weights = content["nnvit"]["weights"]
-        self.resumed = True
 
     # --- after training --------------------------------------------------------------------------------------------
 
@@ -307,6 +310,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             self._on_case = on_case
             super().perform_actual_validation(save_probabilities)
         self._on_case = None
+        self.manifest.done()
 
     # --- talking ---------------------------------------------------------------------------------------------------
 

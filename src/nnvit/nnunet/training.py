@@ -1,6 +1,7 @@
 """The functions behind the training commands, with the names and arguments of nnU-Net's `run_training.py`."""
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import multiprocessing
 from torch.backends import cudnn
 
-from ..errors import ConfigError, PlansError, WeightsError, did_you_mean
+from ..errors import ConfigError, NnvitError, PlansError, WeightsError, did_you_mean
 from . import checkpoint, folders, trainers
 from .trainer import nnUNetTrainer_nnvit
 
@@ -86,29 +87,41 @@ def maybe_load_checkpoint(
     pretrained_weights_file: str | None = None,
 ) -> None:
     """As nnU-Net's, but `--c` without a checkpoint is an error rather than a silent new start."""
-    if continue_training and validation_only:
-        raise ConfigError("--c and --val exclude each other: --c trains on and then validates, --val only validates.")
-    if pretrained_weights_file is not None:
-        if continue_training or validation_only:
-            raise ConfigError("-pretrained_weights is for a new training; it cannot be combined with --c or --val.")
-        if not Path(pretrained_weights_file).is_file():
-            raise WeightsError(f"-pretrained_weights {pretrained_weights_file} does not exist.")
-        nnunet_trainer.pretrained = Path(pretrained_weights_file)
     fold = Path(nnunet_trainer.output_folder)
-    if continue_training:
-        found = checkpoint.find(fold)
-        if found is None:
-            raise PlansError(
-                f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training."
-            )
+    found = _checkpoint_to_load(fold, continue_training, validation_only, pretrained_weights_file)
+    if pretrained_weights_file is not None:
+        nnunet_trainer.pretrained = Path(pretrained_weights_file)
+    if found is not None:
         nnunet_trainer.load_checkpoint(str(found))
-    elif validation_only:
-        final = fold / "checkpoint_final.pth"
-        if not final.is_file():
-            raise PlansError(
-                f"--val: {fold} holds no checkpoint_final.pth, so the training is not finished; go on with --c."
-            )
-        nnunet_trainer.load_checkpoint(str(final))
+
+
+def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained: str | None) -> Path | None:
+    """The checkpoint that the flags mean, None for a new training. Raises NnvitError for flags that cannot be met."""
+    if go_on and only_validate:
+        raise ConfigError("--c and --val exclude each other: --c trains on and then validates, --val only validates.")
+    if pretrained is not None and (go_on or only_validate):
+        raise ConfigError("-pretrained_weights is for a new training; it cannot be combined with --c or --val.")
+    if pretrained is not None and not Path(pretrained).is_file():
+        raise WeightsError(f"-pretrained_weights {pretrained} does not exist.")
+    final = fold / "checkpoint_final.pth"
+    if only_validate and not final.is_file():
+        raise PlansError(
+            f"--val: {fold} holds no checkpoint_final.pth, so the training is not finished; go on with --c."
+        )
+    if go_on and checkpoint.find(fold) is None:
+        raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
+    return final if only_validate else checkpoint.find(fold) if go_on else None
+
+
+def check_request(
+    dataset: str, configuration: str, fold: int | str, trainer_name: str, plans_identifier: str, *, c: bool, val: bool,
+    pretrained_weights: str | None,
+) -> None:  # fmt: skip
+    """Refuses what the flags cannot have before anything is written: plans, folders, logs. Raises NnvitError."""
+    model = f"{find_trainer(trainer_name).__name__}__{plans_identifier}__{configuration}"
+    folder = folders.folder("nnUNet_results") / dataset / model / f"fold_{parse_fold(fold)}"
+    _checkpoint_to_load(folder, c, val, pretrained_weights)
+    _check_split(dataset, parse_fold(fold))
 
 
 def run_training(
@@ -152,14 +165,22 @@ def run_training(
         )
     os.environ["MASTER_ADDR"] = "localhost"
     os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-    multiprocessing.spawn(_run_ddp, args=(num_gpus, run), nprocs=num_gpus, join=True)
+    try:
+        multiprocessing.spawn(_run_ddp, args=(num_gpus, run), nprocs=num_gpus, join=True)
+    except multiprocessing.ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from error
 
 
 def _run_ddp(rank: int, world_size: int, run: Callable[..., None]) -> None:
     setup_ddp(rank, world_size)
     torch.cuda.set_device(torch.device("cuda", dist.get_rank()))
-    run(device=torch.device("cuda"))
-    cleanup_ddp()
+    try:
+        run(device=torch.device("cuda"))
+    except NnvitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        cleanup_ddp()
 
 
 def _run(

@@ -1,0 +1,48 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnvit import demo
+from nnvit.errors import ConfigError
+
+
+def test_dice_of_known_maps() -> None:
+    reference = np.array([[0, 1, 1], [2, 2, 0]])
+    assert demo.dice(reference, reference) == 1.0
+    predicted = np.array([[0, 1, 0], [2, 2, 2]])
+    assert demo.dice(predicted, reference) == pytest.approx((2 * 1 / 3 + 2 * 2 / 5) / 2)
+    assert np.isnan(demo.dice(reference, np.zeros((2, 3), int)))
+
+
+def test_overlays_colour_agreement_excess_and_misses() -> None:
+    photo = np.zeros((1, 4, 3), np.uint8)
+    shown = demo.overlay(photo, np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]]))
+    expected = [0.75 * np.array(colour) for colour in (demo.AGREE, demo.EXTRA, demo.MISSED)]
+    assert np.abs(shown[0, :3] - expected).max() <= 1
+    assert not shown[0, 3].any()
+
+
+def test_every_fifth_photograph_is_held_out_by_its_whole_name(tmp_path: Path) -> None:
+    for i in range(12):
+        (tmp_path / f"a+{i:02}.png").touch()
+    held_out = [i for i in range(12) if re.fullmatch(demo._every_fifth(tmp_path), f"a+{i:02}")]
+    assert held_out == [0, 5, 10]
+    (tmp_path / "few").mkdir()
+    with pytest.raises(ConfigError, match="holds 0 images"):
+        demo._every_fifth(tmp_path / "few")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    mine = demo.Photographs(images=tmp_path / "i", masks=tmp_path / "m")
+    demo._claim(tmp_path / "demo", mine)
+    demo._claim(tmp_path / "demo", mine)  # the same photographs: the demo continues
+    with pytest.raises(ConfigError, match="other photographs"):
+        demo._claim(tmp_path / "demo", demo.Photographs(images=tmp_path / "x", masks=tmp_path / "m"))
+    assert json.loads((tmp_path / "demo" / "demo.json").read_text())["images"] == str(tmp_path / "i")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        demo._claim(tmp_path / "full", mine)
