@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# nnU-Net reads these once, when it is imported: two workers for export, and augmentation in the training process itself.
-os.environ["nnUNet_def_n_proc"] = "2"
+# nnU-Net reads these once, when it is imported: one worker for export, and augmentation in the training process itself.
+os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["nnUNet_n_proc_DA"] = "0"
 
 REPOSITORY = Path(__file__).parents[1]

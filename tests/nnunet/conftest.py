@@ -47,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def command(*words: str, **environment: str) -> str:
     """Runs a command of this environment as a user would, in an own process; returns all that it printed."""
     program = str(Path(sys.executable).parent / words[0])
-    env = {**os.environ, "nnUNet_n_proc_DA": "1", **environment}
+    env = {**os.environ, "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", **environment}
     done = subprocess.run([program, *words[1:]], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr

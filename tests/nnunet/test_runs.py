@@ -11,6 +11,7 @@ import pytest
 import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.paths import nnUNet_results
+from nnunetv2.run import run_training
 
 from nnvit import config
 from nnvit.errors import PlansError
@@ -30,28 +31,21 @@ def train(dataset: str, *overrides: str, **flags: object) -> Path:
     return Path(str(nnUNet_results)) / dataset / f"nnUNetTrainer_nnvit__{identifier}__2d" / "fold_0"
 
 
-def predict(fold: Path, dataset: str, out: Path) -> None:
+def predict(fold: Path, dataset: str, out: Path, *flags: str) -> None:
     """Stock nnUNetv2_predict on the fold's validation cases, knowing nothing of nnvit but that it is installed."""
-    raw = Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr"
     cases = {path.name.split(".")[0] for path in (fold / "validation").iterdir() if path.suffix != ".json"}
     photos = out / "in"
     photos.mkdir(parents=True)
-    for path in raw.iterdir():
+    for path in (Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir():
         if path.name.split("_0000")[0] in cases:
             shutil.copy(path, photos)
-    words = ["-i", str(photos), "-o", str(out), "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"]
-    dataset_flags = [
-        "-d",
-        dataset,
-        "-c",
-        "2d",
-        "-tr",
-        fold.parent.name.split("__")[0],
-        "-p",
-        fold.parent.name.split("__")[1],
-    ]
+    trainer, plans, _ = fold.parent.name.split("__")
+    words = ["-i", str(photos), "-o", str(out), "-f", "0", "-device", "cpu", "--save_probabilities"]
     assert "nnUNet_extTrainer" not in os.environ
-    command("nnUNetv2_predict", *words, *dataset_flags)
+    command("nnUNetv2_predict", *words, "-d", dataset, "-c", "2d", "-tr", trainer, "-p", plans, *flags)
+
+
+ONE_PROCESS = ("-npp", "0", "-nps", "0")
 
 
 def masks(folder: Path, ending: str) -> dict[str, np.ndarray]:
@@ -59,12 +53,26 @@ def masks(folder: Path, ending: str) -> dict[str, np.ndarray]:
     return {path.name: reader.read_seg(str(path))[0] for path in folder.glob(f"*{ending}")}
 
 
+def probabilities(folder: Path) -> dict[str, np.ndarray]:
+    """The softmax maps that --npz and --save_probabilities write."""
+    return {path.name: np.load(path)["probabilities"] for path in folder.glob("*.npz")}
+
+
+def assert_same_predictions(expected: Path, got: Path, cases: int, ending: str) -> None:
+    """Mask for mask and probability for probability."""
+    pairs = [(masks(expected, ending), masks(got, ending)), (probabilities(expected), probabilities(got))]
+    for wanted, found in pairs:
+        assert len(wanted) == cases
+        assert wanted.keys() == found.keys()
+        assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+
+
 @pytest.fixture(scope="session")
 def trained(chase: str) -> Path:
     """A finished fold, trained by the command as a user would."""
-    learning = ["training.num_iterations_per_epoch=25", "training.lr=1e-2"]
+    learning = ["training.num_iterations_per_epoch=50", "training.lr=2e-2"]
     overrides = [*TINY, *learning, "training.patch_size=[252,252]", "name=trained"]
-    printed = command("nnvit", "train", chase, "2d", "0", *overrides, "-device", "cpu")
+    printed = command("nnvit", "train", chase, "2d", "0", *overrides, "-device", "cpu", "--npz")
     lines = [line for line in printed.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2
     assert re.fullmatch(
@@ -78,11 +86,27 @@ def trained(chase: str) -> Path:
 def test_stock_predict_gives_the_validations_masks(trained: Path, chase: str, tmp_path: Path) -> None:
     assert {path.name for path in trained.glob("*.pth")} == {"checkpoint_final.pth", "checkpoint_best.pth"}
     predict(trained, chase, tmp_path)
-    expected, got = masks(trained / "validation", ".png"), masks(tmp_path, ".png")
-    assert len(expected) == 2
-    assert expected.keys() == got.keys()
-    assert all(np.array_equal(expected[name], got[name]) for name in expected)
-    assert any(mask.any() for mask in expected.values())
+    assert_same_predictions(trained / "validation", tmp_path, 2, ".png")
+    assert any(mask.any() for mask in masks(tmp_path, ".png").values())
+
+
+def test_the_folder_predicts_where_nothing_but_the_packages_is_installed(
+    trained: Path, chase: str, tmp_path: Path
+) -> None:
+    """Moved elsewhere, with no environment variable of nnU-Net at all."""
+    model = tmp_path / "model"
+    shutil.copytree(trained.parent, model)
+    (tmp_path / "in").mkdir()
+    for path in (Path(os.environ["nnUNet_raw"]) / chase / "imagesTr").glob("Image_03L*"):
+        shutil.copy(path, tmp_path / "in")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            patch.delenv(name)
+        words = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "-f", "0", "-device", "cpu"]
+        command("nnUNetv2_predict_from_modelfolder", *words, "-npp", "1", "-nps", "1")
+    expected, got = masks(trained / "validation", ".png"), masks(tmp_path / "out", ".png")
+    assert list(got) == ["Image_03L.png"]
+    assert np.array_equal(expected["Image_03L.png"], got["Image_03L.png"])
 
 
 def test_the_run_is_accounted_for(trained: Path) -> None:
@@ -113,15 +137,59 @@ def test_a_finished_fold_is_not_overwritten(trained: Path, chase: str) -> None:
     assert (trained / "checkpoint_final.pth").stat().st_mtime_ns == before
 
 
-def test_validating_again_gives_the_same_and_probabilities_on_request(trained: Path, chase: str) -> None:
-    expected = masks(trained / "validation", ".png")
-    training.run_training(
-        chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained", only_run_validation=True,
-        export_validation_probabilities=True, device=CPU,
-    )  # fmt: skip
-    got = masks(trained / "validation", ".png")
-    assert all(np.array_equal(expected[name], got[name]) for name in expected)
-    assert len(list((trained / "validation").glob("*.npz"))) == 2
+def test_a_checkpoint_gives_back_weights_optimiser_and_log(trained: Path, chase: str) -> None:
+    saved = checkpoint.read(trained / "checkpoint_final.pth")
+    trainer = training.get_trainer_from_args(chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained", device=CPU)
+    training.maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    assert trainer.resumed
+    assert trainer.current_epoch == 2
+    for name, value in trainer.bare_network.state_dict().items():
+        assert torch.equal(value, saved["network_weights"][name]), name
+    restored = trainer.optimizer.state_dict()
+    assert restored["param_groups"] == saved["optimizer_state"]["param_groups"]
+    moments = saved["optimizer_state"]["state"]
+    assert restored["state"].keys() == moments.keys()
+    assert all(torch.equal(restored["state"][i]["exp_avg"], moments[i]["exp_avg"]) for i in moments)
+    assert trainer.logger.get_value("train_losses", None) == saved["logging"]["train_losses"]
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_pretrained_weights_start_a_network_whoever_loads_them(trained: Path, chase: str, stock: bool) -> None:
+    """Also through stock nnUNetv2_train, which initialises the network and then loads; nothing overwrites it after."""
+    loader = run_training.maybe_load_checkpoint if stock else training.maybe_load_checkpoint
+    file = str(trained / "checkpoint_final.pth")
+    trainer = training.get_trainer_from_args(chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained", device=CPU)
+    loader(trainer, False, False, file)
+    if not trainer.was_initialized:
+        trainer.initialize()
+    saved = checkpoint.read(Path(file))["network_weights"]
+    taken = [name for name in saved if not name.startswith("head.classifier.")]
+    assert all(torch.equal(trainer.bare_network.state_dict()[name], saved[name]) for name in taken)
+
+
+def test_the_best_checkpoint_can_be_validated_instead(trained: Path, chase: str) -> None:
+    before = masks(trained / "validation", ".png")
+    arguments = (chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained")
+    training.run_training(*arguments, only_run_validation=True, val_with_best=True, device=CPU)
+    assert len(masks(trained / "validation", ".png")) == 2
+    training.run_training(*arguments, only_run_validation=True, export_validation_probabilities=True, device=CPU)
+    again = masks(trained / "validation", ".png")
+    assert all(np.array_equal(before[name], again[name]) for name in before)
+    assert json.loads((trained / "nnvit_run.json").read_text())["DONE"] is True
+
+
+def test_another_split_is_not_mixed_in(trained: Path, chase: str) -> None:
+    path = Path(os.environ["nnUNet_preprocessed"]) / chase / "splits_final.json"
+    original = path.read_text()
+    (split,) = json.loads(original)
+    path.write_text(json.dumps([{"train": split["train"][1:], "val": split["val"]}]))
+    arguments = (chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained")
+    try:
+        with pytest.raises(PlansError, match="trained with another split"):
+            training.run_training(*arguments, continue_training=True, device=CPU)
+    finally:
+        path.write_text(original)
+    assert json.loads((trained / "nnvit_run.json").read_text())["cases"] == {"train": 4, "val": 2}
 
 
 def test_an_interrupted_training_continues(chase: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,23 +221,30 @@ def test_an_interrupted_training_continues(chase: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("patch", [224, 256])
 def test_patches_of_any_size_train_and_predict_in_three_channels(chase: str, patch: int, tmp_path: Path) -> None:
-    """224 and 256 are on the grid of 16; 252, which is not, is the patch of every other test here."""
-    fold = train(chase, f"training.patch_size=[{patch},{patch}]", "training.num_epochs=1", f"name=patch{patch}")
-    predict(fold, chase, tmp_path)
-    expected, got = masks(fold / "validation", ".png"), masks(tmp_path, ".png")
-    assert all(np.array_equal(expected[name], got[name]) for name in expected)
+    """224 and 256 are on the grid of 16; 252, which is not, is the patch of the tests above."""
+    keys = [f"training.patch_size=[{patch},{patch}]", "training.num_epochs=1", f"name=patch{patch}"]
+    fold = train(chase, *keys, export_validation_probabilities=True)
+    predict(fold, chase, tmp_path, *ONE_PROCESS)
+    assert_same_predictions(fold / "validation", tmp_path, 2, ".png")
 
 
-def test_volumes_train_through_2d_in_one_channel_with_lora(hippocampus: str, tmp_path: Path) -> None:
-    fold = train(hippocampus, "lora.enabled=true", "training.batch_size=4", "name=volumes")
+@pytest.mark.parametrize("patch", [224, 252, 256])
+def test_patches_of_any_size_train_and_predict_in_one_channel(hippocampus: str, patch: int, tmp_path: Path) -> None:
+    keys = [f"training.patch_size=[{patch},{patch}]", "training.num_epochs=1", f"name=grey{patch}"]
+    fold = train(hippocampus, *keys, export_validation_probabilities=True)
+    predict(fold, hippocampus, tmp_path, *ONE_PROCESS)
+    assert_same_predictions(fold / "validation", tmp_path, 1, ".nii.gz")
+
+
+def test_volumes_train_through_2d_with_lora(hippocampus: str, tmp_path: Path) -> None:
+    keys = ["lora.enabled=true", "training.batch_size=4", "name=volumes"]
+    fold = train(hippocampus, *keys, export_validation_probabilities=True)
     run = json.loads((fold / "nnvit_run.json").read_text())
     architecture = json.loads((fold.parent / "plans.json").read_text())["configurations"]["2d"]["architecture"]
     assert architecture["arch_kwargs"]["input_stats"] is None  # z-scored: the backbone's statistics do not apply
     assert run["patch_size"] == [56, 40]
-    predict(fold, hippocampus, tmp_path)
-    expected, got = masks(fold / "validation", ".nii.gz"), masks(tmp_path, ".nii.gz")
-    assert len(expected) == 1
-    assert all(np.array_equal(expected[name], got[name]) for name in expected)
+    predict(fold, hippocampus, tmp_path, *ONE_PROCESS)
+    assert_same_predictions(fold / "validation", tmp_path, 1, ".nii.gz")
 
 
 def test_the_forks_command_and_config_train(hippocampus: str, tmp_path: Path) -> None:
