@@ -47,7 +47,7 @@ class Manifest:
         earlier = self._earlier() if trainer.resumed else {}
         training, validation = trainer.do_split()
         total, trained = _parameters(trainer.bare_network)
-        self.content = earlier | {
+        content = earlier | {
             "schema": block["schema"],
             "recipe": block["recipe"],
             "recipe_hash": block["hash"],
@@ -76,12 +76,13 @@ class Manifest:
             "DONE": False,
         }
         for key in ("split_hash", "base_plans_hash"):
-            if key in earlier and earlier[key] != self.content[key]:
+            if key in earlier and earlier[key] != content[key]:
                 raise PlansError(
                     f"{self.path.parent} was trained with another {key.removesuffix('_hash').replace('_', ' ')} "
-                    f"({earlier[key][:8]}, now {self.content[key][:8]}); going on would mix the two. Restore what it was "
+                    f"({earlier[key][:8]}, now {content[key][:8]}); going on would mix the two. Restore what it was "
                     "trained with, or start in another folder."
                 )
+        self.content = content
         self._write()
 
     def update(self, seconds: list[tuple[float, float]]) -> None:
