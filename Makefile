@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format chase clean
+.PHONY: help demo test lint format bench chase clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -31,6 +31,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 format: $(INSTALLED)  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## speeds against reference implementations
+	$(BIN)/python bench/segformer_head.py
 
 chase: $(INSTALLED)  ## the figures of examples/chase_db1: make chase DATA=… (hours; continues where it stopped)
 	$(BIN)/python examples/chase_db1/run.py --data $(or $(DATA),../shared/data/chase_db1)
