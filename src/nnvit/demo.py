@@ -27,15 +27,15 @@ TRAINING = (
     "training.patch_size=[252,252]",
     "training.batch_size=4",
     "training.num_epochs=5",
-    "training.num_iterations_per_epoch=25",
+    "training.num_iterations_per_epoch=20",
     "training.num_val_iterations_per_epoch=3",
     "training.warmup_epochs=1",
     "training.lr=1e-3",
     "training.seed=0",
 )
 ARMS = {"pretrained": (), "random": ("model.weights=random",)}
-AGREE, EXTRA, MISSED = (60, 180, 75), (230, 60, 60), (70, 130, 255)
-"""Colours of the overlays: prediction and reference agree; predicted only; reference only."""
+AGREE, EXTRA, MISSED = (245, 245, 245), (255, 220, 0), (40, 140, 255)
+"""Colours of the overlays (white, yellow, blue: told apart by all eyes): agreement; predicted only; reference only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def run(out: Path, photographs: Photographs | None = None, device: str | None = 
     environment = _environment(out)
     if photographs is None:
         _command(
-            environment, "nnvit", "dataset", "synthesize", str(out / "photographs"), "--num", "24", "--size", "384"
+            environment, "nnvit", "dataset", "synthesize", str(out / "photographs"), "--num", "20", "--size", "384"
         )
     dataset = _prepare(out, source, environment, synthetic=photographs is None)
     for arm, weights in ARMS.items():
@@ -97,7 +97,7 @@ def _prepare(out: Path, source: Photographs, environment: dict[str, str], *, syn
         words = ["nnvit", "dataset", "import", str(source.images), str(source.masks), "-d", str(DATASET), "-n", "Demo"]
         words += ["--mask-suffix", source.mask_suffix] if source.mask_suffix else []
         if synthetic:  # two eyes of one patient belong together
-            _command(environment, *words, "--group-by", r"^(p\d+)", "--hold-out", "p(05|10|12)")
+            _command(environment, *words, "--group-by", r"^(p\d+)", "--hold-out", "p(05|10)")
         else:
             _command(environment, *words, "--hold-out", _every_fifth(source.images))
     (dataset,) = [path.name for path in raw.glob("Dataset*")]
@@ -197,7 +197,7 @@ def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
 
 
 def overlay(photo: np.ndarray, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The photograph (H, W, 3) with agreement green, what is predicted only red, what is missed blue."""
+    """The photograph (H, W, 3) with agreement white, what is predicted only yellow, what is missed blue."""
     out = photo.astype(np.float32)
     agree = (predicted == reference) & (reference > 0)
     parts = ((agree, AGREE), ((predicted > 0) & ~agree, EXTRA), ((reference > 0) & (predicted == 0), MISSED))
@@ -217,7 +217,7 @@ def _save(panels: dict[str, np.ndarray], path: Path) -> None:
         axis.imshow(image)
         axis.set_title(title)
         axis.axis("off")
-    figure.supxlabel("green: agrees with the reference   red: predicted only   blue: missed", fontsize=11)
+    figure.supxlabel("white: agrees with the reference   yellow: predicted only   blue: missed", fontsize=11)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
