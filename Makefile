@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)  ## the whole path in ten minutes; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
-	$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
+	@$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
 	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
 
 test: $(INSTALLED)  ## all tests, with real nnU-Net runs

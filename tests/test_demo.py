@@ -38,10 +38,17 @@ def test_every_fifth_photograph_is_held_out_by_its_whole_name(tmp_path: Path) ->
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     mine = demo.Photographs(images=tmp_path / "i", masks=tmp_path / "m")
     demo._claim(tmp_path / "demo", mine)
+    other = demo.Photographs(images=tmp_path / "x", masks=tmp_path / "m")
+    demo._claim(tmp_path / "demo", other)  # nothing was imported yet: a typo can be mended
+    demo._claim(tmp_path / "demo", mine)
+    (tmp_path / "demo" / "raw" / "Dataset900_Demo").mkdir(parents=True)
     demo._claim(tmp_path / "demo", mine)  # the same photographs: the demo continues
     with pytest.raises(ConfigError, match="other photographs"):
-        demo._claim(tmp_path / "demo", demo.Photographs(images=tmp_path / "x", masks=tmp_path / "m"))
+        demo._claim(tmp_path / "demo", other)
     assert json.loads((tmp_path / "demo" / "demo.json").read_text())["images"] == str(tmp_path / "i")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        demo.run(tmp_path / "new", other)
+    assert not (tmp_path / "new").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").touch()
     with pytest.raises(ConfigError, match="not empty"):

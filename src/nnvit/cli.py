@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help never cuts a flag's name short
     context_settings=HELP,
     help="Pretrained vision transformers and swappable decode heads in stock nnU-Net, compared fairly.",
     epilog="Any command takes --debug, which shows the traceback of an error.",
@@ -27,7 +28,9 @@ dataset_app = typer.Typer(
     no_args_is_help=True, context_settings=HELP, help="Photographs and masks into nnU-Net's raw format."
 )
 app.add_typer(dataset_app, name="dataset")
-segformer_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
+segformer_app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP
+)
 
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset name or ID.")]
 ConfigurationArgument = Annotated[
@@ -47,7 +50,8 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="A shipped recipe or a YAML file; repeat it to merge several in order.",
+        help="A shipped recipe (segformer_default, segformer_packaged, unet) or a YAML file; repeat it to merge several in "
+        "order. Without it: segformer_default, DINOv3 ViT-L with LoRA.",
         show_default=False,
     ),
 ]
@@ -67,7 +71,7 @@ ValBestOption = Annotated[
 NoCheckpointOption = Annotated[bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("-device", help="cuda, cpu or mps.  [default: cuda where there is one, else cpu]", show_default=False),
+    typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.", show_default=False),
 ]
 
 
@@ -178,6 +182,8 @@ def _train(
     from .config import load_recipe
     from .nnunet import folders, planning, training
 
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        folders.folder(variable)
     torch_device = _device(device)
     dataset = folders.dataset_name(dataset)
     carries = planning.block_of(folders.read_plans(dataset, p), configuration) is not None
@@ -194,21 +200,25 @@ def _train(
     )
     if recipe is not None:
         p = planning.plan(dataset, configuration, recipe, p).identifier
-    training.run_training(
-        dataset,
-        configuration,
-        fold,
-        tr,
-        p,
-        pretrained_weights,
-        num_gpus,
-        export_validation_probabilities=npz,
-        continue_training=c,
-        only_run_validation=val,
-        disable_checkpointing=disable_checkpointing,
-        val_with_best=val_best,
-        device=torch_device,
-    )
+    try:
+        training.run_training(
+            dataset,
+            configuration,
+            fold,
+            tr,
+            p,
+            pretrained_weights,
+            num_gpus,
+            export_validation_probabilities=npz,
+            continue_training=c,
+            only_run_validation=val,
+            disable_checkpointing=disable_checkpointing,
+            val_with_best=val_best,
+            device=torch_device,
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --c continues from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _device(name: str | None) -> "torch.device":
@@ -260,7 +270,7 @@ def dataset_import(
     mask_suffix: Annotated[str, typer.Option(help="What a mask's name has after its image's.")] = "",
     label: Annotated[
         list[str] | None,
-        typer.Option(help="name=value for each value in the masks; 0 is background.", show_default=False),
+        typer.Option(help="name=value for each value as the mask files store it; 0 is background.", show_default=False),
     ] = None,
     group_by: Annotated[
         str | None,
@@ -269,11 +279,14 @@ def dataset_import(
     num_folds: Annotated[int, typer.Option(help="Folds of the cross-validation, with --group-by.", min=2)] = 5,
     validate_on: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="One fold only, which validates on the groups that match."),
+        typer.Option(metavar="REGEX", help="One fold only, which validates on the groups that it matches whole."),
     ] = None,
     hold_out: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Groups (or names) that become the test set, imagesTs."),
+        typer.Option(
+            metavar="REGEX",
+            help="Groups (without --group-by: names) that become the test set, imagesTs. It must match them whole.",
+        ),
     ] = None,
     normalization: Annotated[
         str, typer.Option(help="rgb01: values in 0..1, the backbone's statistics apply; zscore: per image.")
@@ -324,6 +337,8 @@ def _labels(pairs: list[str] | None) -> dict[str, int] | None:
         name, _, value = pair.partition("=")
         if not name or not value.isdigit():
             raise ConfigError(f"--label {pair} must be name=value with a whole number, such as vessel=255.")
+        if name in labels or name == "background":
+            raise ConfigError(f"--label {pair}: each name is given once, and value 0 is the background by itself.")
         labels[name] = int(value)
     return labels
 

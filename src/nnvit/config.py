@@ -167,6 +167,8 @@ def typed(name: str, schema: type, written: Any) -> Any:
         ) from error
     except OmegaConfBaseException as error:
         key = error.full_key or error.key
+        if "ListConfig" in str(error):
+            raise ConfigError(f"{name}.{key} must be a list in brackets, such as [512,512] or [qkv].") from error
         raise ConfigError(f"{name}.{key}: {str(error).splitlines()[0]}.") from error
 
 

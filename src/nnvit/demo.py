@@ -53,6 +53,11 @@ def run(out: Path, photographs: Photographs | None = None, device: str | None = 
     photographs: None makes synthetic ones. Raises ConfigError where `out` holds a demo of other photographs.
     """
     started = time.perf_counter()
+    for folder in (photographs.images, photographs.masks) if photographs else ():
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{folder} is not a folder; --images and --masks name the folders of photographs and masks."
+            )
     source = photographs or Photographs(images=out / "photographs" / "images", masks=out / "photographs" / "masks")
     _claim(out, source)
     environment = _environment(out)
@@ -71,7 +76,8 @@ def run(out: Path, photographs: Photographs | None = None, device: str | None = 
 def _claim(out: Path, source: Photographs) -> None:
     """Notes whose photographs these are; a folder that holds other ones is left alone."""
     note, content = out / "demo.json", {key: str(value) for key, value in vars(source).items()}
-    if note.is_file() and json.loads(note.read_text()) != content:
+    begun = any((out / "raw").glob("Dataset*"))
+    if begun and note.is_file() and json.loads(note.read_text()) != content:
         raise ConfigError(
             f"{out} holds the demo of other photographs ({note}); name another --out, or delete the folder."
         )
@@ -86,6 +92,7 @@ def _environment(out: Path) -> dict[str, str]:
     environment = {f"nnUNet_{name}": str((out / name).resolve()) for name in ("raw", "preprocessed", "results")}
     for folder in environment.values():
         Path(folder).mkdir(exist_ok=True)
+    print("\n".join(f"$ export {name}={shlex.quote(folder)}" for name, folder in environment.items()))
     workers = str(min(4, os.cpu_count() or 1))
     return {"nnUNet_n_proc_DA": workers, "nnUNet_def_n_proc": workers} | environment
 
@@ -226,7 +233,7 @@ def _print_table(scores: dict[str, list[float]]) -> None:
     table = Table(title="Dice on the held-out images")
     for column in ("arm", "backbone weights", "mean", "lowest", "highest", "images"):
         table.add_column(column, justify="left" if column in ("arm", "backbone weights") else "right")
-    said = {"pretrained": "DINOv2 ViT-S/14, frozen", "random": "random, frozen"}
+    said = {"pretrained": "DINOv2-S/14, frozen", "random": "random, frozen"}
     for arm, values in scores.items():
         figures = [f"{f(values):.3f}" for f in (np.nanmean, np.nanmin, np.nanmax)]
         table.add_row(_name(arm), said[arm], *figures, str(len(values)))

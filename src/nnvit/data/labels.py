@@ -14,8 +14,8 @@ MOST_UNDECLARED = 30
 """More classes than this without declared names look like a grey picture rather than a mask."""
 
 ADVICE = (
-    "Masks must hold 0 and 255, or 0 and whole numbers from 1 up. If these values are meant, name each "
-    "(--label vessel=255); if not, the masks were saved as JPEG or resized with smoothing: export them again."
+    "If these values are meant, name each as the files store it (--label vessel=255); if not, the masks were saved as "
+    "JPEG or resized with smoothing: export them again, with 0 and 255, or 0 and whole numbers from 1 up."
 )
 
 

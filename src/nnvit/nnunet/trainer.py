@@ -148,6 +148,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         spec = getattr(self.recipe.model, "weights", None)
         if spec is None:
             return {"source": "random"}
+        self.say(f"weights: looking for model.weights={spec}")
         report = load_backbone(cast(Any, self.bare_network).backbone, spec)
         for line in report.lines():
             self.say(line)
@@ -289,6 +290,9 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self._best_ema = content["_best_ema"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         self.manifest.weights = content["nnvit"]["weights"]
+        self.say(
+            f"continuing after epoch {self.current_epoch} of {self.num_epochs}, from the checkpoint in {self.output_folder}"
+        )
 
     # --- after training --------------------------------------------------------------------------------------------
 
@@ -311,6 +315,14 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             super().perform_actual_validation(save_probabilities)
         self._on_case = None
         self.manifest.done()
+        self.say(f"to predict: {self._predict_command()}")
+
+    def _predict_command(self) -> str:
+        trainer, plans, configuration = Path(self.output_folder_base).name.split("__")
+        return (
+            f"nnUNetv2_predict -i IMAGES -o OUT -d {self.plans_manager.dataset_name} -tr {trainer} -p {plans} "
+            f"-c {configuration} -f {self.fold}"
+        )
 
     # --- talking ---------------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
     final = fold / "checkpoint_final.pth"
     if only_validate and not final.is_file():
         raise PlansError(
-            f"--val: {fold} holds no checkpoint_final.pth, so the training is not finished; go on with --c."
+            f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c goes on with one that was begun)."
         )
     if go_on and checkpoint.find(fold) is None:
         raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")

