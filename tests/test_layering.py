@@ -17,12 +17,15 @@ ALLOWED = {
     "necks": {"errors", "types"},
     "heads": {"errors", "types", "schema"},
     "lora": {"errors"},
-    "weights": {"errors", "types"},
+    "weights": {"errors", "types", "registry"},
     "config": {"errors", "schema", "registry"},
     "optim": {"schema"},
-    "model": {"errors", "registry", "lora"},
+    "architecture": {"registry", "schema"},
+    "model": {"errors", "types", "schema", "registry", "lora", "config", "architecture", "weights"},
+    "cost": {"schema", "model"},
+    "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
     "data": {"errors"},
-    "nnunet": {"errors", "schema", "registry", "config", "optim", "model", "weights", "lora"},
+    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights"},
 }
 
 

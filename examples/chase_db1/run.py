@@ -1,9 +1,13 @@
-"""CHASE_DB1, children 11 to 14 held out: a frozen pretrained ViT-S against its random-init twins, three seeds each.
+"""CHASE_DB1, children 11 to 14 held out, with the small pretrained ViT: three tables of real trainings.
 
-    python examples/chase_db1/run.py --data DATA [--work WORK] [--seeds 0 1 2] [--arms pretrained random_frozen …]
+    python examples/chase_db1/run.py TABLE --data DATA [--work WORK] [--seeds 0 1 2] [--arms ARM …]
 
+TABLE is one of
+  pretraining  a frozen pretrained ViT-S against its random-init twins, three seeds each
+  heads        every head, frozen and with LoRA, one seed
+  detail       neck detail against simple_pyramid alone, three seeds, with a bootstrap interval over the photographs
 DATA holds imagesTr/ and labelsTr/ of CHASE_DB1. Every run is an `nnvit train` command, printed before it starts; finished
-ones are not repeated, so the script can be stopped and started at will. It ends with a table and writes results.json beside
+ones are not repeated, so the script can be stopped and started at will. It ends with a table and writes TABLE.json beside
 itself, which names the commit and the machine that the figures come from.
 """
 
@@ -15,18 +19,62 @@ import shlex
 import statistics
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.stats import bootstrap
+from skimage.morphology import skeletonize
 
 HERE = Path(__file__).parent
-ARMS = {
-    "pretrained": [],
-    "random_frozen": ["model.weights=random"],
-    "random_full": ["model.weights=random", "model.freeze_backbone=false"],
-}
 DATASET = "Dataset101_CHASE"
+PYRAMID = ["model.neck=simple_pyramid", "model.neck_args.out_channels=128"]
+QUERIES = ["model.num_queries=20", "model.encoder_layers=2", "model.decoder_layers=4", "model.feedforward_dim=512"]
+HEADS = {
+    "segformer": PYRAMID,
+    "linear": [],
+    "progressive": [],
+    "upernet": [*PYRAMID, "model.decoder_hidden_size=128"],
+    "dpt": ["model.neck=reassemble", "model.neck_args.out_channels=[48,96,192,384]", "model.fusion_hidden_size=128"],
+    "mask2former": [*PYRAMID, "model.decoder_hidden_size=128", *QUERIES],
+    "eomt": ["model.neck=same_scale", "model.num_queries=20"],
+}
+TUNINGS = {"frozen": ["lora.enabled=false"], "lora": ["lora.enabled=true"]}
+DETAIL = ["model.neck=detail", "model.neck_args.out_channels=128"]
+
+
+def _every_head() -> dict[str, list[str]]:
+    arms = {
+        f"{head}_{tuning}": [f"model.head={head}", *keys, *tuned]
+        for head, keys in HEADS.items()
+        for tuning, tuned in TUNINGS.items()
+    }
+    detailed = {
+        f"segformer_detail_{tuning}": ["model.head=segformer", *DETAIL, *tuned] for tuning, tuned in TUNINGS.items()
+    }
+    return arms | detailed
+
+
+EVERY_HEAD = _every_head()
+# table -> recipes beside this script or shipped, seeds, arms
+TABLES: dict[str, tuple[list[str], list[int], dict[str, list[str]]]] = {
+    "pretraining": (
+        ["segformer_packaged", str(HERE / "recipe.yaml")],
+        [0, 1, 2],
+        {
+            "pretrained": [],
+            "random_frozen": ["model.weights=random"],
+            "random_full": ["model.weights=random", "model.freeze_backbone=false"],
+        },
+    ),
+    "heads": ([str(HERE / "heads.yaml")], [0], EVERY_HEAD),
+    "detail": (
+        [str(HERE / "heads.yaml")],
+        [0, 1, 2],
+        {arm: EVERY_HEAD[arm] for arm in ("segformer_frozen", "segformer_detail_frozen")},
+    ),
+}
 
 
 def command(*words: str) -> None:
@@ -57,37 +105,55 @@ def fold(work: Path, arm: str, seed: int) -> Path:
     return work / "results" / DATASET / model / "fold_0"
 
 
-def train(work: Path, arm: str, seed: int) -> None:
+def train(work: Path, arm: str, seed: int, recipes: list[str], keys: list[str]) -> None:
     """One run, from wherever it stands."""
     folder = fold(work, arm, seed)
     if (folder / "validation" / "summary.json").is_file():
         return
     go_on = ["--c"] if any(folder.glob("checkpoint_*.pth")) else []
-    recipe = ["--recipe", "segformer_packaged", "--recipe", str(HERE / "recipe.yaml")]
-    keys = [*ARMS[arm], f"name=chase_{arm}", f"training.seed={seed}"]
-    command("nnvit", "train", "101", "2d", "0", *recipe, *keys, *go_on)
+    sources = [word for recipe in recipes for word in ("--recipe", recipe)]
+    command("nnvit", "train", "101", "2d", "0", *sources, *keys, f"name=chase_{arm}", f"training.seed={seed}", *go_on)
 
 
-def figures(folder: Path) -> dict[str, float] | None:
-    """Mean Dice of a finished run, and what it cost."""
+def figures(work: Path, arm: str, seed: int) -> dict | None:
+    """Dice and clDice per held-out photograph of a finished run, and what it cost."""
+    folder = fold(work, arm, seed)
     if not (folder / "validation" / "summary.json").is_file():
         return None
-    summary = json.loads((folder / "validation" / "summary.json").read_text())
     run = json.loads((folder / "nnvit_run.json").read_text())
-    seconds = sum(run["seconds_per_iteration"].values())
+    references = work / "raw" / DATASET / "labelsTr"
+    scores = {
+        path.stem: overlaps(np.asarray(Image.open(path)) > 0, np.asarray(Image.open(references / path.name)) > 0)
+        for path in sorted((folder / "validation").glob("*.png"))
+    }
+    minutes = (datetime.fromisoformat(run["end"]) - datetime.fromisoformat(run["start"])).total_seconds() / 60
     return {
-        "dice": round(summary["foreground_mean"]["Dice"], 4),
-        "seconds_per_iteration": round(seconds, 3),
+        "dice": round(statistics.mean(dice for dice, _ in scores.values()), 4),
+        "cldice": round(statistics.mean(cl for _, cl in scores.values()), 4),
+        "dice_per_case": {case: round(dice, 5) for case, (dice, _) in scores.items()},
+        "cldice_per_case": {case: round(cl, 5) for case, (_, cl) in scores.items()},
+        "seconds_per_iteration": round(sum(run["seconds_per_iteration"].values()), 3),
+        "training_minutes": round(minutes, 1),
+        "parameters": run["parameters"]["total"],
         "trainable": run["parameters"]["trainable"],
         "precision": run["precision"]["name"],
     }
 
 
-def stock_agreement(work: Path, seed: int) -> dict[str, int]:
+def overlaps(predicted: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Dice, and clDice (Shit et al. 2021, arXiv 2003.07311): the Dice of each skeleton's share inside the other mask."""
+    skeletons = skeletonize(predicted), skeletonize(reference)
+    precision, sensitivity = skeletons[0][reference].sum() / skeletons[0].sum(), skeletons[1][predicted].sum()
+    sensitivity = sensitivity / skeletons[1].sum()
+    dice = 2 * (predicted & reference).sum() / (predicted.sum() + reference.sum())
+    return float(dice), float(2 * precision * sensitivity / (precision + sensitivity))
+
+
+def stock_agreement(work: Path, arm: str, seed: int) -> dict[str, int]:
     """Stock nnUNetv2_predict, with no nnUNet_extTrainer, against the final validation, on all held-out photographs."""
-    folder = fold(work, "pretrained", seed)
+    folder = fold(work, arm, seed)
     expected = {path.name: np.asarray(Image.open(path)) for path in (folder / "validation").glob("*.png")}
-    photos, out = work / "held_out", work / "predicted"
+    photos, out = work / "held_out", work / f"predicted_{arm}_s{seed}"
     photos.mkdir(exist_ok=True)
     for name in expected:
         source = work / "raw" / DATASET / "imagesTr" / name.replace(".png", "_0000.png")
@@ -100,68 +166,103 @@ def stock_agreement(work: Path, seed: int) -> dict[str, int]:
     return {"photographs": len(expected), "identical_masks": int(same)}
 
 
-def results(work: Path, seeds: list[int]) -> dict:
-    """All finished runs, with the commit and the machine."""
-    arms = {arm: {seed: figures(fold(work, arm, seed)) for seed in seeds} for arm in ARMS}
-    git = ["git", "-C", str(HERE)]
-    dirty = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../../src"], capture_output=True, text=True, check=True
-    )
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    return {
-        "commit": commit + ("-dirty" if dirty.stdout.strip() else ""),
+def gain(arms: dict[str, dict[str, dict]]) -> dict | None:
+    """Second arm minus first: each photograph's difference, averaged over seeds; its mean and a BCa bootstrap interval."""
+    before, after = arms.values()
+    seeds = sorted(before.keys() & after.keys())
+    if not seeds:
+        return None
+    out: dict = {"seeds": [int(seed) for seed in seeds]}
+    for metric in ("dice", "cldice"):
+        per_case = [
+            [after[s][f"{metric}_per_case"][case] - before[s][f"{metric}_per_case"][case] for s in seeds]
+            for case in before[seeds[0]][f"{metric}_per_case"]
+        ]
+        means = np.mean(per_case, axis=1)
+        interval = bootstrap((means,), np.mean, rng=0).confidence_interval
+        out[metric] = {
+            "mean": round(float(means.mean()), 4),
+            "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
+            "per_seed": [round(float(d), 4) for d in np.mean(per_case, axis=0)],
+        }
+    times = [[runs[s]["seconds_per_iteration"] for s in seeds] for runs in (before, after)]
+    out["time_ratio"] = round(statistics.median(b / a for a, b in zip(*times, strict=True)), 2)
+    return out
+
+
+def results(work: Path, table: str, seeds: list[int]) -> dict:
+    """All finished runs of a table, with the commit and the machine."""
+    arms = {arm: {str(seed): figures(work, arm, seed) for seed in seeds} for arm in TABLES[table][2]}
+    found = {
+        "table": table,
+        "commit": commit(),
         "machine": f"{os.cpu_count()} cores, {cpu()}, no GPU",
-        "arms": {arm: {str(seed): f for seed, f in runs.items() if f} for arm, runs in arms.items()},
+        "arms": {arm: {seed: f for seed, f in runs.items() if f} for arm, runs in arms.items()},
     }
+    if table == "detail":
+        found["gain"] = gain(found["arms"])
+    return found
+
+
+def commit() -> str:
+    """The commit of the code that trains."""
+    git = ["git", "-C", str(HERE)]
+    status = [*git, "status", "--porcelain", "--", "../../src"]
+    dirty = subprocess.run(status, capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return head + ("-dirty" if dirty else "")
 
 
 def cpu() -> str:
     """The processor's own name."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
 
 
-def table(found: dict) -> str:
-    """The arms' mean Dice over seeds, as Markdown."""
-    lines = ["| arm | mean Dice | SD over seeds | seeds | s/it | trained parameters |", "|---|---|---|---|---|---|"]
+def markdown(found: dict) -> str:
+    """The arms of a table, means over seeds."""
+    columns = ["arm", "Dice", "SD over seeds", "clDice", "seeds", "s/it", "training min", "parameters", "trained"]
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
     for arm, runs in found["arms"].items():
         if runs:
-            dice = [run["dice"] for run in runs.values()]
+            every = list(runs.values())
+            dice = [run["dice"] for run in every]
             spread = f"{statistics.stdev(dice):.4f}" if len(dice) > 1 else "–"
-            pace = statistics.median(run["seconds_per_iteration"] for run in runs.values())
-            trained = next(iter(runs.values()))["trainable"]
-            each = ", ".join(f"{d:.3f}" for d in dice)
-            lines.append(
-                f"| {arm} | {statistics.mean(dice):.4f} ({each}) | {spread} | {len(dice)} | {pace:.2f} | {trained:,} |"
-            )
+            median = {k: statistics.median(r[k] for r in every) for k in ("seconds_per_iteration", "training_minutes")}
+            cells = [arm, f"{statistics.mean(dice):.4f}", spread, f"{statistics.mean(r['cldice'] for r in every):.4f}"]
+            cells += [str(len(dice)), f"{median['seconds_per_iteration']:.2f}", f"{median['training_minutes']:.1f}"]
+            lines.append(f"| {' | '.join(cells)} | {every[0]['parameters']:,} | {every[0]['trainable']:,} |")
+    if found.get("gain"):
+        lines += ["", f"gain of {list(found['arms'])[1]}: {json.dumps(found['gain'])}"]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Parses, runs, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=list(TABLES))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("work/chase_db1"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--no-stock", action="store_true", help="leave out the check against stock nnUNetv2_predict")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the table")
+    parser.add_argument("--arms", nargs="+", help="default: all of the table")
+    parser.add_argument("--stock", action="store_true", help="also predict with stock nnUNetv2_predict and compare")
     arguments = parser.parse_args()
+    recipes, all_seeds, arms = TABLES[arguments.table]
+    if unknown := set(arguments.arms or []) - arms.keys():
+        parser.error(f"no arm of {arguments.table} is called {', '.join(unknown)}; they are {', '.join(arms)}")
     prepare(arguments.data, arguments.work)
-    for arm in arguments.arms:
-        for seed in arguments.seeds:
-            train(arguments.work, arm, seed)
-            found = results(arguments.work, arguments.seeds)
-            (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-            print(table(found), flush=True)
-    if not arguments.no_stock:
-        found["stock_predict"] = stock_agreement(arguments.work, arguments.seeds[0])
-        (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    out = HERE / f"{arguments.table}.json"
+    for seed in arguments.seeds or all_seeds:
+        for arm in arguments.arms or arms:
+            train(arguments.work, arm, seed, recipes, arms[arm])
+            found = results(arguments.work, arguments.table, all_seeds)
+            out.write_text(json.dumps(found, indent=2) + "\n")
+            print(markdown(found), flush=True)
+    if arguments.stock:
+        found["stock_predict"] = stock_agreement(arguments.work, next(iter(arms)), all_seeds[0])
+        out.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"stock predict: {found['stock_predict']}")
 
 
 if __name__ == "__main__":

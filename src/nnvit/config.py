@@ -181,6 +181,13 @@ def _belongs(schema: type, legal: list[str]) -> str:
 def _resolve(recipe: Recipe) -> Recipe:
     """Writes out what the recipe leaves to its backbone, and checks what only the parts' own files know."""
     if isinstance(recipe.model, PlansModelConfig):
+        for key in ("drop_path", "grad_checkpointing"):
+            if getattr(recipe.training, key):
+                raise ConfigError(f"training.{key} is for ViT backbones; model.head=plans has none.")
+        if recipe.training.loss != "nnunet":
+            raise ConfigError(
+                "training.loss=native: the base plans' own network has no loss of its own; set it to nnunet."
+            )
         return recipe
     model, lora = recipe.model, recipe.lora
     backbone, neck = registry.module("backbone", model.backbone), registry.module("neck", model.neck)
@@ -193,11 +200,37 @@ def _resolve(recipe: Recipe) -> Recipe:
     )
     if lora.target_modules is None:
         lora = replace(lora, target_modules=list(backbone.LORA_TARGETS))
-    if recipe.training.deep_supervision:
+    recipe = replace(recipe, model=model, lora=lora)
+    _check_training(recipe)
+    return recipe
+
+
+def _check_training(recipe: Recipe) -> None:
+    """Raises ConfigError for keys of the training that this network would silently ignore."""
+    model, training = recipe.model, recipe.training
+    assert isinstance(model, ModelConfig)
+    native = hasattr(registry.module("head", model.head).Head, "native_loss")
+    if training.loss == "native" and not native:
+        raise ConfigError(f"training.loss=native: head '{model.head}' has no loss of its own; set it to nnunet.")
+    if training.loss == "native" and training.deep_supervision:
         raise ConfigError(
-            f"training.deep_supervision=true: head '{model.head}' gives no auxiliary outputs; set it to false."
+            "training.loss=native supervises every layer by itself; set training.deep_supervision=false (it belongs to "
+            "training.loss=nnunet)."
         )
-    return replace(recipe, model=model, lora=lora)
+    if training.drop_path and recipe.tuning != "full":
+        raise ConfigError(
+            f"training.drop_path={training.drop_path} drops blocks of a backbone that is trained in full; with tuning "
+            f"'{recipe.tuning}' it does nothing: set it to 0, or lora.enabled=false and model.freeze_backbone=false."
+        )
+    if training.grad_checkpointing and recipe.tuning == "frozen" and not _tokens(model):
+        raise ConfigError(
+            "training.grad_checkpointing=true saves activations of a backbone that gradients flow through; a frozen one "
+            "keeps none: set it to false."
+        )
+
+
+def _tokens(model: ModelConfig) -> bool:
+    return getattr(registry.module("head", model.head), "TOKENS", False)
 
 
 def _auto_reference(recipe: Recipe) -> DictConfig:

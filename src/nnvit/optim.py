@@ -1,11 +1,12 @@
 """Optimiser and schedule, built alike for every network."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .schema import TrainingConfig
 
@@ -64,3 +65,53 @@ class EpochSchedule:
         """Sets the rates of epoch `epoch`."""
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * self.factor(epoch)
+
+
+class WeightAverage:
+    """The running mean of what is trained (parameters, and buffers such as batch norm's), kept beside the network.
+
+    Only what changes is kept twice, so that a frozen backbone costs nothing; torch's and timm's averages copy the whole
+    network. decay: of each update, less in the first ones, (1 + n) / (10 + n), so that the start is forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay, self.updates = network, decay, 0
+        self.mean = {name: value.detach().clone() for name, value in self._changing().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each step of the optimiser."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, value in self._changing().items():
+            self.mean[name].lerp_(value.detach(), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it the network holds the mean; afterwards its own weights again."""
+        own = self.trained()
+        self._fill(self.mean)
+        try:
+            yield
+        finally:
+            self._fill(own)
+
+    def trained(self) -> dict[str, Tensor]:
+        """A copy of the network's own values of what is averaged."""
+        return {name: value.detach().clone() for name, value in self._changing().items()}
+
+    def restore(self, trained: dict[str, Tensor], updates: int) -> None:
+        """From a checkpoint: the network holds the mean, and takes its own weights back."""
+        self.updates, self.mean = updates, self.trained()
+        self._fill(trained)
+
+    @torch.no_grad()
+    def _fill(self, values: dict[str, Tensor]) -> None:
+        for name, target in self._changing().items():
+            target.copy_(values[name])
+
+    def _changing(self) -> dict[str, Tensor]:
+        parameters = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        held = self.network.state_dict(keep_vars=True)
+        buffers = {n: b for n, b in self.network.named_buffers() if n in held and b.is_floating_point()}
+        return parameters | buffers

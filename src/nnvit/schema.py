@@ -9,6 +9,9 @@ from .errors import ConfigError, did_you_mean
 SCHEMA = 1
 """Version of the `nnvit` block in a plans file. A key that an older block lacks takes that version's default."""
 
+ARCH_VERSION = 1
+"""Version of what `arch_kwargs` mean. Networks of older plans keep being built as their version says."""
+
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -93,6 +96,10 @@ class TrainingConfig:
     schedule: poly ((1 - t)^0.9, nnU-Net's) or cosine, after warmup_epochs of linear warm-up.
     grad_clip: largest norm of the gradient. batch_size, patch_size: null takes the base plans'.
     precision: auto asks the device; stock is nnU-Net's own (fp16 on CUDA, fp32 elsewhere); fp32 | bf16 | fp16.
+    drop_path: stochastic depth of a fine-tuned backbone, at its last block. ema: decay of the running mean of the weights
+    that is validated and predicted with; 0 is off. grad_checkpointing: compute the backbone's activations twice rather
+    than keep them. mirroring: as augmentation and at prediction. loss: nnunet (Dice and cross-entropy) or native (the
+    head's own). deep_supervision: auxiliary outputs on nnU-Net's scales.
     save_every: epochs between two checkpoint_latest. seed: null leaves nnU-Net's random streams alone; an int makes
     the initial network reproducible, and with nnUNet_n_proc_DA=0 an uninterrupted training (--c goes on with other draws).
     """
@@ -114,6 +121,11 @@ class TrainingConfig:
     batch_size: int | None = None
     patch_size: list[int] | None = None
     precision: str = "auto"
+    drop_path: float = 0.0
+    ema: float = 0.0
+    grad_checkpointing: bool = False
+    mirroring: bool = True
+    loss: str = "nnunet"
     deep_supervision: bool = False
     save_every: int = 50
     seed: int | None = None
@@ -122,6 +134,7 @@ class TrainingConfig:
         _one_of("training.optimizer", self.optimizer, ("adamw", "sgd"))
         _one_of("training.schedule", self.schedule, ("poly", "cosine"))
         _one_of("training.precision", self.precision, ("auto", "stock", "fp32", "bf16", "fp16"))
+        _one_of("training.loss", self.loss, ("nnunet", "native"))
         for key in (
             "num_epochs",
             "num_iterations_per_epoch",
@@ -132,7 +145,8 @@ class TrainingConfig:
             at_least(f"training.{key}", getattr(self, key), 1)
         for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "seed"):
             at_least(f"training.{key}", getattr(self, key), 0)
-        _fraction("training.momentum", self.momentum)
+        for key in ("momentum", "drop_path", "ema"):
+            _fraction(f"training.{key}", getattr(self, key))
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(
                 f"training.layer_decay={self.layer_decay} must be above 0 and at most 1, which is no decay."

@@ -5,9 +5,9 @@ Shapes: B batch, C channels, H W the image's height and width, h w a feature map
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,15 @@ class Backbone(Protocol):
     """A feature extractor whose maps come finest first.
 
     strides: of each map against the image; channels: C_i of each map; grid: height and width of the image must be
-    multiples of it; num_layers: transformer blocks; layer_of(name): the depth of a parameter, 0 for the embedding to
-    num_layers + 1 for the final norm.
+    multiples of it; num_layers: transformer blocks; last_layer: the depth of the last block that is read;
+    layer_of(name): the depth of a parameter, 0 for the embedding to num_layers + 1 for the final norm.
     """
 
     strides: Sequence[float]
     channels: Sequence[int]
     grid: int
     num_layers: int
+    last_layer: int
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one (B, C_i, h_i, w_i) per tapped layer, finest first."""
@@ -46,16 +47,49 @@ class Backbone(Protocol):
 
     def layer_of(self, name: str) -> int: ...
 
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth (arXiv 1603.09382), from 0 at the first block to `rate` at the last, while training."""
+        ...
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Compute each block's activations again in the backward pass instead of keeping them."""
+        ...
+
+
+@runtime_checkable
+class TokenView(Protocol):
+    """What a backbone shows to a head that works inside the encoder (its file says `TOKENS = True`)."""
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Any]:
+        """(B, 3, H, W) -> tokens (B, N, D) and whatever positions the blocks want."""
+        ...
+
+    def run_block(
+        self, index: int, tokens_BND: Tensor, positions: Any, extra: int = 0, attn_mask: Tensor | None = None
+    ) -> Tensor:
+        """One block; the last `extra` tokens have no position."""
+        ...
+
+    def norm(self, tokens_BND: Tensor) -> Tensor: ...
+
+    def to_map(self, tokens_BND: Tensor, image: Tensor) -> Tensor:
+        """The patch tokens of an image (B, 3, H, W) as a map (B, D, h, w)."""
+        ...
+
 
 @runtime_checkable
 class Neck(Protocol):
-    """Turns the backbone's maps into those that the head reads; strides and channels describe what comes out."""
+    """Turns the backbone's maps into those that the head reads; strides and channels describe what comes out.
+
+    A neck's file may also export `Refinement(channels, num_classes, args)`, called as `refine(logits, maps, image)` after
+    the head: (B, K, h, w) -> (B, K, h', w'), closer to the image.
+    """
 
     strides: Sequence[float]
     channels: Sequence[int]
 
-    def __call__(self, maps: list[Tensor]) -> list[Tensor]:
-        """One (B, C_i, h_i, w_i) per tap -> one (B, channels[j], h_j, w_j) per output, finest first."""
+    def __call__(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
+        """One (B, C_i, h_i, w_i) per tap, image (B, 3, H, W) -> one (B, channels[j], h_j, w_j) per output, finest first."""
         ...
 
 
@@ -63,6 +97,29 @@ class Neck(Protocol):
 class Head(Protocol):
     """Turns maps into logits. The last layer is named `classifier`, so that a transfer can leave it out."""
 
-    def __call__(self, maps: list[Tensor]) -> Tensor:
-        """One (B, C_i, h_i, w_i) per map, finest first -> logits (B, num_classes, h_0, w_0)."""
+    def __call__(self, maps: list[Tensor], image: Tensor) -> Tensor:
+        """One (B, C_i, h_i, w_i) per map, finest first, image (B, 3, H, W) -> logits (B, num_classes, h, w)."""
+        ...
+
+
+@runtime_checkable
+class QueryHead(Protocol):
+    """A head whose decoder layers each predict classes and masks of queries.
+
+    regions: one sigmoid per channel instead of a softmax over them; progress: the share of the training that is done.
+    """
+
+    regions: bool
+    progress: float
+
+    def layers(self, source: Any, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """One (classes (B, Q, K + 1), masks (B, Q, h, w)) per decoder layer, the last of which is the prediction."""
+        ...
+
+    def logits(self, classes_BQC: Tensor, masks_BQhw: Tensor) -> Tensor:
+        """A layer's prediction as logits (B, K, h, w)."""
+        ...
+
+    def native_loss(self, ignore_label: int | None) -> nn.Module:
+        """The head's own loss, of [logits, classes, masks, classes, masks, …] and nnU-Net's targets."""
         ...

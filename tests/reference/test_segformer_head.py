@@ -10,6 +10,7 @@ from nnvit.heads.segformer import Head, from_transformers
 
 WIDTHS = [32, 48, 64, 80]
 CLASSES = 5
+NO_IMAGE = torch.empty(0)  # this head reads maps alone
 
 
 def reference(dropout: float = 0.0) -> SegformerDecodeHead:
@@ -40,7 +41,9 @@ def pyramid(height: int, width: int) -> list[Tensor]:
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (18, 27)])
 def test_logits_equal_transformers_in_eval_mode(size: tuple[int, int]) -> None:
     theirs = reference().eval()
-    torch.testing.assert_close(ours(theirs).eval()(pyramid(*size)), theirs(pyramid(*size)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        ours(theirs).eval()(pyramid(*size), NO_IMAGE), theirs(pyramid(*size)), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (18, 27)])
@@ -50,7 +53,7 @@ def test_logits_statistics_and_gradients_equal_transformers_in_train_mode(size: 
     maps, same_maps = pyramid(*size), pyramid(*size)
     for map_BChw in maps + same_maps:
         map_BChw.requires_grad_()
-    expected, got = theirs(maps), mine(same_maps)
+    expected, got = theirs(maps), mine(same_maps, NO_IMAGE)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mine.norm.running_var, theirs.batch_norm.running_var, rtol=1e-5, atol=1e-6)
     target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))

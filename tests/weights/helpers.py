@@ -1,6 +1,7 @@
 """Small timm models behind the backbone contract, and the published layouts, made by inverting names."""
 
 import re
+from argparse import Namespace
 
 import timm
 import torch
@@ -23,6 +24,15 @@ def dinov3(seed=0, *, name="vit_small_patch16_dinov3", **kwargs):
 
 def dinov2(seed=0, *, name="vit_small_patch14_dinov2", img_size=56, **kwargs):
     return StandIn("dinov2", _model(name, seed, img_size=img_size, **kwargs))
+
+
+def retfound(seed=0, *, variant="mae", **kwargs):
+    name, side = {"mae": ("vit_large_patch16_224", 64), "dinov2": ("vit_large_patch14_dinov2", 56)}[variant]
+    return StandIn("retfound", _model(name, seed, **{"img_size": side} | kwargs), size="large")
+
+
+def visionfm(seed=0):
+    return StandIn("visionfm", _model("vit_base_patch16_224", seed, img_size=64), size="base")
 
 
 def with_default(backbone, **kwargs):
@@ -105,6 +115,44 @@ def dinov2_hub(model, *, gated=False, chunks=None):
 def gated_dinov3_hub(model, **kwargs):
     """As dinov3_hub, for the models with a gated MLP, whose fc2 is w3."""
     return {key.replace(".fc2.", ".w3."): value for key, value in dinov3_hub(model, **kwargs).items()}
+
+
+HEADS = {
+    f"{head}.{name}": torch.ones(2)
+    for head in ("dino_head", "ibot_head")
+    for name in ("mlp.0.weight", "mlp.0.bias", "last_layer.weight_g", "last_layer.weight_v")
+}
+
+
+def teacher(hub):
+    """The layout of a DINOv2 or DINOv3 training checkpoint (MedDINOv3, RETFound-DINOv2): the teacher and its heads."""
+    return {"teacher": {f"backbone.{key}": value for key, value in hub.items()} | HEADS}
+
+
+def mae_checkpoint(model):
+    """The layout of a MAE training checkpoint (RETFound): encoder, decoder and mask token, with the training's state."""
+    decoder = {
+        "decoder_pos_embed": torch.ones(1, 17, 32),
+        "decoder_embed.weight": torch.ones(32, 48),
+        "decoder_blocks.0.attn.qkv.weight": torch.ones(96, 32),
+        "decoder_norm.weight": torch.ones(32),
+        "decoder_pred.weight": torch.ones(768, 32),
+    }
+    state = {"mask_token": torch.ones(1, 1, 32)} | dict(model.state_dict()) | decoder
+    args = Namespace(model="mae_vit_large_patch16", norm_pix_loss=True)
+    return {"model": state, "optimizer": {"state": {}, "param_groups": []}, "epoch": 799, "scaler": {}, "args": args}
+
+
+def ibot_checkpoint(model, *, wrapper="teacher", prefix="module."):
+    """The layout of VisionFM: iBOT's teacher, with its heads beside the backbone."""
+    backbone = {f"{prefix}backbone.{key}": value for key, value in model.state_dict().items()}
+    heads = {f"{prefix}head.mlp.0.weight": torch.ones(2), f"{prefix}head.last_layer2.weight_g": torch.ones(2)}
+    return {wrapper: backbone | {f"{prefix}backbone.masked_embed": torch.ones(1, 48)} | heads, "epoch": 300}
+
+
+def full_size(model):
+    """The tensors of a model on the meta device as zeros that share one number: files of a few kilobytes."""
+    return {name: torch.zeros(1).expand(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _renamed(name, rules):

@@ -45,7 +45,7 @@ def case(request):
 
 
 def converted(hub, backbone):
-    return convert(hub, backbone.family, target_tensors(backbone.model))
+    return convert(unwrap(hub), backbone.family, target_tensors(backbone.model))
 
 
 def test_a_published_layout_makes_the_same_network(case):
@@ -114,24 +114,27 @@ def test_dinov2_blocks_chunked_for_fsdp_are_numbered_through():
 def test_timms_own_names_pass_through(family):
     backbone = helpers.dinov3() if family == "dinov3" else helpers.dinov2()
     state = backbone.model.state_dict()
-    result = convert(state, family, state)
+    result = convert(unwrap(state), family, state)
     assert (result.layout, result.dropped) == ("timm", ())
     assert result.state.keys() == state.keys()
 
 
 def test_a_classifier_is_left_out_of_a_model_without_one():
-    result = convert({"norm.weight": torch.ones(2), "head.weight": torch.ones(3, 2)}, "timm", ["norm.weight"])
+    result = convert(unwrap({"norm.weight": torch.ones(2), "head.weight": torch.ones(3, 2)}), "timm", ["norm.weight"])
     assert result.dropped == ("head.weight",)
     assert result.state.keys() == {"norm.weight"}
 
 
-@pytest.mark.parametrize("wrapper", ["teacher", "model", "state_dict"])
+@pytest.mark.parametrize("wrapper", ["teacher", "model", "state_dict", "visionfm_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "encoder.", "module.backbone."])
 def test_training_wrappers_and_prefixes_are_taken_off(wrapper, prefix):
     backbone = helpers.dinov3()
     hub = helpers.dinov3_hub(backbone.model)
     raw = {wrapper: OrderedDict((prefix + key, value) for key, value in hub.items()), "epoch": 3}
-    assert unwrap(raw)[0].keys() == hub.keys()
+    found = unwrap(raw)
+    assert found.state.keys() == hub.keys()
+    assert (found.wrappers, found.prefix) == ((wrapper,), prefix)
+    assert found.spelled == {key: prefix + key for key in hub}
 
 
 def test_training_heads_beside_a_backbone_are_reported_as_dropped():
@@ -145,7 +148,7 @@ def test_training_heads_beside_a_backbone_are_reported_as_dropped():
 
 def test_a_prefix_that_few_keys_carry_stays():
     state = {"a": torch.ones(1), "b": torch.ones(1), "encoder.c": torch.ones(1)}
-    assert unwrap(state)[0].keys() == state.keys()
+    assert unwrap(state).state.keys() == state.keys()
 
 
 def test_a_key_with_and_without_the_prefix_is_refused():
@@ -157,7 +160,10 @@ def test_a_key_with_and_without_the_prefix_is_refused():
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"network_weights": {}, "current_epoch": 3}, "a dict of 'network_weights', 'current_epoch'"),
+        (
+            {"network_weights": {}, "current_epoch": 3},
+            "nnU-Net checkpoint.*'network_weights', 'current_epoch'.*-pretrained_weights takes",
+        ),
         ({}, "a dict of"),
         ({"model": {"epoch": 3}}, "a dict of 'epoch'"),
         (torch.ones(2), "a Tensor"),
@@ -165,5 +171,5 @@ def test_a_key_with_and_without_the_prefix_is_refused():
     ids=["nnU-Net", "empty", "numbers", "tensor"],
 )
 def test_what_is_no_state_dict_is_refused(raw, words):
-    with pytest.raises(WeightsError, match=f"holds no state dict.*{words}"):
+    with pytest.raises(WeightsError, match=f"no state dict.*{words}"):
         unwrap(raw)

@@ -6,7 +6,7 @@ import torch
 
 from nnvit.errors import WeightsError
 from nnvit.weights import load_backbone, sha256_of
-from nnvit.weights.load import describe
+from nnvit.weights.describe import describe
 from nnvit.weights.target import target_tensors
 
 from . import helpers
@@ -51,6 +51,7 @@ def test_loading_makes_the_same_network_and_reports_it(hub, load, tmp_path):
     assert report.loaded == len(source.model.state_dict())
     assert report.parameters == sum(parameter.numel() for parameter in source.model.parameters())
     assert "mask_token" in report.dropped
+    assert report.licence_accepted is False
     assert report.missing == report.unexpected == report.mismatched == ()
 
 
@@ -60,6 +61,7 @@ def test_the_report_reads_well_and_goes_to_json(hub, load, tmp_path):
         f"weights: weights.pth (file), sha256 {sha256_of(tmp_path / 'weights.pth')[:12]}, licence unknown",
         f"layout DINOv3 hub: {report.loaded} tensors, {report.parameters:,} parameters, none missing",
         f"left out 7: {', '.join(report.dropped)}",
+        f"origin: {report.ambiguity}",
     ]
     assert json.loads(json.dumps(report.to_dict()))["dropped"] == list(report.dropped)
 
@@ -104,21 +106,32 @@ def test_another_size_is_refused_with_what_the_file_looks_like(refused):
     deep, wide = helpers.dinov3(0, depth=3), helpers.dinov3(1, embed_dim=96)
     wide.size = "large"
     message = refused(helpers.dinov3_hub(deep.model), wide)
-    assert "The file looks like width 48 and 3 blocks, 4 register tokens;" in message
-    assert "model.backbone_size=large) is width 96 and 2 blocks, 4 register tokens." in message
+    assert (
+        "The file looks like DINOv3 as Meta publishes it, width 48 and 3 blocks, patch 16, 4 register tokens;"
+        in message
+    )
+    assert "model.backbone_size=large) is width 96 and 2 blocks, patch 16, 4 register tokens." in message
     assert "13 unexpected: blocks.2.gamma_1," in message
     assert "and 5 more; 32 mismatched: cls_token (got (1, 1, 48), expected (1, 1, 96))" in message
 
 
 def test_published_sizes_are_called_by_name():
     blocks = {f"blocks.{block}.norm1.weight": torch.ones(384) for block in range(12)}
-    assert describe({"cls_token": torch.ones(1, 1, 384)} | blocks) == "width 384 and 12 blocks (a small)"
+    assert (
+        describe({"cls_token": torch.ones(1, 1, 384)} | blocks)
+        == "a plain vision transformer, width 384 and 12 blocks (a small)"
+    )
 
 
 def test_another_family_is_refused_with_what_the_file_looks_like(hub, refused):
     message = refused(hub, helpers.dinov2(1))
-    assert "The file looks like width 48 and 2 blocks, 4 register tokens;" in message
-    assert "model.backbone=dinov2, model.backbone_size=small) is width 48 and 2 blocks, 17 positions." in message
+    assert (
+        "The file looks like DINOv3 as Meta publishes it, width 48 and 2 blocks, patch 16, 4 register tokens;"
+        in message
+    )
+    assert (
+        "model.backbone=dinov2, model.backbone_size=small) is width 48 and 2 blocks, patch 14, 17 positions." in message
+    )
 
 
 def test_a_foreign_network_is_refused_by_its_names(refused):

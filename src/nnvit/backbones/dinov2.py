@@ -11,6 +11,9 @@ LORA_TARGETS = ("qkv",)
 # size -> blocks, and the letter in Meta's file names
 SIZES = {"small": (12, "s"), "base": (12, "b"), "large": (24, "l"), "giant": (40, "g")}
 
+# what `nnvit weights check` tries
+VARIANTS = ({"registers": False}, {"registers": True})
+
 
 @dataclass(kw_only=True)
 class Args:

@@ -1,4 +1,7 @@
-"""Real ViTs of four blocks and width 32, so that tests and dry runs fit on a laptop. They have no pretrained weights."""
+"""Real backbones of four blocks and width 32, so that tests and dry runs fit on a laptop. They have no pretrained weights.
+
+Adapters on size `mit` need `lora.target_modules=[q_proj,v_proj]`: LORA_TARGETS are those of the plain ViTs.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +11,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from ._timm_vit import IMAGENET, TimmViT, check_taps, known_size
+from .mit import MiT
+from .mit import create as create_mit
 
 LORA_TARGETS = ("qkv",)
 
@@ -27,12 +32,35 @@ _DINOV3: dict[str, Any] = {
     "qkv_bias": False,
 }
 
-# the two classes that all families are made of: learned positions, and rotary ones with registers
-SIZES: dict[str, Callable[[], VisionTransformer | Eva]] = {
-    "vit": lambda: VisionTransformer(img_size=64, dynamic_img_size=True, **_COMMON),
-    "eva": lambda: Eva(
-        img_size=64, dynamic_img_size=True, rope_rotate_half=True, init_values=1e-5, **_COMMON, **_DINOV3
-    ),
+_DINOV2: dict[str, Any] = {"patch_size": 14, "init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True}
+
+
+def _vit() -> VisionTransformer:
+    """Learned positions, as most families."""
+    return VisionTransformer(img_size=64, dynamic_img_size=True, **_COMMON)
+
+
+def _vit14() -> VisionTransformer:
+    """DINOv2's: patch 14, layer scale, registers."""
+    return VisionTransformer(img_size=56, dynamic_img_size=True, **_COMMON | _DINOV2)
+
+
+def _eva() -> Eva:
+    """DINOv3's: rotary positions, registers."""
+    return Eva(img_size=64, dynamic_img_size=True, rope_rotate_half=True, init_values=1e-5, **_COMMON, **_DINOV3)
+
+
+def _mit() -> Any:
+    """SegFormer's hierarchical encoder: one block in each of four stages."""
+    return create_mit((16, 16, 32, 32), (1, 1, 1, 1), heads=(1, 1, 2, 2))
+
+
+# one of each class that the families are made of: what wraps it, and what makes it
+SIZES: dict[str, tuple[type[TimmViT] | type[MiT], Callable[[], Any]]] = {
+    "vit": (TimmViT, _vit),
+    "vit14": (TimmViT, _vit14),
+    "eva": (TimmViT, _eva),
+    "mit": (MiT, _mit),
 }
 
 
@@ -42,7 +70,7 @@ class Args:
 
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """All four blocks, unless others are asked for."""
+    """All four blocks (of `mit`: stages), unless others are asked for."""
     known_size("tiny", size, SIZES)
     return check_taps(4, taps, [0, 1, 2, 3])
 
@@ -52,7 +80,8 @@ def statistics(size: str, args: Args) -> dict[str, list[float]]:
     return IMAGENET
 
 
-def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """A tiny ViT with random weights."""
+def build(size: str, taps: Sequence[int], args: Args) -> TimmViT | MiT:
+    """A tiny backbone with random weights."""
     known_size("tiny", size, SIZES)
-    return TimmViT(SIZES[size](), taps, family="tiny", size=size)
+    wrapper, create = SIZES[size]
+    return wrapper(create(), taps, family="tiny", size=size)

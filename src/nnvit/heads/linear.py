@@ -33,7 +33,7 @@ class Head(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(sum(channels), num_classes, 1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """One (B, C_i, h_i, w_i) per map -> logits (B, num_classes, h_0, w_0)."""
         size = maps[0].shape[-2:]
         joined = torch.cat([interpolate(m, size, mode="bilinear") if m.shape[-2:] != size else m for m in maps], dim=1)

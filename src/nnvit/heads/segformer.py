@@ -56,7 +56,7 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(hidden, num_classes, 1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """One (B, C_i, h_i, w_i) per map -> logits (B, num_classes, h_0, w_0)."""
         size = maps[0].shape[-2:]
         # The fusion's weight holds the maps in reverse order, coarsest first, as the original does.

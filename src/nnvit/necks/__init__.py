@@ -1,1 +1,3 @@
-"""Necks: one file each, exporting `Args` (its own recipe keys) and `Neck(channels, strides, args)`."""
+"""Necks: one file each, exporting `Args` (its own recipe keys) and `Neck(channels, strides, args)`, called as
+`neck(maps, image)`.
+"""

@@ -18,6 +18,6 @@ class Neck(nn.Module):
         super().__init__()
         self.channels, self.strides = list(channels), list(strides)
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
         """One (B, C_i, h_i, w_i) per tap, unchanged."""
         return maps

@@ -47,7 +47,7 @@ class Neck(nn.Module):
         self.channels = [args.out_channels] * len(SCALES)
         self.strides = [strides[0] / scale for scale in SCALES]
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
         """One or four (B, C, h, w) -> (B, out, 4h, 4w), (B, out, 2h, 2w), (B, out, h, w), (B, out, ceil(h/2), ceil(w/2))."""
         sources = maps if len(maps) == len(SCALES) else maps * len(SCALES)
         return [level(source) for level, source in zip(self.levels, sources, strict=True)]

@@ -60,4 +60,4 @@ def transfer(network: nn.Module, path: Path) -> int:
 
 
 def _is_last_layer(name: str) -> bool:
-    return ".seg_layers." in name or name.startswith("head.classifier.")
+    return ".seg_layers." in name or name.startswith(("head.classifier.", "refine.classifier.", "auxiliary."))

@@ -2,15 +2,19 @@
 
 import copy
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+import numpy as np
+import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from .. import config, registry
+from .. import config
+from ..architecture import arch_kwargs
 from ..errors import PlansError, did_you_mean
-from ..model import ARCH_VERSION
+from ..model import Segmenter
 from ..schema import SCHEMA, ModelConfig, PlansModelConfig, Recipe
 from . import folders
 
@@ -29,12 +33,13 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     """Writes `<base>_<recipe>.json` beside the base plans; the same recipe again changes nothing.
 
     Raises PlansError for a configuration that the base plans lack or a ViT cannot take, and where a plans file of
-    that name holds another recipe, which is left as it is.
+    that name holds another recipe, which is left as it is; ConfigError where the network's parts do not fit together.
     """
     name = folders.dataset_name(dataset)
     identifier = identifier_of(recipe, base)
     path = folders.plans_path(name, identifier)
-    plans = make_plans(folders.read_plans(name, base), configuration, recipe, identifier)
+    dataset_json = folders.read_json(folders.plans_path(name, "dataset"))
+    plans = make_plans(folders.read_plans(name, base), configuration, recipe, identifier, dataset_json)
     if path.is_file():
         existing = folders.read_json(path)
         _refuse_other(path, existing, plans)
@@ -50,23 +55,37 @@ def identifier_of(recipe: Recipe, base: str) -> str:
     return f"{base}_{recipe.name}"
 
 
-def make_plans(base: dict[str, Any], configuration: str, recipe: Recipe, identifier: str) -> dict[str, Any]:
+def make_plans(
+    base: dict[str, Any], configuration: str, recipe: Recipe, identifier: str, dataset_json: dict[str, Any]
+) -> dict[str, Any]:
     """New plans with one configuration, which holds `architecture` and the `nnvit` block; the base is not changed."""
     base = {key: value for key, value in base.items() if key != "continue_training"}
     _check_configuration(base, configuration, recipe)
-    resolved = PlansManager(copy.deepcopy(base)).get_configuration(configuration).configuration
+    manager = PlansManager(copy.deepcopy(base))
+    planned = manager.get_configuration(configuration)
+    labels = manager.get_label_manager(dataset_json)
+    resolved, scales = planned.configuration, deep_supervision_scales(planned)
     for cascade in ("inherits_from", "next_stage"):
         resolved.pop(cascade, None)
     training = recipe.training
     resolved["batch_size"] = training.batch_size or resolved["batch_size"]
     resolved["patch_size"] = training.patch_size or resolved["patch_size"]
     if isinstance(recipe.model, ModelConfig):
+        kwargs = arch_kwargs(
+            recipe,
+            normalization_schemes=resolved["normalization_schemes"],
+            regions=labels.has_regions,
+            scales=scales[1:-1],  # the first is the output itself; the last has no weight in nnU-Net's loss
+        )
+        channels = determine_num_input_channels(manager, configuration, dataset_json)
+        _check_network(kwargs, channels, labels.num_segmentation_heads, labels.ignore_label)
         resolved["architecture"] = {
             "network_class_name": "nnvit.model.Segmenter",
-            "arch_kwargs": arch_kwargs(recipe, resolved["normalization_schemes"]),
+            "arch_kwargs": kwargs,
             "_kw_requires_import": [],
         }
     resolved["nnvit"] = {
+        "deep_supervision_scales": scales,
         "schema": SCHEMA,
         "recipe": config.to_dict(recipe),
         "hash": config.recipe_hash(recipe),
@@ -76,39 +95,18 @@ def make_plans(base: dict[str, Any], configuration: str, recipe: Recipe, identif
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
 
 
-def arch_kwargs(recipe: Recipe, normalization_schemes: list[str]) -> dict[str, Any]:
-    """Everything that rebuilds the network with random weights, as plain data."""
-    model = recipe.model
-    assert isinstance(model, ModelConfig)
-    common = {field.name for field in fields(ModelConfig)}
-    own_keys = {key: value for key, value in asdict(model).items() if key not in common}
-    kwargs: dict[str, Any] = {
-        "arch_version": ARCH_VERSION,
-        "backbone": {
-            "name": model.backbone,
-            "size": model.backbone_size,
-            "taps": model.feature_layers,
-            "args": model.backbone_args,
-        },
-        "neck": {"name": model.neck, "args": model.neck_args},
-        "head": {"name": model.head, **own_keys},
-        "tuning": recipe.tuning,
-        "input_stats": input_stats(model, normalization_schemes),
-    }
-    if recipe.tuning == "lora":
-        adapters = asdict(recipe.lora)
-        del adapters["enabled"]
-        kwargs["lora"] = adapters
-    return kwargs
+def deep_supervision_scales(configuration: ConfigurationManager) -> list[list[float]]:
+    """nnU-Net's factors of all outputs, full size first, from the strides of the planned network."""
+    scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
+    return scales[:-1].tolist()
 
 
-def input_stats(model: ModelConfig, normalization_schemes: list[str]) -> dict[str, list[float]] | None:
-    """The backbone's mean and std, where the plans bring values in 0..1; a z-score cannot be undone."""
-    unit_range = set(normalization_schemes) == {"RGBTo01Normalization"}
-    if model.input_norm == "none" or (model.input_norm == "auto" and not unit_range):
-        return None
-    backbone = registry.module("backbone", model.backbone)
-    return backbone.statistics(model.backbone_size, backbone.Args(**model.backbone_args))
+def _check_network(kwargs: dict[str, Any], channels: int, classes: int, ignore_label: int | None) -> None:
+    """Builds the network without memory. Raises ConfigError where its parts, or its loss and the labels, do not fit."""
+    with torch.device("meta"):
+        network = Segmenter(channels, classes, **kwargs)
+    if kwargs.get("aux") == "native":
+        network.head.native_loss(ignore_label)
 
 
 def block_of(plans: dict[str, Any], configuration: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ Recipe `unet` runs through the same lines as every ViT; nothing here asks what t
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from .. import config
-from ..errors import PlansError
-from ..optim import EpochSchedule, build_optimizer
+from ..errors import ConfigError, PlansError
+from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..weights import load_backbone
 from . import checkpoint, display, folders, planning, precision
 from .manifest import Manifest
@@ -26,12 +27,12 @@ from .manifest import Manifest
 class nnUNetTrainer_nnvit(nnUNetTrainer):
     """Trains what the `nnvit` block of its plans says.
 
-    default_recipe: a shipped recipe for plans without a block (None: such plans are refused); default_overrides:
-    `key=value` on top of it.
+    default_recipe: a shipped recipe for plans without a block (None: such plans are refused); deep_supervision: whether
+    the recipe may ask for auxiliary outputs (the `NoDeepSupervision` names say no).
     """
 
     default_recipe: str | None = None
-    default_overrides: tuple[str, ...] = ()
+    deep_supervision = True
     _on_case: Callable[[], None] | None = None  # called for each case of the final validation
 
     def __init__(
@@ -42,22 +43,31 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
     ) -> None:
-        super().__init__(self._with_recipe(plans, configuration), configuration, fold, dataset_json, device)
-        self.block = self.configuration_manager.configuration["nnvit"]
+        with_recipe = self._with_recipe(plans, configuration, dataset_json)
+        self.block = with_recipe["configurations"][configuration]["nnvit"]
         self.recipe = planning.recipe_of(self.block)
         training = self.recipe.training
+        # Refused here, before nnU-Net's constructor makes the results folder.
+        if training.deep_supervision and not self.deep_supervision:
+            raise ConfigError(
+                f"-tr {type(self).__name__} trains without deep supervision, but the recipe says "
+                "training.deep_supervision=true; take another trainer name, such as nnUNetTrainer_nnvit, or set it to false."
+            )
+        self.precision = precision.choose(training.precision, device)
+        super().__init__(with_recipe, configuration, fold, dataset_json, device)
         self.initial_lr, self.weight_decay = training.lr, training.weight_decay
         self.num_epochs = training.num_epochs
         self.num_iterations_per_epoch = training.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = training.num_val_iterations_per_epoch
-        self.enable_deep_supervision = training.deep_supervision
+        # What a head's own loss reads comes the same way as auxiliary outputs do.
+        self.enable_deep_supervision = training.deep_supervision or training.loss == "native"
         self.save_every = training.save_every
-        self.precision = precision.choose(training.precision, self.device)
         if self.precision.dtype != torch.float16:
             self.grad_scaler = None
         self.resumed = False
         self.pretrained: Path | None = None
         self.manifest = Manifest(self)
+        self.average: WeightAverage | None = None
         self._seconds: list[tuple[float, float]] = []
 
     # --- before training -------------------------------------------------------------------------------------------
@@ -68,11 +78,43 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         super().initialize()
         if not self.resumed:
             self.manifest.weights = self._load_weights()
+        if self.recipe.training.ema:
+            self.average = WeightAverage(self.bare_network, self.recipe.training.ema)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochSchedule]:
         """The recipe's optimiser, and a schedule in which each parameter group keeps its own base rate."""
-        optimizer = build_optimizer(self.bare_network, self.recipe.training)
-        return optimizer, EpochSchedule(optimizer, self.recipe.training)
+        training = self.recipe.training
+        self._prepare_network()
+        optimizer = build_optimizer(self.bare_network, training)
+        return optimizer, EpochSchedule(optimizer, training)
+
+    def _prepare_network(self) -> None:
+        """What concerns training alone and is no part of the architecture; before DDP wraps the network."""
+        training, backbone = self.recipe.training, getattr(self.bare_network, "backbone", None)
+        if backbone is not None and training.drop_path:
+            backbone.set_drop_path(training.drop_path)
+        if backbone is not None and training.grad_checkpointing:
+            backbone.set_grad_checkpointing(True)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
+        """As nnU-Net's; without mirroring as its nnUNetTrainerNoMirroring."""
+        *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.recipe.training.mirroring:
+            mirror_axes = self.inference_allowed_mirroring_axes = None
+        return *others, mirror_axes
+
+    def _build_loss(self) -> nn.Module:
+        """nnU-Net's loss, or the head's own."""
+        if self.recipe.training.loss == "native":
+            return cast(Any, self.bare_network).head.native_loss(self.label_manager.ignore_label)
+        return super()._build_loss()
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """nnU-Net's scales, which our networks have no strides to read from; a head's own loss wants the full size."""
+        if not self.enable_deep_supervision:
+            return None
+        scales = self.block.get("deep_supervision_scales") or super()._get_deep_supervision_scales()
+        return scales[:1] if self.recipe.training.loss == "native" else scales
 
     def on_train_start(self) -> None:
         """Refuses a fold that is taken, then starts as nnU-Net does."""
@@ -94,7 +136,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         network = self.network.module if self.is_ddp and hasattr(self.network, "module") else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
-    def _with_recipe(self, plans: dict, configuration: str) -> dict:
+    def _with_recipe(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
         """Plans that carry a recipe as they are; plain ones with this trainer's own, in memory."""
         continued = {"continue_training": plans.get("continue_training", False)}
         if planning.block_of(plans, configuration) is not None:
@@ -104,8 +146,9 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 f"the plans '{plans['plans_name']}' carry no recipe for '{configuration}', and {type(self).__name__} "
                 "brings none; train with `nnvit train … --recipe NAME`, or make plans with `nnvit plan`."
             )
-        recipe = config.load_recipe([self.default_recipe], self.default_overrides)
-        return planning.make_plans(plans, configuration, recipe, plans["plans_name"]) | continued
+        overrides = () if self.deep_supervision else ("training.deep_supervision=false",)
+        recipe = config.load_recipe([self.default_recipe], overrides)
+        return planning.make_plans(plans, configuration, recipe, plans["plans_name"], dataset_json) | continued
 
     def _refuse_taken_fold(self) -> None:
         fold = Path(self.output_folder)
@@ -187,6 +230,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         else:
             scaler.step(self.optimizer)
             scaler.update()
+        if self.average is not None:
+            self.average.update()
         return {"loss": loss.detach().cpu().numpy()}
 
     def on_epoch_end(self) -> None:
@@ -194,6 +239,11 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         super().on_epoch_end()
         self.manifest.update(self._seconds)
         self.say(self._epoch_line())
+
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net's; a head that changes in the course of the training hears how far it is."""
+        super().on_train_epoch_start()
+        getattr(self.bare_network, "set_progress", lambda done: None)(self.current_epoch / self.num_epochs)
 
     def _train_epoch(self) -> None:
         self.on_train_epoch_start()
@@ -213,6 +263,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         outputs = []
         with (
             torch.no_grad(),
+            self._averaged(),
             display.bar("  pseudo Dice", self.num_val_iterations_per_epoch, self.local_rank == 0) as advance,
         ):
             self.on_validation_epoch_start()
@@ -220,6 +271,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 outputs.append(self.validation_step(next(self.dataloader_val)))
                 advance("")
             self.on_validation_epoch_end(outputs)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within it the network has the running mean of its weights, where the recipe keeps one."""
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def _to_device(self, tensor: Any) -> Any:
         if isinstance(tensor, list):
@@ -249,7 +304,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
         content = {
-            "network_weights": self.bare_network.state_dict(),
+            "network_weights": self._weights_to_predict_with(),
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "logging": self.logger.get_checkpoint(),
@@ -262,9 +317,14 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 "hash": self.block["hash"],
                 "trainer": type(self).__name__,
                 "weights": self.manifest.weights,
+                "trained": self.average.trained() if self.average is not None else None,
             },
         }
         checkpoint.write(Path(filename), content)
+
+    def _weights_to_predict_with(self) -> dict[str, torch.Tensor]:
+        weights = self.bare_network.state_dict()
+        return weights if self.average is None else weights | self.average.mean
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
@@ -281,6 +341,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         self.bare_network.load_state_dict(content["network_weights"])
+        if self.average is not None:
+            self.average.restore(content["nnvit"]["trained"], content["current_epoch"] * self.num_iterations_per_epoch)
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
@@ -312,7 +374,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 done += 1
 
             self._on_case = on_case
-            super().perform_actual_validation(save_probabilities)
+            with self._averaged():
+                super().perform_actual_validation(save_probabilities)
         self._on_case = None
         self.manifest.done()
         self.say(f"to predict: {self._predict_command()}")

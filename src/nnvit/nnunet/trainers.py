@@ -2,7 +2,15 @@
 
 from .trainer import nnUNetTrainer_nnvit
 
-__all__ = ["nnUNetTrainerNoDeepSupervision_segformer", "nnUNetTrainer_nnvit", "nnUNetTrainer_segformer"]
+__all__ = [
+    "nnUNetTrainerNoDeepSupervision_m2f",
+    "nnUNetTrainerNoDeepSupervision_segformer",
+    "nnUNetTrainerNoDeepSupervision_vit",
+    "nnUNetTrainer_m2f",
+    "nnUNetTrainer_nnvit",
+    "nnUNetTrainer_segformer",
+    "nnUNetTrainer_vit",
+]
 
 
 class nnUNetTrainer_segformer(nnUNetTrainer_nnvit):
@@ -11,7 +19,31 @@ class nnUNetTrainer_segformer(nnUNetTrainer_nnvit):
     default_recipe = "segformer_default"
 
 
-class nnUNetTrainerNoDeepSupervision_segformer(nnUNetTrainer_segformer):
-    """The same, without auxiliary outputs; the original fork's default trainer."""
+class nnUNetTrainer_vit(nnUNetTrainer_nnvit):
+    """The original fork's "ViT model": progressive upsampling on a pretrained ViT."""
 
-    default_overrides = ("training.deep_supervision=false",)
+    default_recipe = "vit_default"
+
+
+class nnUNetTrainer_m2f(nnUNetTrainer_nnvit):
+    """Mask2Former's pixel decoder and queries on a pretrained ViT."""
+
+    default_recipe = "m2f_default"
+
+
+class nnUNetTrainerNoDeepSupervision_segformer(nnUNetTrainer_segformer):
+    """The same, never with auxiliary outputs; the original fork's default trainer."""
+
+    deep_supervision = False
+
+
+class nnUNetTrainerNoDeepSupervision_vit(nnUNetTrainer_vit):
+    """The same, never with auxiliary outputs."""
+
+    deep_supervision = False
+
+
+class nnUNetTrainerNoDeepSupervision_m2f(nnUNetTrainer_m2f):
+    """The same, never with auxiliary outputs."""
+
+    deep_supervision = False

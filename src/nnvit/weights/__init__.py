@@ -2,6 +2,6 @@
 
 from .files import safe_load, sha256_of
 from .load import WeightsReport, load_backbone
-from .sources import WeightsFile, find_weights
+from .sources import WeightsFile, find_weights, pin
 
-__all__ = ["WeightsFile", "WeightsReport", "find_weights", "load_backbone", "safe_load", "sha256_of"]
+__all__ = ["WeightsFile", "WeightsReport", "find_weights", "load_backbone", "pin", "safe_load", "sha256_of"]

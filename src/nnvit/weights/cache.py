@@ -53,24 +53,25 @@ def remembered_sha256(path: Path) -> str:
     stat = path.stat()
     key = f"{path.name}, {stat.st_size} bytes, changed {stat.st_mtime_ns}"
     index = path.parent / INDEX
-    if known := _read_index(index).get(key):
+    if known := read_json(index).get(key):
         return known
     digest = sha256_of(path)
     # Read again: hashing takes seconds, and another run may have written meanwhile.
-    _write_index(index, _read_index(index) | {key: digest})
+    write_json(index, read_json(index) | {key: digest})
     return digest
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_json(path: Path) -> dict[str, str]:
+    """A small file of names and values; empty where it is absent or damaged."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
         return {}
 
 
-def _write_index(path: Path, index: dict[str, str]) -> None:
-    """Whole or not at all; in a folder that is read-only, hashes are simply computed each time."""
+def write_json(path: Path, content: dict[str, str]) -> None:
+    """Whole or not at all; in a folder that is absent or read-only, nothing is remembered."""
     part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
-        part.write_text(json.dumps(index, indent=1))
+        part.write_text(json.dumps(content, indent=1))
         part.replace(path)

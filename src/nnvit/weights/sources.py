@@ -6,45 +6,83 @@ from pathlib import Path
 
 from ..errors import WeightsError, did_you_mean
 from ..types import DefaultWeights
-from . import packaged
+from . import hub, licences, packaged
 from .cache import cache_folder, find_cached, remembered_sha256
 from .files import sha256_of
 from .target import PretrainedBackbone
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-UNKNOWN_LICENCE = "unknown"
-
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """A weight file on this machine; source: where it came from; licence: its short name or "unknown"."""
+    """A weight file on this machine.
+
+    source: where it came from; licence: its short name or "unknown"; licence_accepted: how, or False where none was asked;
+    published: whether its hash or the place it came from shows that these are the family's own weights.
+    """
 
     path: Path
     source: str
     sha256: str
     licence: str
+    licence_accepted: bool | str = False
+    published: bool = False
 
 
-def find_weights(spec: str, backbone: PretrainedBackbone) -> WeightsFile | None:
+def find_weights(spec: str, backbone: PretrainedBackbone, revision: str | None = None) -> WeightsFile | None:
     """The file that `model.weights` means for this backbone, or None for "random".
 
-    spec: "random"; "default" (the cache folder, then the hub); "packaged:NAME"; "hf:REPO@REVISION"; a path.
-    Raises WeightsError that says what is missing and what else could be done.
+    spec: "random"; "default" (the cache folder, then the hub); "packaged:NAME"; "hf:REPO" or "hf:REPO@REVISION"; a path.
+    revision: the commit that the plans hold (see `pin`), for what comes from a hub. Raises WeightsError that says what is
+    missing and what else could be done, or which licence has to be accepted first.
     """
     kind, _, rest = spec.partition(":")
     if spec == "random":
         return None
     if spec == "default":
-        return _default(backbone)
+        return _default(backbone, revision)
     if kind == "packaged":
-        return _local(packaged.locate(rest), source=spec, licence=packaged.LICENCE)
+        return _file(packaged.locate(rest), spec, licence=packaged.LICENCE, published=True)
     if kind == "hf":
-        return _pinned(spec)
+        return _repository(spec, backbone, revision)
     return _named(spec, backbone)
 
 
-def _local(path: Path, *, source: str, licence: str) -> WeightsFile:
-    return WeightsFile(path=path, source=source, sha256=sha256_of(path), licence=licence)
+def pin(spec: str, backbone: PretrainedBackbone) -> str | None:
+    """The commit that "default" or "hf:REPO@BRANCH" means now, for the plans to hold.
+
+    From the hub, or offline from its cache on this machine. None where it cannot be known, and for weights that come from
+    no hub. Downloads nothing and asks for no licence.
+    """
+    if spec.startswith("hf:"):
+        return hub.commit_of(*_parsed(spec))
+    wanted = backbone.default_weights
+    if spec != "default" or wanted is None or not wanted.hub or _cached(wanted, backbone):
+        return None
+    return hub.commit_of(wanted.hub, None)
+
+
+def describe_backbone(backbone: PretrainedBackbone) -> str:
+    """The backbone as a recipe's reader knows it."""
+    return f"{backbone.family} ({backbone.size})"
+
+
+def _file(
+    path: Path,
+    source: str,
+    *,
+    licence: str,
+    accepted: bool | str = False,
+    published: bool = False,
+    sha256: str = "",
+) -> WeightsFile:
+    return WeightsFile(
+        path=path,
+        source=source,
+        sha256=sha256 or sha256_of(path),
+        licence=licence,
+        licence_accepted=accepted,
+        published=published,
+    )
 
 
 def _named(spec: str, backbone: PretrainedBackbone) -> WeightsFile:
@@ -55,35 +93,66 @@ def _named(spec: str, backbone: PretrainedBackbone) -> WeightsFile:
             f"model.weights='{spec}' is not a file, nor one of {', '.join(words)}, hf:REPO@REVISION."
             + did_you_mean(spec, words)
         )
-    found = _local(path, source="file", licence=UNKNOWN_LICENCE)
+    inherited = inherited_licence(backbone)
+    accepted = licences.require(inherited, f"model.weights={spec} for {describe_backbone(backbone)}")
+    digest = sha256_of(path)
+    published = is_published(digest, backbone)
+    licence = own_licence(backbone) if published else inherited
+    return _file(path, "file", licence=licence, accepted=accepted, published=published, sha256=digest)
+
+
+def is_published(sha256: str, backbone: PretrainedBackbone) -> bool:
+    """Whether it is the hash of the file that the family publishes for this size."""
     wanted = backbone.default_weights
-    if wanted and wanted.sha256 and found.sha256.startswith(wanted.sha256):
-        return WeightsFile(path=path, source="file", sha256=found.sha256, licence=wanted.licence)
-    return found
+    return bool(wanted and wanted.sha256 and sha256.startswith(wanted.sha256))
 
 
-def _default(backbone: PretrainedBackbone) -> WeightsFile:
+def own_licence(backbone: PretrainedBackbone) -> str:
+    """The licence of the weights that the family publishes, or "unknown"."""
+    wanted = backbone.default_weights
+    return licences.licence_id(wanted.licence) if wanted else licences.UNKNOWN
+
+
+def inherited_licence(backbone: PretrainedBackbone) -> str:
+    """What binds any file of the family: a restrictive licence binds what was derived from its weights too."""
+    licence = own_licence(backbone)
+    return licence if licences.is_restricted(licence) else licences.UNKNOWN
+
+
+def _cached(wanted: DefaultWeights, backbone: PretrainedBackbone) -> Path | None:
+    return find_cached(wanted, sum(parameter.numel() for parameter in backbone.model.parameters()))
+
+
+def _default(backbone: PretrainedBackbone, revision: str | None) -> WeightsFile:
     wanted = backbone.default_weights
     if wanted is None:
         raise WeightsError(
-            f"model.weights=default: {backbone.family} ({backbone.size}) has no default weights."
+            f"model.weights=default: {describe_backbone(backbone)} has no default weights."
             " Set model.weights=/path/to/file or model.weights=random."
         )
-    cached = find_cached(wanted, sum(parameter.numel() for parameter in backbone.model.parameters()))
-    if cached is not None:
-        return WeightsFile(path=cached, source="cache", sha256=remembered_sha256(cached), licence=wanted.licence)
-    return _default_from_hub(wanted, backbone)
+    accepted = licences.require(wanted.licence, f"model.weights=default: {describe_backbone(backbone)}, {wanted.file}")
+    cached = _cached(wanted, backbone)
+    if cached is None:
+        return _default_from_hub(wanted, backbone, revision, accepted)
+    digest, licence = remembered_sha256(cached), own_licence(backbone)
+    published = is_published(digest, backbone)
+    return _file(cached, "cache", licence=licence, accepted=accepted, published=published, sha256=digest)
 
 
-def _default_from_hub(wanted: DefaultWeights, backbone: PretrainedBackbone) -> WeightsFile:
+def _default_from_hub(
+    wanted: DefaultWeights, backbone: PretrainedBackbone, revision: str | None, accepted: bool | str
+) -> WeightsFile:
     reason = "no hub repository holds it"
     if wanted.hub:
         try:
-            return _download(wanted.hub, HUB_FILES[:1], revision=None, licence=wanted.licence)
+            path, commit = hub.download(wanted.hub, (*hub.FILES, wanted.file), revision)
         except WeightsError as error:
             reason = str(error)
+        else:
+            source = f"hub {wanted.hub}@{commit}"
+            return _file(path, source, licence=own_licence(backbone), accepted=accepted, published=True)
     raise WeightsError(
-        f"model.weights=default: {backbone.family} ({backbone.size}) needs {wanted.file} (licence"
+        f"model.weights=default: {describe_backbone(backbone)} needs {wanted.file} (licence"
         f" {wanted.licence}). It is not in {cache_folder()}, and {reason}."
         f" Put the publisher's file at {cache_folder() / wanted.file},"
         " or set model.weights=/path/to/file, or model.weights=random. Recipe segformer_packaged needs no hub:"
@@ -91,38 +160,27 @@ def _default_from_hub(wanted: DefaultWeights, backbone: PretrainedBackbone) -> W
     )
 
 
-def _pinned(spec: str) -> WeightsFile:
-    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)@([\w./-]+)", spec)
+def _parsed(spec: str) -> tuple[str, str | None]:
+    """hf:OWNER/NAME@REVISION -> the repository and the revision, None where it is not given."""
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", spec)
     if match is None:
-        raise WeightsError(
-            f"model.weights='{spec}' must read hf:OWNER/NAME@REVISION; the revision (a commit) is required,"
-            " so that the same recipe means the same weights tomorrow."
-        )
+        raise WeightsError(f"model.weights='{spec}' must read hf:OWNER/NAME, or hf:OWNER/NAME@REVISION for one commit.")
+    return match[1], match[2]
+
+
+def _repository(spec: str, backbone: PretrainedBackbone, revision: str | None) -> WeightsFile:
+    repo, asked = _parsed(spec)
+    wanted = backbone.default_weights
+    own = bool(wanted and wanted.hub == repo)
+    licence = own_licence(backbone) if own else inherited_licence(backbone)
+    accepted = licences.require(licence, f"model.weights={spec} for {describe_backbone(backbone)}")
+    # RETFound's repositories name the file after themselves.
+    files = (*hub.FILES, f"{repo.partition('/')[2]}.pth")
     try:
-        return _download(match[1], HUB_FILES, revision=match[2], licence=UNKNOWN_LICENCE)
+        path, commit = hub.download(repo, files, revision or asked)
     except WeightsError as error:
         raise WeightsError(
             f"model.weights={spec}: {error}. Check the name, HF_HUB_OFFLINE and your access, or set"
             " model.weights=/path/to/file."
         ) from error
-
-
-def _download(repo: str, files: tuple[str, ...], *, revision: str | None, licence: str) -> WeightsFile:
-    """The first of the files that the repository has, from huggingface_hub's cache or the network."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    reason: Exception | None = None
-    for file in files:
-        try:
-            path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-        except EntryNotFoundError as error:
-            reason = reason or error
-        except Exception as error:  # offline, gated, no such repository: each is a class of its own
-            reason = error
-            break
-        else:
-            # The hub's cache keeps a file under the commit that it belongs to.
-            return _local(path, source=f"hub {repo}@{path.parent.name}", licence=licence)
-    summary = str(reason).strip().splitlines()[0].rstrip(".")
-    raise WeightsError(f"getting {' or '.join(files)} from {repo} failed: {type(reason).__name__}: {summary}")
+    return _file(path, f"hub {repo}@{commit}", licence=licence, accepted=accepted, published=own)

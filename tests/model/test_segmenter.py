@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from nnvit.errors import ConfigError
-from nnvit.model import InputAdapter, Segmenter
+from nnvit.model import Segmenter
+from nnvit.model.segmenter import InputAdapter
 
 STATS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 ARCH = {

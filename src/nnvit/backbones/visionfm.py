@@ -1,0 +1,59 @@
+"""VisionFM (Qiu et al. 2024, arXiv 2310.04992): one iBOT ViT-B/16 for each of eight kinds of eye images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..types import DefaultWeights
+from ._choices import one_of
+from ._timm_vit import PUBLISHED_TAPS, TimmViT, check_taps, create, known_size
+
+LORA_TARGETS = ("qkv",)
+
+SIZES = {"base": 12}
+
+LICENCE = "cc-by-nc-4.0"
+
+# modality -> the publisher's file (with its own spellings), mean and std of values in 0..1; one number stands for three
+MODALITIES = {
+    "fundus": ("Fundus", (0.4237, 0.2609, 0.1284), (0.2948, 0.2017, 0.1367)),
+    "oct": ("OCT", (0.2109,), (0.1760,)),
+    "ffa": ("FFA", (0.2020,), (0.1741,)),
+    "mri": ("MRI", (0.1737,), (0.1620,)),
+    "ubm": ("UBM", (0.0961,), (0.2098,)),
+    "ultrasound": ("UltraSound", (0.0599, 0.0598, 0.0567), (0.1543, 0.1550, 0.1446)),
+    "external_eye": ("External", (0.4936, 0.3632, 0.2596), (0.3200, 0.2711, 0.2199)),
+    "slit_lamp": ("SiltLamp", (0.5557, 0.4029, 0.3886), (0.2652, 0.2331, 0.2390)),
+}
+
+# what `nnvit weights check` tries
+VARIANTS = tuple({"modality": modality} for modality in MODALITIES)
+
+
+@dataclass(kw_only=True)
+class Args:
+    """modality: the kind of images that the encoder was trained on; it sets the statistics and the default file."""
+
+    modality: str = "fundus"
+
+    def __post_init__(self) -> None:
+        one_of("modality", self.modality, MODALITIES)
+
+
+def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
+    """The tapped blocks of one size, written out. Raises ConfigError for a size or a block that does not exist."""
+    known_size("visionfm", size, SIZES)
+    return check_taps(SIZES[size], taps, PUBLISHED_TAPS[SIZES[size]])
+
+
+def statistics(size: str, args: Args) -> dict[str, list[float]]:
+    """Mean and standard deviation of the modality's three channels, for values in 0..1."""
+    _, mean, std = MODALITIES[args.modality]
+    return {key: list(values) * (3 // len(values)) for key, values in (("mean", mean), ("std", std))}
+
+
+def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
+    """A ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
+    known_size("visionfm", size, SIZES)
+    weights = DefaultWeights(file=f"VFM_{MODALITIES[args.modality][0]}_weights.pth", licence=LICENCE)
+    model = create("vit_base_patch16_224")
+    return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights)

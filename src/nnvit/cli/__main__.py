@@ -1,0 +1,5 @@
+"""`python -m nnvit.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,81 @@
+"""`nnvit list`, `nnvit show` and `nnvit weights check`: what there is, and what it costs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import OverridesArgument, new_app
+
+weights_app = new_app(no_args_is_help=True, help="Files with pretrained weights.")
+
+
+class Kind(StrEnum):
+    """What `nnvit list` lists."""
+
+    BACKBONES = "backbones"
+    SIZES = "sizes"
+    HEADS = "heads"
+    NECKS = "necks"
+    RECIPES = "recipes"
+
+
+def list_(
+    kind: Annotated[
+        Kind | None, typer.Argument(metavar="[" + "|".join(Kind) + "]", help="All of them where none is named.")
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Recipes as the page src/nnvit/recipes/README.md.")
+    ] = False,
+) -> None:
+    """List backbones and their sizes, heads and necks with their keys, and shipped recipes."""
+    from .. import overview
+
+    if markdown:
+        print(overview.recipes_markdown(), end="")
+        return
+    for i, listed in enumerate([kind] if kind else Kind):
+        print(("\n" if i else "") + "\n".join(overview.listing(listed)))
+
+
+def show(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
+    overrides: OverridesArgument = None,
+    channels: Annotated[int, typer.Option(help="Input channels of the data set.", min=1)] = 3,
+    classes: Annotated[int, typer.Option(help="Output channels: labels with background, or regions.", min=1)] = 2,
+    patch: Annotated[tuple[int, int], typer.Option(metavar="HEIGHT WIDTH", help="Pixels.")] = (512, 512),
+    batch: Annotated[int, typer.Option(help="Patches in a training step.", min=1)] = 2,
+) -> None:
+    """Show a recipe with every key resolved, and its network: parts, shapes, parameters, FLOPs and memory.
+
+    Nothing is allocated or downloaded: the largest backbones are shown on any machine.
+    """
+    from .. import overview
+
+    lines = overview.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
+    print("\n".join(lines))
+
+
+@weights_app.callback()
+def _weights() -> None:
+    """Files with pretrained weights."""
+
+
+@weights_app.command(epilog="Example: nnvit weights check ~/.cache/nnvit/weights/RETFound_cfp_weights.pth")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
+) -> None:
+    """Say what a weight file is: layout, family and size that it fits, what would load, licence, statistics."""
+    from ..weights.check import check as check_file
+
+    print("\n".join(check_file(file).lines()))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `list`, `show` and `weights`."""
+    app.command("list", epilog="Examples: nnvit list | nnvit list sizes | nnvit list recipes --markdown")(list_)
+    app.command(
+        epilog="Examples: nnvit show vit_default | nnvit show my.yaml lora.r=16 --channels 1 --classes 4 --patch 320 256"
+    )(show)
+    app.add_typer(weights_app, name="weights")

@@ -1,0 +1,60 @@
+"""What the commands share: the look of an app, and the arguments that several take."""
+
+from typing import Annotated, Any
+
+import typer
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A Typer app whose help is plain text, which never cuts a flag's name short."""
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings=HELP,
+        **settings,
+    )
+
+
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset name or ID.")]
+ConfigurationArgument = Annotated[
+    str, typer.Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
+]
+FoldArgument = Annotated[str, typer.Argument(metavar="FOLD", help="Fold of the cross-validation, from 0; or 'all'.")]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Recipe keys, such as lora.r=16 or training.num_epochs=100.",
+        show_default=False,
+    ),
+]
+TrainerOption = Annotated[str, typer.Option("-tr", help="Trainer class.")]
+PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
+PretrainedOption = Annotated[
+    str | None,
+    typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer."),
+]
+GpusOption = Annotated[int, typer.Option("-num_gpus", help="Number of GPUs to train on.", min=1)]
+NpzOption = Annotated[bool, typer.Option("--npz", help="Save softmax predictions of the final validation.")]
+ContinueOption = Annotated[bool, typer.Option("--c", help="Continue from the latest checkpoint.")]
+ValOption = Annotated[bool, typer.Option("--val", help="Only run the final validation of a finished training.")]
+ValBestOption = Annotated[
+    bool, typer.Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
+]
+NoCheckpointOption = Annotated[bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.", show_default=False),
+]
+LicenseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-license",
+        metavar="ID",
+        help="Licence of pretrained weights that you accept, such as dinov3; remembered. Repeat it for several.",
+        show_default=False,
+    ),
+]

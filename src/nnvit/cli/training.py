@@ -1,0 +1,179 @@
+"""`nnvit plan`, `nnvit train` and the train commands of the original fork: one function under several names."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from . import options as o
+
+if TYPE_CHECKING:
+    import torch
+
+RECIPE_HELP = (
+    "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
+    "segformer_default, DINOv3 ViT-L with LoRA."
+)
+RecipeOption = Annotated[list[str] | None, typer.Option("--recipe", "-r", help=RECIPE_HELP, show_default=False)]
+
+
+def plan(
+    dataset: o.DatasetArgument,
+    configuration: o.ConfigurationArgument,
+    overrides: o.OverridesArgument = None,
+    recipe: RecipeOption = None,
+    p: o.PlansOption = "nnUNetPlans",
+    accept_license: o.LicenseOption = None,
+) -> None:
+    """Write plans that carry a recipe, beside the base plans and sharing their preprocessed cases."""
+    from ..config import load_recipe
+    from ..nnunet import planning
+
+    _accept(accept_license)
+    made = planning.plan(dataset, configuration, load_recipe(recipe or [], overrides or []), p)
+    print(f"{'wrote' if made.created else 'unchanged'}: {made.path}")
+    print(f"train it: nnvit train {dataset} {configuration} 0 -p {made.identifier}")
+
+
+def train_command(
+    *recipe_flags: str, recipe_help: str, trainer: str, summary: str, base: Sequence[str] = ()
+) -> Callable[..., None]:
+    """A command with nnUNetv2_train's flags that trains a recipe.
+
+    recipe_flags: the names of the option that takes recipes; trainer: the default of `-tr`; summary: the help's first
+    paragraph; base: shipped recipes that lie under whatever the user gives.
+    """
+    recipe_option = typer.Option(*recipe_flags, help=recipe_help, show_default=False)
+
+    def command(
+        dataset: o.DatasetArgument,
+        configuration: o.ConfigurationArgument,
+        fold: o.FoldArgument,
+        overrides: o.OverridesArgument = None,
+        recipe: Annotated[list[str] | None, recipe_option] = None,
+        tr: o.TrainerOption = trainer,
+        p: o.PlansOption = "nnUNetPlans",
+        pretrained_weights: o.PretrainedOption = None,
+        num_gpus: o.GpusOption = 1,
+        npz: o.NpzOption = False,
+        c: o.ContinueOption = False,
+        val: o.ValOption = False,
+        val_best: o.ValBestOption = False,
+        disable_checkpointing: o.NoCheckpointOption = False,
+        device: o.DeviceOption = None,
+        accept_license: o.LicenseOption = None,
+    ) -> None:
+        _accept(accept_license)
+        given = [*(recipe or []), *(overrides or [])]
+        sources = [*base, *(recipe or [])]
+        flags = {
+            "pretrained_weights": pretrained_weights,
+            "num_gpus": num_gpus,
+            "export_validation_probabilities": npz,
+            "continue_training": c,
+            "only_run_validation": val,
+            "disable_checkpointing": disable_checkpointing,
+            "val_with_best": val_best,
+        }
+        _train(dataset, configuration, fold, tr, p, sources, overrides or [], bool(given), device, flags)
+
+    command.__doc__ = summary
+    return command
+
+
+def _train(
+    dataset: str,
+    configuration: str,
+    fold: str,
+    trainer: str,
+    plans: str,
+    sources: Sequence[str],
+    overrides: Sequence[str],
+    given: bool,
+    device: str | None,
+    flags: dict[str, Any],
+) -> None:
+    """Plans that carry a recipe are trained as they are, unless the user gave one; others get the recipe first."""
+    from ..config import load_recipe
+    from ..nnunet import folders, planning, training
+
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        folders.folder(variable)
+    torch_device = _device(device)
+    dataset = folders.dataset_name(dataset)
+    carries = planning.block_of(folders.read_plans(dataset, plans), configuration) is not None
+    recipe = None if carries and not given else load_recipe(sources, overrides)
+    training.check_request(
+        dataset,
+        configuration,
+        fold,
+        trainer,
+        planning.identifier_of(recipe, plans) if recipe else plans,
+        c=flags["continue_training"],
+        val=flags["only_run_validation"],
+        pretrained_weights=flags["pretrained_weights"],
+    )
+    if recipe is not None:
+        plans = planning.plan(dataset, configuration, recipe, plans).identifier
+    try:
+        training.run_training(dataset, configuration, fold, trainer, plans, device=torch_device, **flags)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --c continues from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _accept(licences: list[str] | None) -> None:
+    if licences:
+        from ..weights.licences import accept
+
+        accept(licences)
+
+
+def _device(name: str | None) -> "torch.device":
+    """The device, with as many threads as nnU-Net gives it."""
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cuda", "cpu", "mps"):
+        raise ConfigError(f"-device {name} must be cuda, cpu or mps; which GPU it is says CUDA_VISIBLE_DEVICES.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("-device cuda: torch sees no CUDA device here; use -device cpu, or check `nvidia-smi`.")
+    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+    return torch.device(name)
+
+
+def fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
+    """`nnUNetv2_train_<name>` with `--<name>_config`, as users of the original fork type it."""
+    command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
+    app = o.new_app()
+    app.command(epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base")(
+        train_command(
+            flag,
+            recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
+            trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
+            summary=f"Train {head} on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of {name}_default.",
+            base=base,
+        )
+    )
+    return app
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `plan` and `train`."""
+    app.command(epilog="Example: nnvit plan 101 2d --recipe segformer_packaged training.num_epochs=100")(plan)
+    app.command(
+        "train",
+        epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
+        "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c",
+    )(
+        train_command(
+            "--recipe",
+            "-r",
+            recipe_help=RECIPE_HELP,
+            trainer="nnUNetTrainer_nnvit",
+            summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
+        )
+    )

@@ -1,0 +1,98 @@
+"""What heads that predict a set of masks share: their semantic map, and the loss that matches the set to the classes.
+
+B batch, Q queries, K classes, C = K + 1 classes and "no object", H W the image's height and width, h w the masks'.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+from ..errors import ConfigError
+
+EPSILON = 1e-6
+"""Smallest probability that a logit is formed of."""
+
+
+def semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -> Tensor:
+    """Queries -> logits (B, K, h, w) of Mask2Former's semantic map p = sum over queries of P(class) P(mask), in fp32.
+
+    Being a sum over queries, p may exceed 1 (by far in a fresh network), and clamped as it is it would teach nothing.
+    Labels: log of p normalised over the classes, clamped to [1e-6, 1 - 1e-6], which a softmax turns into just that.
+    Regions, which have nothing to normalise over: log p - log(1 - p), both clamped from below, so that a sigmoid gives p
+    where p is below 1: an approximation elsewhere. Always finite.
+    """
+    with torch.autocast(masks_BQhw.device.type, enabled=False):
+        share_BQK = classes_BQC.float().softmax(-1)[..., :-1]
+        p = torch.einsum("bqk,bqhw->bkhw", share_BQK, masks_BQhw.float().sigmoid())
+        if regions:
+            return p.clamp(min=EPSILON).log() - (1 - p).clamp(min=EPSILON).log()
+        normalised = p / p.sum(1, keepdim=True).clamp(min=EPSILON)
+        return normalised.clamp(EPSILON, 1 - EPSILON).log()
+
+
+class SetLoss(nn.Module):
+    """Mask2Former's loss (arXiv 2112.01527) of every decoder layer: transformers' Mask2FormerLoss on nnU-Net's targets.
+
+    Each class or region that an image holds is one mask, background included; the Hungarian algorithm gives it a query,
+    the other queries learn "no object" (weight 0.1). Weights: classes 2, mask cross-entropy 5, mask Dice 5.
+
+    stride: of the masks; regions: the targets are 0/1 maps instead of labels.
+    """
+
+    def __init__(self, num_classes: int, stride: float, *, regions: bool) -> None:
+        super().__init__()
+        self.stride, self.regions, self.num_classes = stride, regions, num_classes
+        config = Mask2FormerConfig(num_labels=num_classes)  # type: ignore[call-arg]
+        self.weights = {
+            "loss_cross_entropy": config.class_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        self.criterion = Mask2FormerLoss(config, self.weights)
+
+    def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """[logits, classes, masks, classes, masks, …] and [(B, 1, H, W) labels or (B, R, H, W) regions, …] -> scalar."""
+        return torch.stack(list(self.terms(outputs, targets).values())).sum()
+
+    def terms(self, outputs: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        """The weighted terms, `loss_mask` for the last layer and `loss_mask_0` … for the others in order."""
+        device = outputs[1].device
+        layers = [
+            {"class_queries_logits": classes.float(), "masks_queries_logits": masks.float()}
+            for classes, masks in zip(outputs[1::2], outputs[2::2], strict=True)
+        ]
+        masks, classes = self._split(self._padded(targets[0].to(device), layers[-1]["masks_queries_logits"]))
+        with torch.autocast(device.type, enabled=False):
+            terms: dict[str, Tensor] = self.criterion.to(device)(
+                **layers[-1], mask_labels=masks, class_labels=classes, auxiliary_predictions=layers[:-1]
+            )
+        return {name: value * self._weight(name) for name, value in terms.items()}
+
+    def _padded(self, target_BRHW: Tensor, masks_BQhw: Tensor) -> Tensor:
+        """The target as large as the image that the masks were made of, which Segmenter pads by repeating its edge."""
+        whole = [round(side * self.stride) for side in masks_BQhw.shape[-2:]]
+        bottom, right = (max(0, b - a) for a, b in zip(target_BRHW.shape[-2:], whole, strict=True))
+        return pad(target_BRHW.float(), (0, right, 0, bottom), mode="replicate")
+
+    def _split(self, target_BRHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Per image the masks (P, H, W) of the classes or regions that it holds, and which these are (P,)."""
+        if not self.regions:
+            labels = torch.arange(self.num_classes, device=target_BRHW.device).view(-1, 1, 1)
+            target_BRHW = (target_BRHW == labels).float()
+        present = [(image != 0).flatten(1).any(1).nonzero().flatten() for image in target_BRHW]
+        return [image[found] for image, found in zip(target_BRHW, present, strict=True)], present
+
+    def _weight(self, name: str) -> float:
+        return next(weight for kind, weight in self.weights.items() if name.startswith(kind))
+
+
+def native_loss(num_classes: int, stride: float, *, regions: bool, ignore_label: int | None) -> SetLoss:
+    """The set loss. Raises ConfigError where the data set has an ignore label."""
+    if ignore_label is not None:
+        raise ConfigError(
+            f"training.loss=native compares whole masks at sampled points, and cannot leave out the pixels of this data "
+            f"set's ignore label {ignore_label}; set training.loss=nnunet."
+        )
+    return SetLoss(num_classes, stride, regions=regions)

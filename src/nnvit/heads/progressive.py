@@ -1,0 +1,124 @@
+"""Progressive upsampling to the image's own size, in steps of two (SETR-PUP, Zheng et al. 2020, arXiv 2012.15840).
+
+SETR's decoder doubles the last map stage by stage. As in UNETR (arXiv 2103.10504), every stage here also joins the map of
+a shallower tap, and the two finest ones join convolutions on the image itself, so that edges which a patch grid cannot
+hold come from the pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..errors import ConfigError
+from ..schema import ModelConfig, at_least
+from ._conv import ConvUnit
+
+NARROWEST, WIDEST_AT_FULL_SIZE = 16, 32
+"""Bounds on the stages' widths: the full-size one costs the most per channel."""
+
+
+@dataclass(kw_only=True)
+class Config(ModelConfig):
+    """decoder_channels: width of the first stage, halved at each, to 16 at least, and 32 at most at full size.
+
+    stem_channels: width of the convolutions on the image. dropout: on whole channels before the classifier.
+    """
+
+    head: str = "progressive"
+    neck: str = "same_scale"
+    decoder_channels: int = 256
+    stem_channels: int = 16
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("model.decoder_channels", self.decoder_channels, NARROWEST)
+        at_least("model.stem_channels", self.stem_channels, 1)
+
+
+class Stage(nn.Module):
+    """Bilinear upsampling to `size`, joined with other maps resized alike, then two 3 x 3 convolutions.
+
+    What comes in is narrowed to `out` channels before it is upsampled: at full size, memory is what limits the width.
+    """
+
+    def __init__(self, width: int, joined: int, out: int) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(width, out, 1)
+        self.convs = nn.Sequential(ConvUnit(out + joined, out, 3), ConvUnit(out, out, 3))
+
+    def forward(self, map_BChw: Tensor, others: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """(B, width, h, w) and maps of `joined` channels together -> (B, out, *size)."""
+        return self.convs(torch.cat([_resized(part, size) for part in (self.narrow(map_BChw), *others)], dim=1))
+
+
+class Head(nn.Module):
+    """channels, strides: of the maps, finest or shallowest first. Raises ConfigError for more maps than stages join."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[float],
+        num_classes: int,
+        *,
+        decoder_channels: int = 256,
+        stem_channels: int = 16,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.strides = _stage_strides(strides[-1])
+        _check_count(len(channels), len(self.strides))
+        widths = _widths(decoder_channels, len(self.strides))
+        skips = list(zip(reversed(channels[:-1]), widths, strict=False))
+        self.skips = nn.ModuleList(nn.Conv2d(width, out, 1) for width, out in skips)
+        self.stem = nn.ModuleList([ConvUnit(3, stem_channels, 3), ConvUnit(stem_channels, stem_channels, 3, stride=2)])
+        self.stages = nn.ModuleList()
+        for k, (width, out) in enumerate(zip([channels[-1], *widths], widths, strict=False)):
+            joined = (out if k < len(skips) else 0) + (stem_channels if self._joins_stem(k) else 0)
+            self.stages.append(Stage(width, joined, out))
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
+
+    def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
+        """One (B, C_i, h_i, w_i) per map, image (B, 3, H, W) -> logits (B, num_classes, H, W)."""
+        height, width = image.shape[-2:]
+        full = self.stem[0](image)
+        stem = [full, self.stem[1](full)]
+        skips = [skip(source) for skip, source in zip(self.skips, reversed(maps[:-1]), strict=True)]
+        hidden = maps[-1]
+        for k, (stage, stride) in enumerate(zip(self.stages, self.strides, strict=True)):
+            others = skips[k : k + 1] + ([stem[len(self.stages) - 1 - k]] if self._joins_stem(k) else [])
+            hidden = stage(hidden, others, (ceil(height / stride), ceil(width / stride)))
+        return self.classifier(self.dropout(hidden))
+
+    def _joins_stem(self, stage: int) -> bool:
+        return stage >= len(self.strides) - 2
+
+
+def _stage_strides(coarsest: float) -> list[float]:
+    """Of each stage against the image: the coarsest map's, halved until the image's own size is reached."""
+    count = max(2, ceil(log2(coarsest)))
+    return [max(1.0, coarsest / 2 ** (k + 1)) for k in range(count - 1)] + [1.0]
+
+
+def _widths(first: int, count: int) -> list[int]:
+    widths = [max(NARROWEST, first // 2**k) for k in range(count)]
+    return [*widths[:-1], min(widths[-1], WIDEST_AT_FULL_SIZE)]
+
+
+def _check_count(maps: int, stages: int) -> None:
+    if maps > stages + 1:
+        raise ConfigError(
+            f"head progressive reads at most {stages + 1} maps at this stride, one to start from and one for each of its "
+            f"{stages} stages, but the neck gives {maps}; set model.feature_layers to {stages + 1} blocks or fewer."
+        )
+
+
+def _resized(map_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    if map_BChw.shape[-2:] == size:
+        return map_BChw
+    return interpolate(map_BChw, size, mode="bilinear", align_corners=False)

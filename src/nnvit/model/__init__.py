@@ -1,0 +1,13 @@
+"""The network, and the functions that build it from plain Python."""
+
+from .factories import create_backbone, create_segformer_model, create_segmentation_model, enable_lora, get_vit_features
+from .segmenter import Segmenter
+
+__all__ = [
+    "Segmenter",
+    "create_backbone",
+    "create_segformer_model",
+    "create_segmentation_model",
+    "enable_lora",
+    "get_vit_features",
+]

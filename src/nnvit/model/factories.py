@@ -1,0 +1,99 @@
+"""Networks and backbones without a recipe file, under the names that the original fork gave these functions."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import config, lora, registry
+from ..architecture import arch_kwargs
+from ..errors import ConfigError
+from ..weights import load_backbone
+from .segmenter import Segmenter, build_backbone
+
+
+def create_backbone(
+    backbone_name: str = "dinov3",
+    backbone_size: str = "large",
+    *,
+    feature_layers: Sequence[int] | None = None,
+    weights: str = "default",
+    **backbone_args: Any,
+) -> Any:
+    """A backbone with its pretrained weights, called as `backbone(image)`.
+
+    weights: as the recipe key model.weights; feature_layers: 0-based blocks to tap, None for the published ones;
+    backbone_args: keys of this family alone, such as modality="oct" for visionfm.
+    Raises ConfigError for what does not exist and WeightsError for weights that are not there.
+    """
+    module = registry.module("backbone", backbone_name)
+    args = config.typed("backbone_args", module.Args, backbone_args)
+    backbone = build_backbone(
+        backbone_name, backbone_size, module.resolve_taps(backbone_size, feature_layers), vars(args)
+    )
+    load_backbone(backbone, weights)
+    return backbone
+
+
+def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
+    """Feature maps of an image (B, 3, H, W), standardised, H and W multiples of `backbone.grid`.
+
+    indices: 0-based blocks instead of those that the backbone taps. Gives one (B, C, h, w) per block, finest first.
+    """
+    if indices is not None:
+        backbone = copy.copy(backbone)  # shares the weights
+        backbone.taps = list(indices)
+    maps: list[Tensor] = backbone(image)
+    return maps
+
+
+def create_segmentation_model(
+    num_classes: int, backbone_name: str = "dinov3", backbone_size: str = "large", **keys: Any
+) -> Segmenter:
+    """The "ViT model": progressive upsampling with skip connections on a pretrained ViT; keys as for `create_segformer_model`."""
+    return _create("progressive", num_classes, backbone_name, backbone_size, **keys)
+
+
+def create_segformer_model(
+    num_classes: int, backbone_name: str = "dinov3", backbone_size: str = "large", **keys: Any
+) -> Segmenter:
+    """SegFormer's all-MLP head on a pretrained ViT; takes images (B, input_channels, H, W) of any size with values in 0..1.
+
+    keys: input_channels (3), freeze_backbone (True), weights ("default") and every other key of a recipe's model section.
+    Raises ConfigError for keys that do not exist or fit, and WeightsError for weights that are not there.
+    """
+    return _create("segformer", num_classes, backbone_name, backbone_size, **keys)
+
+
+def enable_lora(
+    network: Segmenter,
+    r: int = 8,
+    lora_alpha: int = 16,
+    lora_dropout: float = 0.0,
+    target_modules: Sequence[str] | None = None,
+) -> Segmenter:
+    """Puts adapters into the network's backbone, in place, and freezes the rest of it; returns the network.
+
+    target_modules: names of linear layers, None for the backbone's own (qkv for timm's ViTs). Raises ConfigError where
+    there are adapters already.
+    """
+    if lora.adapters(network.backbone):
+        raise ConfigError("this network has LoRA adapters already.")
+    backbone = network.backbone
+    if target_modules is None:
+        target_modules = registry.module("backbone", backbone.family).LORA_TARGETS
+    lora.inject(backbone.model, r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=target_modules)
+    network.set_tuning("lora")
+    return network
+
+
+def _create(
+    head: str, num_classes: int, backbone: str, backbone_size: str, *, input_channels: int = 3, **model_keys: Any
+) -> Segmenter:
+    model = {"head": head, "backbone": backbone, "backbone_size": backbone_size, **model_keys}
+    recipe = config.from_dict({"model": model, "lora": {"enabled": False}})
+    network: nn.Module = Segmenter(input_channels, num_classes, **arch_kwargs(recipe))
+    load_backbone(network.backbone, recipe.model.weights)  # type: ignore[arg-type, union-attr]
+    assert isinstance(network, Segmenter)
+    return network

@@ -1,0 +1,222 @@
+"""The network: input adapter -> backbone -> neck -> head -> logits at the image's own size.
+
+B batch, C input channels, H W height and width, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from .. import lora as lora_adapters
+from .. import registry
+from ..errors import ConfigError
+from ..schema import ARCH_VERSION
+from ..types import QueryHead, TokenView
+
+
+class InputAdapter(nn.Module):
+    """Any channels in, three out, standardised with the backbone's own statistics where there are any to apply.
+
+    One channel is shown three times, three pass as they are, any other number goes through a learned 1 x 1 convolution
+    that starts as their mean.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, stats: Mapping[str, list[float]] | None) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, 3, 1) if channels not in (1, 3) else None
+        if self.mix is not None:
+            nn.init.constant_(self.mix.weight, 1 / channels)
+            nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        mean, std = (stats["mean"], stats["std"]) if stats else ([0.0] * 3, [1.0] * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 3, H, W)."""
+        rgb = image_BCHW.expand(-1, 3, -1, -1) if self.mix is None else self.mix(image_BCHW)
+        return (rgb - self.mean) / self.std
+
+
+class AuxiliaryClassifiers(nn.Module):
+    """One 1 x 1 convolution per scale on the neck's map that is nearest to it, as FCN's auxiliary heads are.
+
+    channels, strides: of the neck's maps; scales: (height, width) factors of the image.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[float], num_classes: int, scales: Sequence[Sequence[float]]
+    ) -> None:
+        super().__init__()
+        distances = [[abs(1 / min(scale) - stride) for stride in strides] for scale in scales]
+        self.sources = [distance.index(min(distance)) for distance in distances]
+        self.classifiers = nn.ModuleList(nn.Conv2d(channels[i], num_classes, 1) for i in self.sources)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The neck's maps -> one (B, K, h, w) per scale, each at its map's own size."""
+        return [classifier(maps[i]) for i, classifier in zip(self.sources, self.classifiers, strict=True)]
+
+
+class Segmenter(nn.Module):
+    """A backbone, a neck and a head as one network, built from plain data with random weights.
+
+    nnU-Net builds it from the plans: `Segmenter(input_channels=, num_classes=, **arch_kwargs)`.
+
+    backbone: {name, size, taps, args}. neck: {name, args}. head: {name, **its own keys}. tuning: lora | frozen | full.
+    lora: {r, lora_alpha, lora_dropout, target_modules} for tuning "lora". input_stats: {mean, std} of 3 channels or
+    None. regions: classes may overlap. aux: "native" for what the head's own loss reads, or the (height, width) factors
+    of nnU-Net's auxiliary outputs; given out while `deep_supervision` is on, which never changes what the network holds.
+    Raises ConfigError where the parts do not fit.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        arch_version: int,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        head: Mapping[str, Any],
+        tuning: str,
+        lora: Mapping[str, Any] | None = None,
+        input_stats: Mapping[str, list[float]] | None = None,
+        regions: bool = False,
+        aux: Literal["native"] | Sequence[Sequence[float]] = (),
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        if arch_version > ARCH_VERSION:
+            raise ConfigError(
+                f"this network was planned by a newer nnvit (arch_version {arch_version}, this one knows up to "
+                f"{ARCH_VERSION}); run `pip install -U nnvit`."
+            )
+        self.aux, self.deep_supervision = aux, deep_supervision
+        self.input = InputAdapter(input_channels, input_stats)
+        self.backbone = build_backbone(**backbone)
+        self.neck = _build_neck(self.backbone, **neck)
+        self.head = _build_head(self.neck, num_classes, **head)
+        self.by_queries = isinstance(self.head, QueryHead)
+        self.by_tokens = _reads_tokens(head["name"], neck["name"], self.backbone, self.head)
+        self.auxiliary: nn.Module | None = None
+        if self.by_queries:
+            self.head.regions = regions
+        elif aux:
+            self.auxiliary = AuxiliaryClassifiers(self.neck.channels, self.neck.strides, num_classes, aux)  # type: ignore[arg-type]
+        self.refine = _build_refinement(self.neck, num_classes, **neck)
+        if self.refine is not None and aux == "native":
+            raise ConfigError(
+                f"model.neck={neck['name']} refines the logits, which the head's own loss does not read; set "
+                "training.loss=nnunet, or model.neck=simple_pyramid."
+            )
+        if tuning == "lora":
+            lora_adapters.inject(self.backbone.model, **(lora or {}))
+        self.set_tuning(tuning)
+
+    def forward(self, image_BCHW: Tensor) -> Any:
+        """(B, C, H, W) of any height and width -> logits (B, K, H, W), in fp32.
+
+        With `aux` and while `deep_supervision` is on: a list that begins with them.
+        """
+        height, width = image_BCHW.shape[-2:]
+        image = self._padded(self.input(image_BCHW))
+        source = self.backbone if self.by_tokens else self.neck(self.backbone(image), image)
+        if not (self.deep_supervision and self.aux):
+            return self._finish(self.head(source, image), source, image, (height, width))
+        if self.by_queries:
+            layers = self.head.layers(source, image)
+            logits = self._finish(self.head.logits(*layers[-1]), source, image, (height, width))
+            if self.aux == "native":
+                return [logits, *(part for layer in layers for part in layer)]
+            coarse = [self.head.logits(*layer) for layer in reversed(layers[:-1])]
+        else:
+            logits = self._finish(self.head(source, image), source, image, (height, width))
+            coarse = self.auxiliary(source)  # type: ignore[misc]
+        scales: Any = self.aux
+        return [logits, *(_resized(c, image, (height, width), s) for c, s in zip(coarse, scales, strict=False))]
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """Like nn.Module's, but what is frozen stays in eval mode; only its adapters' dropout follows `mode`."""
+        super().train(mode)
+        if self.tuning != "full":
+            self.backbone.eval()
+            for layer in lora_adapters.adapters(self.backbone):
+                layer.lora_dropout.train(mode)
+        return self
+
+    def depth_of(self, name: str) -> int | None:
+        """The depth of a parameter within the backbone (0 the embedding), None outside it."""
+        in_backbone = name.removeprefix("backbone.")
+        return None if in_backbone == name else self.backbone.layer_of(in_backbone)
+
+    def set_progress(self, done: float) -> None:
+        """Tells the head which share of the training is done, 0 to 1; a finished network is at 1."""
+        self.head.progress = done
+
+    def _padded(self, image: Tensor) -> Tensor:
+        bottom, right = (-side % self.backbone.grid for side in image.shape[-2:])
+        return pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+    def _finish(self, logits: Tensor, source: Any, image: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.refine is not None:
+            logits = self.refine(logits, source, image)
+        return _resized(logits, image, size)
+
+    def set_tuning(self, tuning: str) -> None:
+        """ "lora", "frozen" or "full": only what is tuned and contributes to the logits requires a gradient."""
+        self.tuning = tuning
+        last = self.backbone.num_layers if self.by_tokens else self.backbone.last_layer
+        for name, parameter in self.backbone.named_parameters():
+            depth = self.backbone.layer_of(name)
+            unread = last < depth <= self.backbone.num_layers
+            tuned = tuning == "full" or (tuning == "lora" and lora_adapters.is_adapter(name))
+            parameter.requires_grad_(tuned and not unread)
+        self.train(self.training)
+
+
+def _resized(logits: Tensor, image: Tensor, size: tuple[int, int], scale: Sequence[float] = (1, 1)) -> Tensor:
+    """Logits of a padded image (.., H', W') as those of its first `size` pixels, times `scale`, in fp32."""
+    padded = [round(side * factor) for side, factor in zip(image.shape[-2:], scale, strict=True)]
+    height, width = (round(side * factor) for side, factor in zip(size, scale, strict=True))
+    logits = interpolate(logits.float(), padded, mode="bilinear", align_corners=False)
+    return logits[..., :height, :width]
+
+
+def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> Any:
+    """A backbone with random weights, from plain data. Raises ConfigError for an unknown one."""
+    module = registry.module("backbone", name)
+    return module.build(size, taps, module.Args(**args))
+
+
+def _build_neck(backbone: Any, name: str, args: Mapping[str, Any]) -> Any:
+    module = registry.module("neck", name)
+    return module.Neck(backbone.channels, backbone.strides, module.Args(**args))
+
+
+def _build_refinement(neck: Any, num_classes: int, name: str, args: Mapping[str, Any]) -> nn.Module | None:
+    module = registry.module("neck", name)
+    return module.Refinement(neck.channels, num_classes, module.Args(**args)) if hasattr(module, "Refinement") else None
+
+
+def _build_head(neck: Any, num_classes: int, name: str, **own_keys: Any) -> Any:
+    return registry.module("head", name).Head(neck.channels, neck.strides, num_classes, **own_keys)
+
+
+def _reads_tokens(head: str, neck: str, backbone: Any, built: Any) -> bool:
+    """Whether the head works inside the encoder. Raises ConfigError where backbone or neck do not allow it."""
+    if not getattr(registry.module("head", head), "TOKENS", False):
+        return False
+    if not isinstance(backbone, TokenView):
+        raise ConfigError(
+            f"model.head={head} puts its queries into the last blocks of a plain ViT, and backbone {backbone.family} shows "
+            "no tokens; take dinov3, dinov2 or another plain ViT, or head mask2former."
+        )
+    if neck != "same_scale":
+        raise ConfigError(f"model.head={head} reads the encoder itself and no neck; set model.neck=same_scale.")
+    built.check(backbone)
+    return True

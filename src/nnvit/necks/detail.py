@@ -1,0 +1,61 @@
+"""The pyramid of `simple_pyramid`, and a small convolutional stem that corrects the logits close to the image.
+
+A patch of 14 or 16 pixels is one token: what is thinner is blurred before the pyramid begins. Other works run a
+convolutional pyramid beside the ViT through the whole decoder (ViT-Adapter, arXiv 2205.08534; ViT-CoMer, 2403.07392),
+which costs most where the maps are largest. Here the head keeps its strides and its width; only its logits, with as many
+channels as there are classes, meet the stem and a narrow copy of the finest map at stride 2 (or 1), where a few thin
+convolutions compute what to add to them. So it serves every head that gives logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..errors import ConfigError
+from .simple_pyramid import Args as PyramidArgs
+from .simple_pyramid import Neck
+
+__all__ = ["Args", "Neck", "Refinement"]
+
+
+@dataclass(kw_only=True)
+class Args(PyramidArgs):
+    """stem_stride: 1 or 2 pixels; full resolution takes four times as long. stem_channels: width of the stem."""
+
+    stem_stride: int = 2
+    stem_channels: int = 24
+
+    def __post_init__(self) -> None:
+        if self.stem_stride not in (1, 2):
+            raise ConfigError(f"model.neck_args.stem_stride={self.stem_stride} must be 1 or 2 pixels.")
+
+
+class Refinement(nn.Module):
+    """Adds a correction to the logits at the stem's stride. channels: of the neck's maps."""
+
+    def __init__(self, channels: Sequence[int], num_classes: int, args: Args) -> None:
+        super().__init__()
+        width = args.stem_channels
+        self.stem = nn.Sequential(_block(3, width, args.stem_stride), _block(width, width))
+        self.context = nn.Conv2d(channels[0], width, 1)
+        self.join = nn.Sequential(_block(2 * width + num_classes, width), _block(width, width))
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)  # begins close to the head's own logits
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, logits_BKhw: Tensor, maps: list[Tensor], image: Tensor) -> Tensor:
+        """Logits of any stride, the neck's maps, image (B, 3, H, W) -> logits (B, K, H / stride, W / stride)."""
+        stem = self.stem(image)
+        logits, context = (_to(part, stem) for part in (logits_BKhw, self.context(maps[0])))
+        return logits + self.classifier(self.join(torch.cat([stem, context, logits], dim=1)))
+
+
+def _to(map_BChw: Tensor, like: Tensor) -> Tensor:
+    return interpolate(map_BChw, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _block(width: int, out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())

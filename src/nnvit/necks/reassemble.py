@@ -1,0 +1,81 @@
+"""DPT's reassembling of a plain ViT's taps into a pyramid (Ranftl et al. 2021, arXiv 2103.13413).
+
+Equal to transformers' DPTReassembleStage with `readout_type="ignore"`: the maps hold no class token to read out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+SCALES = (4.0, 2.0, 1.0, 0.5)
+"""Of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
+
+
+@dataclass(kw_only=True)
+class Args:
+    """out_channels: width of each of the four levels, finest first."""
+
+    out_channels: list[int] = field(default_factory=lambda: [96, 192, 384, 768])
+
+
+class Neck(nn.Module):
+    """channels, strides: of the backbone's maps, four of one stride, shallowest first. Raises ConfigError for others."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[float], args: Args) -> None:
+        super().__init__()
+        _check(channels, strides, args.out_channels)
+        self.channels = list(args.out_channels)
+        self.strides = [strides[0] / scale for scale in SCALES]
+        self.projections = nn.ModuleList(
+            nn.Conv2d(width, out, 1) for width, out in zip(channels, self.channels, strict=True)
+        )
+        self.resamplings = nn.ModuleList(
+            _resampling(scale, out) for scale, out in zip(SCALES, self.channels, strict=True)
+        )
+
+    def forward(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
+        """Four (B, C_i, h, w) -> (B, out_0, 4h, 4w), (B, out_1, 2h, 2w), (B, out_2, h, w), (B, out_3, ceil(h/2), ceil(w/2))."""
+        layers = zip(self.resamplings, self.projections, maps, strict=True)
+        return [resample(project(map_BChw)) for resample, project, map_BChw in layers]
+
+
+def _resampling(scale: float, width: int) -> nn.Module:
+    if scale == 1:
+        return nn.Identity()
+    if scale < 1:
+        return nn.Conv2d(width, width, 3, stride=int(1 / scale), padding=1)
+    return nn.ConvTranspose2d(width, width, int(scale), stride=int(scale))
+
+
+def _check(channels: Sequence[int], strides: Sequence[float], out_channels: Sequence[int]) -> None:
+    if len(channels) != len(SCALES) or len(set(strides)) != 1:
+        raise ConfigError(
+            f"model.neck=reassemble builds {len(SCALES)} levels from {len(SCALES)} maps of one stride, but the backbone "
+            f"gives {len(channels)} maps of strides {list(strides)}; set model.feature_layers to {len(SCALES)} blocks of a "
+            "plain ViT, or model.neck=same_scale."
+        )
+    if len(out_channels) != len(SCALES) or min(out_channels) < 1:
+        raise ConfigError(
+            f"model.neck_args.out_channels={list(out_channels)} must be {len(SCALES)} widths of at least 1, such as "
+            "[96,192,384,768]."
+        )
+
+
+def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """This neck's state dict from transformers' DPTReassembleStage, or from a whole DPT that ignores its readout token.
+
+    Raises KeyError where the mapping holds neither.
+    """
+    renamed = {"projection": "projections", "resize": "resamplings"}
+    whole = any("reassemble_stage." in name for name in state)
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if whole and "reassemble_stage." not in name:
+            continue
+        _, index, part, kind = name.split("reassemble_stage.")[-1].split(".")
+        out[f"{renamed[part]}.{index}.{kind}"] = value
+    _ = out["projections.0.weight"]
+    return out

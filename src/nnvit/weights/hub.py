@@ -1,0 +1,58 @@
+"""Files and commits of Hugging Face repositories, from the network or from huggingface_hub's own cache."""
+
+import re
+from pathlib import Path
+
+from ..errors import WeightsError
+
+FILES = ("model.safetensors", "pytorch_model.bin")
+TIMEOUT = 10.0  # seconds that a plan waits for a commit
+
+
+def download(repo: str, files: tuple[str, ...], revision: str | None) -> tuple[Path, str]:
+    """The first of the files that the repository has, and the commit that it belongs to.
+
+    revision: a commit, a branch or a tag; None is the main branch. Raises WeightsError with the reason of the first failure.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    reason: Exception | None = None
+    for file in files:
+        try:
+            path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+        except EntryNotFoundError as error:
+            reason = reason or error
+        except Exception as error:  # offline, gated, no such repository: each is a class of its own
+            reason = error
+            break
+        else:
+            # The hub's cache keeps a file under the commit that it belongs to.
+            return path, path.parent.name
+    summary = str(reason).strip().splitlines()[0].rstrip(".")
+    raise WeightsError(f"getting {' or '.join(files)} from {repo} failed: {type(reason).__name__}: {summary}")
+
+
+def commit_of(repo: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag (None: the main branch) means now; offline, what it meant at the last download.
+
+    None where neither the hub nor its cache on this machine tells.
+    """
+    if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        return revision
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.model_info(repo, revision=revision, timeout=TIMEOUT).sha
+    except Exception:  # offline, gated, no such repository: each is a class of its own
+        return _cached_commit(repo, revision)
+
+
+def _cached_commit(repo: str, revision: str | None) -> str | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True)).name
+    except (LocalEntryNotFoundError, ValueError):  # not downloaded; no name that a repository can have
+        return None

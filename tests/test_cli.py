@@ -1,0 +1,165 @@
+"""The command line: every command explains itself, the train commands are one, and nothing heavy is imported for help."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from nnvit import cli
+from nnvit.weights import licences
+
+FORK = {"segformer": cli.segformer_app, "vit": cli.vit_app, "m2f": cli.m2f_app}
+
+
+def commands(app: typer.Typer = cli.app, name: str = "nnvit") -> Iterator[tuple[str, Any]]:
+    """Every command under an app, with the words that call it."""
+
+    def walk(command: Any, words: str) -> Iterator[tuple[str, Any]]:
+        below = getattr(command, "commands", None)
+        if below is None:
+            yield words, command
+        for child, inner in (below or {}).items():
+            yield from walk(inner, f"{words} {child}")
+
+    yield from walk(typer.main.get_command(app), name)
+
+
+ALL = dict(commands()) | {
+    f"nnUNetv2_train_{name}": next(commands(app, f"nnUNetv2_train_{name}"))[1] for name, app in FORK.items()
+}
+
+
+def flags(command: Any) -> dict[str, Any]:
+    return {option: parameter.default for parameter in command.params for option in parameter.opts if option[0] == "-"}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Runs `nnvit` in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["nnvit", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_every_command_explains_itself_by_example(words: str) -> None:
+    command = ALL[words]
+    assert command.help
+    assert command.epilog.startswith("Example")
+    assert words in command.epilog
+    assert [p.name for p in command.params if not getattr(p, "help", None)] == []
+
+
+@pytest.mark.parametrize("name", FORK)
+def test_the_forks_commands_are_nnvit_train_with_another_recipe_option(name: str) -> None:
+    train, fork = flags(ALL["nnvit train"]), flags(ALL[f"nnUNetv2_train_{name}"])
+    assert fork.keys() == (train.keys() - {"--recipe", "-r"}) | {f"--{name}_config"}
+    assert fork["-tr"] == f"nnUNetTrainerNoDeepSupervision_{name}"
+    assert train["-tr"] == "nnUNetTrainer_nnvit"
+
+
+def test_the_default_trainers_exist_and_bring_the_commands_recipe() -> None:
+    from nnvit.nnunet.training import find_trainer
+
+    for name in FORK:
+        trainer = find_trainer(flags(ALL[f"nnUNetv2_train_{name}"])["-tr"])
+        assert trainer.default_recipe == f"{name}_default"
+    find_trainer("nnUNetTrainer_nnvit")
+
+
+def test_every_flag_of_nnunets_own_train_command_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnunetv2.run.run_training import run_training_entry
+
+    parsers: list[argparse.ArgumentParser] = []
+
+    def stop(parser: argparse.ArgumentParser, *_: Any) -> None:
+        parsers.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(SystemExit):
+        run_training_entry()
+    theirs = {flag for action in parsers[0]._actions for flag in action.option_strings} - {"-h", "--help"}
+    assert theirs
+    assert theirs <= flags(ALL["nnvit train"]).keys()
+
+
+def test_every_installed_command_exists() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert {f"nnUNetv2_train_{name}" for name in FORK} < project["scripts"].keys()
+    for target in project["scripts"].values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("words", [*ALL, "nnvit", "nnvit dataset", "nnvit weights"])
+def test_help_loads_nothing_heavy(words: str) -> None:
+    function = {f"nnUNetv2_train_{name}": f"train_{name}_main" for name in FORK}.get(words, "main")
+    code = (
+        f"import sys, atexit, nnvit.cli; sys.argv = {[*words.split(), '--help']!r};"
+        "heavy = {'torch', 'nnunetv2', 'timm', 'transformers', 'omegaconf'};"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & sys.modules.keys())));"
+        f"nnvit.cli.{function}()"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "Usage:" in printed
+    assert "heavy: []" in printed
+
+
+def test_a_licence_is_accepted_once_for_this_process_and_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NNVIT_CACHE", str(tmp_path))
+    monkeypatch.setenv(licences.VARIABLE, "")
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    assert not licences.acceptance("dinov3")
+    for command in (["plan", "101", "2d"], ["train", "101", "2d", "0"]):
+        assert run(monkeypatch, *command, "--accept-license", "dinov3", "--accept-license", "cc-by-nc-4.0") == 2
+        assert "nnUNet_preprocessed is not set" in capsys.readouterr().err  # no data set; the licence came first
+        assert licences.acceptance("dinov3")
+        assert licences.acceptance("cc-by-nc-4.0")
+    assert "dinov3" in os.environ[licences.VARIABLE]
+    monkeypatch.setenv(licences.VARIABLE, "")
+    assert licences.acceptance("dinov3")
+
+
+def test_lists_shows_and_checks_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nnvit import overview
+
+    assert run(monkeypatch, "list", "necks") == 0
+    assert capsys.readouterr().out.splitlines() == overview.listing("necks")
+    assert run(monkeypatch, "list", "recipes", "--markdown") == 0
+    assert capsys.readouterr().out == overview.recipes_markdown()
+    tiny = ["model.backbone=tiny", "model.backbone_size=vit"]
+    assert (
+        run(monkeypatch, "show", "segformer_default", *tiny, "--patch", "48", "32", "--channels", "1", "--batch", "1")
+        == 0
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == overview.show("segformer_default", tiny, channels=1, patch=(48, 32), batch=1)
+    weights = tmp_path / "weights.pth"
+    torch.save({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}, weights)
+    assert run(monkeypatch, "weights", "check", str(weights)) == 0
+    assert f"file: {weights}" in capsys.readouterr().out
+    assert run(monkeypatch, "weights", "check", str(tmp_path / "none.pth")) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_mistyped_word_is_refused_with_what_is_legal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "list", "head") == 2
+    assert "heads" in capsys.readouterr().err
+    assert run(monkeypatch, "show", "segformer_defualt") == 2
+    assert "Did you mean 'segformer_default'" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""Costs are counted on fake tensors; here they are held against real networks, real passes and sums by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnvit import config, cost
+from nnvit.architecture import arch_kwargs
+from nnvit.model import Segmenter
+from nnvit.schema import Recipe
+
+IMAGE = (2, 3, 50, 64)
+TINY = ["model.backbone=tiny", "model.backbone_size=vit", "training.precision=fp32"]
+FULL = ["lora.enabled=false", "model.freeze_backbone=false"]
+
+
+def recipe(*overrides: str, source: str = "segformer_default") -> Recipe:
+    return config.load_recipe([source], [*TINY, *overrides])
+
+
+def network(of: Recipe) -> Segmenter:
+    arch = arch_kwargs(of)
+    return Segmenter(IMAGE[1], 3, deep_supervision="aux" in arch, **arch)
+
+
+def measured(of: Recipe) -> cost.Cost:
+    return cost.measure(lambda: network(of), IMAGE, of.training)[0]
+
+
+def saved_for_backward(built: Segmenter) -> int:
+    """Bytes that autograd keeps in a real training pass, without the network's own and the image's."""
+    image = torch.rand(IMAGE)
+    own = {t.untyped_storage().data_ptr() for t in [*built.parameters(), *built.buffers(), image]}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = built.train()(image)
+    kept[logits.untyped_storage().data_ptr()] = logits
+    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides"),
+    [
+        ("segformer_default", []),
+        ("segformer_default", ["lora.enabled=false"]),
+        ("segformer_default", FULL),
+        ("segformer_detail", []),
+        ("vit_default", []),
+    ],
+    ids=["lora", "frozen", "full", "detail", "progressive"],
+)
+def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides: list[str]) -> None:
+    of = recipe(*overrides, source=source)
+    said, built = measured(of), network(of)
+    trained = [p for p in built.parameters() if p.requires_grad]
+    assert said.parameters == sum(p.numel() for p in built.parameters())
+    assert said.trainable == sum(p.numel() for p in trained)
+    held = [*built.parameters(), *built.buffers()]
+    assert said.parameter_bytes == sum(t.numel() * t.element_size() for t in held)
+    assert said.gradient_bytes == 4 * said.trainable
+    assert said.activation_bytes == pytest.approx(saved_for_backward(built), rel=0.02)
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        built.train()(torch.rand(IMAGE))
+    assert said.forward_flops == flops.get_total_flops()
+
+
+def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:
+    from nnvit.optim import build_optimizer
+
+    for keys in (
+        ["training.optimizer=adamw"],
+        ["training.optimizer=sgd"],
+        ["training.optimizer=sgd", "training.momentum=0"],
+    ):
+        of = recipe(*keys)
+        built = network(of)
+        built(torch.rand(IMAGE)).sum().backward()
+        optimizer = build_optimizer(built, of.training)
+        optimizer.step()
+        states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor) and s.ndim]
+        assert measured(of).optimizer_bytes == sum(s.numel() * s.element_size() for s in states)
+    averaged, plain = measured(recipe("training.ema=0.99")), measured(recipe())
+    assert averaged.optimizer_bytes - plain.optimizer_bytes == plain.gradient_bytes
+
+
+def test_checkpointing_and_freezing_keep_less_and_half_precision_about_half() -> None:
+    full = measured(recipe(*FULL))
+    checkpointed = measured(recipe(*FULL, "training.grad_checkpointing=true"))
+    frozen = measured(recipe("lora.enabled=false"))
+    assert checkpointed.activation_bytes < full.activation_bytes
+    assert checkpointed.step_flops > full.step_flops
+    assert frozen.activation_bytes < full.activation_bytes
+    assert frozen.step_flops < full.step_flops
+    half = measured(recipe(*FULL, "training.precision=bf16"))
+    assert half.activation_bytes < 0.75 * full.activation_bytes
+    assert (half.precision, full.precision) == ("bf16 autocast", "fp32")
+
+
+def test_a_loss_that_reads_every_layer_keeps_more() -> None:
+    small = ["model.num_queries=5", "model.decoder_layers=3", "model.encoder_layers=1", "model.decoder_hidden_size=32"]
+    plain, native = (measured(recipe(*small, source=name)) for name in ("m2f_default", "m2f_native"))
+    assert native.activation_bytes > plain.activation_bytes
+    assert native.trainable == plain.trainable
+
+
+@pytest.mark.parametrize(
+    ("layer", "image"),
+    [
+        (nn.Conv2d(8, 12, 3, stride=2, padding=1), (2, 8, 9, 10)),
+        (nn.Conv2d(8, 8, 3, groups=8), (2, 8, 9, 10)),
+        (nn.Conv2d(8, 12, 3, groups=4), (2, 8, 9, 10)),
+        (nn.ConvTranspose2d(8, 6, 2, stride=2), (2, 8, 9, 10)),
+        (nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8), (2, 8, 9, 10)),
+    ],
+    ids=["plain", "depthwise", "grouped", "transposed", "transposed depthwise"],
+)
+def test_both_gradients_of_a_convolution_cost_as_much_as_it_does(layer: nn.Module, image: tuple[int, ...]) -> None:
+    """torch's own formula multiplies a grouped convolution's by the number of groups."""
+    weight = layer.get_parameter("weight")
+    with FlopCounterMode(display=False, custom_mapping=cost._FORMULAS) as flops:
+        out = layer(torch.rand(image, requires_grad=True))
+        places = (out if isinstance(layer, nn.Conv2d) else torch.empty(image)).shape[-2:].numel()
+        by_hand = 2 * image[0] * places * weight.numel()
+        assert flops.get_total_flops() == by_hand
+        out.sum().backward()
+    assert flops.get_total_flops() == 3 * by_hand
+
+
+def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
+    of = recipe()
+    total, rows, trained = cost.measure(lambda: network(of), IMAGE, of.training)
+    parts = {row.name: row for row in rows if "." not in row.name}
+    assert list(parts) == ["input", "backbone", "neck", "head"]
+    assert sum(row.parameters for row in parts.values()) == total.parameters
+    assert sum(row.trainable for row in parts.values()) == total.trainable == sum(size for _, _, size in trained)
+    assert parts["backbone"].output == "4 of 2x32x4x4"  # 50 x 64 pixels, padded to 64 x 64
+    assert parts["head"].output == "2x3x16x16"
+    blocks = next(row for row in rows if row.name == "backbone.model.blocks")
+    assert (blocks.kind, blocks.output) == ("4 x Block", "2x17x32")
+    assert ("backbone.model.blocks.*.attn.qkv.lora_A.default.weight", 4, 4 * 8 * 32) in trained
+
+
+def test_nothing_is_allocated_for_the_largest_backbone() -> None:
+    of = config.load_recipe(["linear_probe"], ["model.backbone_size=7b", "model.feature_layers=[39]"])
+    said, _, _ = cost.measure(lambda: network(of), (1, 3, 32, 32), of.training)
+    assert said.parameters > 6.7e9
+    resident: Any = pytest.importorskip("resource")
+    assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameter_bytes
+    assert said.line().startswith("6.72 G parameters, ")

@@ -1,0 +1,104 @@
+"""`nnvit list` and `nnvit show`, and what the shipped recipes say of themselves."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from nnvit import config, overview, registry
+from nnvit.errors import ConfigError
+from nnvit.overview.headers import header
+from nnvit.schema import ModelConfig
+
+RECIPES = Path(str(files("nnvit") / "recipes"))
+WITH_NETWORK = [name for name in config.shipped_recipes() if isinstance(config.load_recipe([name]).model, ModelConfig)]
+TINY = ["model.backbone=tiny", "model.backbone_size=vit", "model.decoder_hidden_size=16"]
+
+
+@pytest.mark.parametrize("kind", ["backbone", "head", "neck"])
+def test_every_component_is_listed_with_what_it_is(kind: str) -> None:
+    lines = overview.listing(f"{kind}s")
+    for name in registry.names(kind):
+        (line,) = [line for line in lines if line.startswith(f"  {name}: ")]
+        assert len(line) > len(f"  {name}: ") + 20
+
+
+def test_own_keys_are_listed_as_a_recipe_takes_them() -> None:
+    lines = [line.strip() for line in overview.listing("heads")]
+    assert "model.decoder_hidden_size=256" in lines
+    assert "model.pool_scales=[1, 2, 3, 6]" in lines
+    assert "model.use_batch_norm=false" in lines
+    config.load_recipe([], ["model.head=upernet", "model.pool_scales=[1, 2, 3, 6]"])
+    assert "model.neck_args.out_channels=[96, 192, 384, 768]" in [line.strip() for line in overview.listing("necks")]
+
+
+def test_every_size_is_listed_with_its_parameters_strides_taps_licence_and_file() -> None:
+    rows = {tuple(line.split()[:2]): line.split() for line in overview.listing("sizes")[2:]}
+    known = {
+        (name, size)
+        for name in registry.names("backbone")
+        for size in getattr(registry.module("backbone", name), "SIZES", ())
+    }
+    assert rows.keys() == known
+    # weights.md counts these in the packaged file
+    assert rows["dinov2", "small"][2:] == ["22,056,192", "14", "2,5,8,11", "apache-2.0", "dinov2_vits14_pretrain.pth"]
+    assert rows["dinov3", "7b"][2] == "6,716,030,976"
+    assert rows["mit", "b0"][3:5] == ["4,8,16,32", "0,1,2,3"]
+
+
+def test_every_recipe_is_listed_with_its_first_words() -> None:
+    lines = overview.listing("recipes")[1:]
+    assert [line.split()[0] for line in lines] == config.shipped_recipes()
+    assert all(header(name).summary in line for name, line in zip(config.shipped_recipes(), lines, strict=True))
+
+
+@pytest.mark.parametrize("name", config.shipped_recipes())
+def test_a_recipe_says_where_it_comes_from_what_it_is_for_and_what_it_costs(name: str) -> None:
+    assert list(header(name).notes) == ["Source", "Use", "Cost"]
+    assert header(name).summary.endswith(".")
+
+
+@pytest.mark.parametrize("name", WITH_NETWORK)
+def test_the_cost_in_a_recipes_header_is_what_show_counts(name: str) -> None:
+    measured, _, _ = overview.measure(config.load_recipe([name]))
+    assert header(name).notes["Cost"] == f"{measured.line()}."
+
+
+def test_the_page_of_recipes_is_made_from_their_headers() -> None:
+    page = (RECIPES / "README.md").read_text(encoding="utf-8")
+    assert page == overview.recipes_markdown(), "run: nnvit list recipes --markdown > src/nnvit/recipes/README.md"
+    for name in config.shipped_recipes():
+        assert f"## `{name}`" in page
+
+
+def test_show_prints_a_recipe_that_loads_again() -> None:
+    lines = overview.show("segformer_default", [*TINY, "lora.r=3"], patch=(32, 48), batch=1)
+    written = "\n".join(lines[: lines.index("")])
+    recipe = config.load_recipe(["segformer_default"], [*TINY, "lora.r=3"])
+    assert config.from_dict(OmegaConf.to_container(OmegaConf.create(written))) == recipe  # type: ignore[arg-type]
+    assert lines[0] == f"# {recipe.name} ({config.recipe_hash(recipe)[:8]}), tuning lora"
+
+
+def test_show_describes_the_network_for_the_data_set_at_hand() -> None:
+    lines = overview.show("segformer_default", TINY, channels=5, classes=4, patch=(50, 64), batch=3)
+    text = "\n".join(lines)
+    assert "network: 5 channels, 4 classes, patch 50 x 64, batch 3" in text
+    (head,) = [line.split() for line in lines if line.startswith("head ")]
+    assert head[-1] == "3x4x16x16"
+    (mix,) = [line.split() for line in lines if "input.mix.weight" in line]
+    assert mix[1:] == ["1", "tensor", "15"]
+    (memory,) = [line for line in lines if line.startswith("memory of a training step on 3 patches")]
+    parts = [float(line.split()[-2]) for line in lines[lines.index(memory) + 1 :] if line.endswith(" GiB")]
+    assert float(memory.split()[-2]) == pytest.approx(sum(parts), abs=0.03)
+
+
+def test_show_says_that_the_plans_network_needs_a_data_set() -> None:
+    lines = overview.show("unet")
+    assert "  head: plans" in lines
+    assert "nnvit plan DATASET CONFIGURATION --recipe unet" in lines[-1]
+
+
+def test_show_refuses_parts_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match=r"model\.num_encoder_blocks=4"):
+        overview.show("segformer_default", [*TINY, "model.num_encoder_blocks=3"])
