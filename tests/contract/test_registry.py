@@ -3,7 +3,8 @@
 import copy
 import inspect
 import json
-from dataclasses import fields
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +12,58 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnvit import registry
+from nnvit import lora, registry
+from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
-from nnvit.schema import ModelConfig
-from nnvit.types import Backbone, Head, Neck
+from nnvit.types import Backbone, Head, Neck, QueryHead
 
-TINY = {"name": "tiny", "size": "vit", "taps": [0, 1, 2, 3], "args": {}}
+from . import cells
+
 CLASSES, CHANNELS = 3, 2
-PAIRS = [(neck, head) for neck in registry.names("neck") for head in registry.names("head")]
+PAIRS = [(neck, head) for neck in cells.NECKS for head in cells.HEADS if cells.fits("vit", neck, head)]
+SCALES = [[0.5, 0.5], [0.25, 0.25]]
+GOLDEN = Path(__file__).with_name("state_dict_names")
 
 
-def head_keys(name: str) -> dict[str, Any]:
-    """A head's own keys at their defaults, as the plans carry them."""
-    config = registry.module("head", name).Config
-    common = {field.name for field in fields(ModelConfig)}
-    return {"name": name} | {f.name: getattr(config(), f.name) for f in fields(config) if f.name not in common}
-
-
-def segmenter(neck: str = "same_scale", head: str = "linear", tuning: str = "full", size: str = "vit") -> Segmenter:
+def segmenter(
+    neck: str = "same_scale",
+    head: str = "linear",
+    tuning: str = "full",
+    size: str = "vit",
+    narrow: Callable[[dict[str, Any]], dict[str, Any]] = cells.small,
+    **others: Any,
+) -> Segmenter:
     torch.manual_seed(0)
     return Segmenter(
         CHANNELS,
         CLASSES,
-        arch_version=1,
-        backbone=TINY | {"size": size},
-        neck={"name": neck, "args": {}},
-        head=head_keys(head),
-        tuning=tuning,
-        lora={"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": ["qkv"]},
-        deep_supervision=True,
+        **{
+            "arch_version": 1,
+            "backbone": {"name": "tiny", "size": size, "taps": [0, 1, 2, 3], "args": {}},
+            "neck": {"name": neck, "args": narrow(cells.neck_args(neck))},
+            "head": {"name": head} | narrow(cells.head_keys(head)),
+            "tuning": tuning,
+            "lora": {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": cells.lora_targets(size)},
+            "deep_supervision": True,
+        }
+        | others,
     )
 
 
 def image(height: int = 48, width: int = 64) -> Tensor:
     return torch.randn(2, CHANNELS, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def awake(network: Segmenter) -> Segmenter:
+    """What starts at zero (adapters, offsets of deformable attention) passes no gradient to what it multiplies."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+def without_gradient(network: nn.Module) -> list[str]:
+    return [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
 
 
 @pytest.mark.parametrize(("neck", "head"), PAIRS)
@@ -57,9 +76,20 @@ class TestEveryNetwork:
         assert logits.isfinite().all()
 
     def test_every_parameter_learns(self, neck: str, head: str) -> None:
-        network = segmenter(neck, head)
+        network = awake(segmenter(neck, head))
         network(image()).square().mean().backward()
-        assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+        assert without_gradient(network) == []
+
+    def test_every_parameter_learns_with_auxiliary_outputs(self, neck: str, head: str) -> None:
+        network = awake(segmenter(neck, head, aux=SCALES))
+        outputs = network(image(50, 61))
+        expected = [(50, 61), (25, 30), (12, 15)][: len(outputs)]
+        assert [tuple(out.shape[-2:]) for out in outputs] == expected
+        assert len(outputs) > 1
+        sum(out.square().mean() for out in outputs).backward()
+        assert without_gradient(network) == []
+        network.deep_supervision = False
+        assert network(image()).shape == (2, CLASSES, 48, 64)
 
     def test_what_is_frozen_does_not_move(self, neck: str, head: str) -> None:
         network = segmenter(neck, head, "frozen")
@@ -92,7 +122,25 @@ class TestEveryNetwork:
 
     def test_the_last_layer_is_named_classifier(self, neck: str, head: str) -> None:
         network = segmenter(neck, head)
-        assert network.get_parameter("head.classifier.weight").shape[0] == CLASSES
+        outputs = CLASSES + 1 if isinstance(network.head, QueryHead) else CLASSES
+        assert network.get_parameter("head.classifier.weight").shape[0] == outputs
+
+
+@pytest.mark.parametrize(("neck", "head"), [pair for pair in PAIRS if cells.by_queries(pair[1])])
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_heads_own_loss_teaches_every_parameter(neck: str, head: str, regions: bool) -> None:
+    if cells.refines(neck):
+        with pytest.raises(ConfigError, match=f"model.neck={neck} refines the logits.*set training.loss=nnunet"):
+            segmenter(neck, head, aux="native")
+        return
+    network = awake(segmenter(neck, head, aux="native", regions=regions))
+    labels = torch.arange(48 * 64).view(1, 1, 48, 64).repeat(2, 1, 1, 1) // 1100
+    target = torch.cat([labels >= region for region in range(CLASSES)], dim=1) if regions else labels
+    loss = network.head.native_loss(None)(network(image()), [target.float()])
+    assert loss.ndim == 0
+    assert loss.isfinite()
+    loss.backward()
+    assert without_gradient(network) == []
 
 
 @pytest.mark.parametrize("kind", ["head", "neck"])
@@ -103,7 +151,7 @@ def test_own_keys_have_defaults_so_that_older_plans_build(kind: str) -> None:
             assert module.Args()
             continue
         keywords = [p for p in inspect.signature(module.Head).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        assert {p.name: p.default for p in keywords} == {k: v for k, v in head_keys(name).items() if k != "name"}
+        assert {p.name: p.default for p in keywords} == cells.head_keys(name)
 
 
 def backbone_sizes(name: str) -> list[str]:
@@ -113,22 +161,34 @@ def backbone_sizes(name: str) -> list[str]:
     )
 
 
-@pytest.mark.parametrize(("name", "size"), [(n, s) for n in registry.names("backbone") for s in backbone_sizes(n)])
-def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: str, size: str) -> None:
+def on_meta(name: str, size: str) -> Any:
+    """A backbone without memory: ViT-7B fits."""
     module = registry.module("backbone", name)
-    taps = module.resolve_taps(size, None)
-    with torch.device("meta"):  # without memory: ViT-7B fits
-        backbone = module.build(size, taps, module.Args())
+    with torch.device("meta"):
+        built = module.build(size, module.resolve_taps(size, None), module.Args())
+    return built.to("meta")  # timm makes rotations' periods on the CPU
+
+
+BACKBONES = [(name, size) for name in registry.names("backbone") for size in backbone_sizes(name)]
+
+
+@pytest.mark.parametrize(("name", "size"), BACKBONES)
+def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: str, size: str) -> None:
+    module, backbone = registry.module("backbone", name), on_meta(name, size)
     assert isinstance(backbone, Backbone)
-    assert len(backbone.channels) == len(backbone.strides) == len(taps)
-    assert set(backbone.channels) == {backbone.get_parameter("model.patch_embed.proj.weight").shape[0]}
-    assert set(backbone.strides) == {backbone.get_parameter("model.patch_embed.proj.weight").shape[-1]}
-    assert max(taps) < backbone.num_layers
+    assert len(backbone.channels) == len(backbone.strides) == len(module.resolve_taps(size, None))
+    height, width = 2 * backbone.grid, 3 * backbone.grid
+    maps = backbone(torch.zeros(1, 3, height, width, device="meta"))
+    said = zip(backbone.channels, backbone.strides, strict=True)
+    assert [m.shape for m in maps] == [(1, c, height // s, width // s) for c, s in said]
+    assert list(backbone.strides) == sorted(backbone.strides), "finest first"
+    assert backbone.last_layer <= backbone.num_layers
     depths = {backbone.layer_of(parameter) for parameter, _ in backbone.named_parameters()}
-    assert depths == set(range(backbone.num_layers + 2))
+    assert depths - {backbone.num_layers + 1} == set(range(backbone.num_layers + 1))
     assert {len(v) for v in module.statistics(size, module.Args()).values()} == {3}
     layers = {layer.split(".")[-1] for layer, _ in backbone.named_modules()}
-    assert set(module.LORA_TARGETS) <= layers
+    targets = cells.lora_targets(size) if module is cells.TINY else module.LORA_TARGETS
+    assert set(targets) <= layers
 
 
 @pytest.mark.parametrize("size", ["vit_small_patch16_dinov3_qkvb", "eva02_tiny_patch14_224"])
@@ -146,7 +206,7 @@ def test_adapters_learn_where_timm_adds_a_separate_bias(size: str) -> None:
         arch_version=1,
         backbone={"name": "timm", "size": size, "taps": [1], "args": {}},
         neck={"name": "same_scale", "args": {}},
-        head=head_keys("linear"),
+        head={"name": "linear"},
         tuning="lora",
         lora={"r": 2, "lora_alpha": 2, "lora_dropout": 0.0, "target_modules": targets},
     )
@@ -156,60 +216,125 @@ def test_adapters_learn_where_timm_adds_a_separate_bias(size: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in trained.values())
 
 
-def test_state_dict_names_stay_what_they_were() -> None:
+# --- names in checkpoints -------------------------------------------------------------------------------------------
+
+
+def wide(neck: str, head: str, tuning: str = "full", size: str = "vit") -> Segmenter:
+    """A network whose neck and head have their default keys, without memory."""
+    with torch.device("meta"):
+        return segmenter(neck, head, tuning, size, narrow=lambda keys: keys)
+
+
+def names_and_shapes(network: nn.Module, *parts: str) -> dict[str, list[int]]:
+    return {n: list(t.shape) for n, t in network.state_dict().items() if n.startswith(parts or "")}
+
+
+def test_state_dict_names_of_whole_networks_stay_what_they_were() -> None:
     """Names are how old checkpoints are read: a change here needs a mapping, and a raised ARCH_VERSION."""
-    names = {
-        f"{size} {neck} {head} {tuning}": {
-            n: list(t.shape) for n, t in segmenter(neck, head, tuning, size).state_dict().items()
-        }
-        for size in ("vit", "eva")
-        for neck, head in PAIRS
-        for tuning in ("full", "lora")
-    }
-    golden = Path(__file__).with_name("state_dict_names.json")
-    assert names == json.loads(golden.read_text())
+    golden = json.loads(GOLDEN.with_suffix(".json").read_text())
+    for network, names in golden.items():
+        size, neck, head, tuning = network.split()
+        assert names_and_shapes(wide(neck, head, tuning, size)) == names, network
 
 
-@pytest.mark.parametrize("size", ["vit", "eva"])
-def test_backbones_necks_and_heads_speak_the_protocols(size: str) -> None:
-    network = segmenter("simple_pyramid", "segformer", size=size)
+def parts() -> Iterator[tuple[str, dict[str, list[int]]]]:
+    """File name and state-dict names of each component's own part, in a network that it fits."""
+    for family in cells.FAMILIES:
+        for tuning in ("full", "lora"):
+            network = segmenter(tuning=tuning, size=family)
+            yield f"backbone_tiny_{family}_{tuning}", names_and_shapes(network, "input.", "backbone.")
+    for neck in cells.NECKS:
+        yield f"neck_{neck}", names_and_shapes(wide(neck, "linear"), "neck.", "refine.")
+    for head in cells.HEADS:
+        yield f"head_{head}", names_and_shapes(wide(cells.neck_for("vit", head), head), "head.")
+    yield "auxiliary", names_and_shapes(segmenter(aux=SCALES), "auxiliary.")
+
+
+def test_state_dict_names_of_every_component_stay_what_they_were() -> None:
+    """As above, one file per component; a network's names are those of its parts.
+
+    `NNVIT_WRITE_GOLDEN=1 pytest tests/contract -k state_dict_names` adds the files of new components and changes none.
+    """
+    found = dict(parts())
+    for file, names in found.items():
+        path = GOLDEN / f"{file}.json"
+        if os.environ.get("NNVIT_WRITE_GOLDEN") and not path.exists():
+            lines = ",\n".join(f'"{name}": {json.dumps(shape)}' for name, shape in names.items())
+            path.write_text(f"{{\n{lines}\n}}\n" if lines else "{}\n")
+        assert path.exists(), f"{path} is missing; NNVIT_WRITE_GOLDEN=1 writes it"
+        assert names == json.loads(path.read_text()), file
+    assert sorted(found) == sorted(path.stem for path in GOLDEN.iterdir())
+
+
+# --- protocols, tuning ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", cells.FAMILIES)
+@pytest.mark.parametrize("neck", cells.NECKS)
+def test_backbones_and_necks_give_the_maps_that_they_say(neck: str, size: str) -> None:
+    if not cells.neck_takes(neck, size):
+        with pytest.raises(ConfigError, match=r"maps of strides \["):
+            segmenter(neck, size=size)
+        return
+    network = segmenter(neck, size=size)
     assert isinstance(network.backbone, Backbone)
     assert isinstance(network.neck, Neck)
-    assert isinstance(network.head, Head)
-    maps = network.backbone(network.input(image()))
+    side = network.backbone.grid * 3
+    padded = network.input(image(side, 2 * side))
+    maps = network.backbone(padded)
     for map_BChw, channels, stride in zip(maps, network.backbone.channels, network.backbone.strides, strict=True):
-        assert map_BChw.shape == (2, channels, 48 / stride, 64 / stride)
-    for map_BChw, channels in zip(network.neck(maps), network.neck.channels, strict=True):
+        assert map_BChw.shape == (2, channels, side / stride, 2 * side / stride)
+    levels = network.neck(maps, padded)
+    for map_BChw, channels, stride in zip(levels, network.neck.channels, network.neck.strides, strict=True):
         assert map_BChw.shape[1] == channels
+        assert abs(map_BChw.shape[2] - side / stride) < 1
+        assert abs(map_BChw.shape[3] - 2 * side / stride) < 1
 
 
-@pytest.mark.parametrize("size", ["vit", "eva"])
+@pytest.mark.parametrize("head", cells.HEADS)
+def test_heads_speak_their_protocol(head: str) -> None:
+    network = segmenter(cells.neck_for("vit", head), head)
+    assert isinstance(network.head, Head)
+    assert isinstance(network.head, QueryHead) == cells.by_queries(head)
+    if not cells.by_queries(head):
+        return
+    network.eval()
+    padded = network.input(image())
+    source = network.backbone if cells.reads_tokens(head) else network.neck(network.backbone(padded), padded)
+    layers = network.head.layers(source, padded)
+    assert len(layers) > 1
+    for classes_BQC, masks_BQhw in layers:
+        assert classes_BQC.shape[2] == CLASSES + 1
+        assert classes_BQC.shape[:2] == masks_BQhw.shape[:2]
+    torch.testing.assert_close(network.head.logits(*layers[-1]), network.head(source, padded), rtol=0, atol=0)
+    outputs = segmenter(cells.neck_for("vit", head), head, aux="native").eval()(image())
+    assert len(outputs) == 1 + 2 * len(layers)
+    with pytest.raises(ConfigError, match=r"ignore label 3; set training\.loss=nnunet"):
+        network.head.native_loss(3)
+
+
+@pytest.mark.parametrize("size", cells.FAMILIES)
 class TestTuning:
     def test_the_trainable_set_is_exactly_what_the_tuning_says(self, size: str) -> None:
         def trained(tuning: str) -> set[str]:
             network = segmenter(tuning=tuning, size=size)
             return {n for n, p in network.named_parameters() if p.requires_grad and n.startswith("backbone.")}
 
+        network = segmenter(size=size)
+        layers = [n for n, _ in network.named_modules() if n.split(".")[-1] in cells.lora_targets(size)]
+        assert len(layers) == 4 * len(cells.lora_targets(size))
         assert trained("frozen") == set()
-        assert trained("lora") == {
-            f"backbone.model.blocks.{i}.attn.qkv.lora_{m}.default.weight" for i in range(4) for m in "AB"
-        }
-        everything = {n for n, _ in segmenter(size=size).named_parameters() if n.startswith("backbone.")}
-        assert trained("full") == everything
+        assert trained("lora") == {f"{layer}.lora_{m}.default.weight" for layer in layers for m in "AB"}
+        assert trained("full") == {n for n, _ in network.named_parameters() if n.startswith("backbone.")}
 
     def test_lora_starts_as_the_identity_and_every_adapter_learns(self, size: str) -> None:
-        frozen, lora = segmenter(tuning="frozen", size=size).eval(), segmenter(tuning="lora", size=size).eval()
-        lora.load_state_dict(
-            {name.replace(".qkv.", ".qkv.base_layer."): value for name, value in frozen.state_dict().items()},
-            strict=False,
-        )
-        assert torch.equal(lora(image()), frozen(image()))
-        for name, parameter in lora.named_parameters():
-            if "lora_B" in name:
-                nn.init.ones_(parameter)
-        lora(image()).square().mean().backward()
-        adapters = [p for n, p in lora.named_parameters() if "lora_" in n]
-        assert len(adapters) == 8
+        frozen, adapted = segmenter(tuning="frozen", size=size).eval(), segmenter(tuning="lora", size=size).eval()
+        state = {n.replace(".base_layer.", "."): v for n, v in adapted.state_dict().items() if ".lora_" not in n}
+        frozen.load_state_dict(state, strict=True)
+        assert torch.equal(adapted(image()), frozen(image()))
+        awake(adapted)(image()).square().mean().backward()
+        adapters = [p for n, p in adapted.named_parameters() if "lora_" in n]
+        assert len(adapters) == 8 * len(cells.lora_targets(size))
         assert all(p.grad is not None and p.grad.any() for p in adapters)
 
     def test_frozen_modules_stay_in_eval_mode(self, size: str) -> None:
@@ -220,31 +345,21 @@ class TestTuning:
         assert segmenter(tuning="full", size=size).train().backbone.training
 
     def test_blocks_past_the_last_tap_are_not_trained(self, size: str) -> None:
-        network = Segmenter(
-            3,
-            2,
-            arch_version=1,
-            backbone=TINY | {"size": size, "taps": [0, 2]},
-            neck={"name": "same_scale", "args": {}},
-            head=head_keys("linear"),
-            tuning="full",
-        )
-        network(torch.randn(1, 3, 32, 32)).square().mean().backward()
-        without = {n for n, p in network.named_parameters() if p.requires_grad and p.grad is None}
-        assert without == set()
-        assert not network.get_parameter("backbone.model.blocks.3.mlp.fc1.weight").requires_grad
+        backbone = {"name": "tiny", "size": size, "taps": [0, 2], "args": {}}
+        network = segmenter(backbone=backbone)
+        network(image()).square().mean().backward()
+        assert without_gradient(network) == []
+        depths = {n: network.depth_of(n) for n, _ in network.named_parameters()}
+        last = {n for n, depth in depths.items() if depth == network.backbone.num_layers}
+        assert last
+        assert last == {n for n, p in network.named_parameters() if not p.requires_grad}
 
 
 def test_a_lora_target_that_does_not_exist_is_an_error() -> None:
-    from nnvit import lora
-    from nnvit.errors import ConfigError
-
     with pytest.raises(ConfigError, match=r"'query', which is no linear layer.*qkv"):
         lora.inject(segmenter().backbone.model, r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
 
 
 def test_an_unknown_component_names_the_nearest() -> None:
-    from nnvit.errors import ConfigError
-
     with pytest.raises(ConfigError, match="Did you mean 'segformer'"):
         registry.module("head", "segformr")

@@ -7,17 +7,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK
 import torch
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from PIL import Image
 
-TINY = [
+from nnvit import config
+from nnvit.nnunet import planning, training
+
+SHORT = [
     "model.backbone=tiny",
     "model.backbone_size=vit",
     "model.weights=random",
-    "model.decoder_hidden_size=16",
-    "model.neck_args.out_channels=16",
-    "lora.enabled=false",
     "training.num_iterations_per_epoch=3",
     "training.num_val_iterations_per_epoch=1",
     "training.num_epochs=2",
@@ -25,7 +30,12 @@ TINY = [
     "training.warmup_epochs=0",
     "training.precision=fp32",
 ]
-"""A recipe that trains in seconds."""
+"""Makes any recipe train in seconds, once its head and neck are made small too."""
+
+TINY = [*SHORT, "model.decoder_hidden_size=16", "model.neck_args.out_channels=16", "lora.enabled=false"]
+"""SegFormer's head on a frozen backbone, trained in seconds."""
+
+ONE_PROCESS = ("-npp", "0", "-nps", "0")
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +61,54 @@ def command(*words: str, **environment: str) -> str:
     done = subprocess.run([program, *words[1:]], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def train(dataset: str, recipe: str, *overrides: str, trainer: str = "nnUNetTrainer_nnvit", **flags: Any) -> Path:
+    """Plans a shipped recipe and trains fold 0 in this process; returns the fold's folder."""
+    identifier = planning.plan(dataset, "2d", config.load_recipe([recipe], overrides)).identifier
+    training.run_training(dataset, "2d", 0, trainer, identifier, device=torch.device("cpu"), **flags)
+    return fold_of(dataset, trainer, identifier)
+
+
+def fold_of(dataset: str, trainer: str, identifier: str) -> Path:
+    """Where fold 0 of the configuration 2d is trained."""
+    return Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__{identifier}__2d" / "fold_0"
+
+
+def predict(fold: Path, dataset: str, out: Path, *flags: str) -> None:
+    """Stock nnUNetv2_predict on the fold's validation cases, knowing nothing of nnvit but that it is installed."""
+    cases = {path.name.split(".")[0] for path in (fold / "validation").iterdir() if path.suffix != ".json"}
+    photos = out / "in"
+    photos.mkdir(parents=True)
+    for path in (Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir():
+        if path.name.split("_0000")[0] in cases:
+            shutil.copy(path, photos)
+    trainer, plans, _ = fold.parent.name.split("__")
+    words = ["-i", str(photos), "-o", str(out), "-f", "0", "-device", "cpu", "--save_probabilities"]
+    assert "nnUNet_extTrainer" not in os.environ
+    command("nnUNetv2_predict", *words, "-d", dataset, "-c", "2d", "-tr", trainer, "-p", plans, *flags)
+
+
+def masks(folder: Path, ending: str) -> dict[str, np.ndarray]:
+    reader = determine_reader_writer_from_file_ending(ending)()
+    return {path.name: reader.read_seg(str(path))[0] for path in folder.glob(f"*{ending}")}
+
+
+def probabilities(folder: Path) -> dict[str, np.ndarray]:
+    """The softmax maps that --npz and --save_probabilities write."""
+    return {path.name: np.load(path)["probabilities"] for path in folder.glob("*.npz")}
+
+
+def assert_same_predictions(expected: Path, got: Path, cases: int, ending: str) -> None:
+    """Identical masks; equal probabilities (nnU-Net's softmax may differ in the last bit between two processes)."""
+    wanted, found = masks(expected, ending), masks(got, ending)
+    assert len(wanted) == cases
+    assert wanted.keys() == found.keys()
+    assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+    wanted, found = probabilities(expected), probabilities(got)
+    assert len(wanted) == cases
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-7)
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +147,64 @@ def hippocampus(folders: Path, shared_data: Path) -> str:
     split = [{"train": cases[:4], "val": cases[4:]}]
     (folders / "preprocessed" / name / "splits_final.json").write_text(json.dumps(split))
     return name
+
+
+@pytest.fixture(scope="session")
+def crops(folders: Path, shared_data: Path) -> str:
+    """Four crops of 320 x 300 pixels, with vessels, of photographs of three children: three train, one validates."""
+    name = "Dataset103_Crops"
+    raw = folders / "raw" / name
+    for kind, suffix, ending in (("imagesTr", "_0000", ".jpg"), ("labelsTr", "", "_1stHO.png")):
+        (raw / kind).mkdir(parents=True)
+        for case in ("Image_01L", "Image_01R", "Image_02L", "Image_03L"):
+            crop = Image.open(shared_data / "chase_db1" / kind / f"{case}{ending}").crop((330, 330, 650, 630))
+            pixels = np.asarray(crop)
+            assert pixels.any()
+            Image.fromarray(pixels.astype(np.uint8)).save(raw / kind / f"{case}{suffix}.png")
+    channels = {str(i): "rgb_to_0_1" for i in range(3)}
+    _plan(folders, name, {"channel_names": channels, "labels": {"background": 0, "vessel": 1}, "file_ending": ".png"})
+    return name
+
+
+@pytest.fixture(scope="session")
+def regions(folders: Path, shared_data: Path) -> str:
+    """Three hippocampus volumes whose two labels make two overlapping regions."""
+    name = "Dataset104_Regions"
+    _few_volumes(folders / "raw" / name, shared_data)
+    labels = {"background": 0, "whole": [1, 2], "posterior": 2}
+    _plan(folders, name, {"labels": labels, "regions_class_order": [1, 2]})
+    return name
+
+
+@pytest.fixture(scope="session")
+def ignoring(folders: Path, shared_data: Path) -> str:
+    """Three hippocampus volumes with a quarter of the slices not annotated: their voxels hold the ignore label 3."""
+    name = "Dataset105_Ignoring"
+    _few_volumes(folders / "raw" / name, shared_data)
+    for path in (folders / "raw" / name / "labelsTr").iterdir():
+        image = SimpleITK.ReadImage(str(path))
+        labels = SimpleITK.GetArrayFromImage(image)
+        labels[::4] = 3
+        changed = SimpleITK.GetImageFromArray(labels)
+        changed.CopyInformation(image)
+        SimpleITK.WriteImage(changed, str(path))
+    _plan(folders, name, {"labels": {"background": 0, "anterior": 1, "posterior": 2, "ignore": 3}})
+    return name
+
+
+def _few_volumes(raw: Path, shared_data: Path) -> None:
+    for kind, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+        (raw / kind).mkdir(parents=True)
+        for path in sorted((shared_data / "msd_hippocampus" / kind).glob("*.nii.gz"))[4:7]:
+            shutil.copy(path, raw / kind / path.name.replace(".nii.gz", f"{suffix}.nii.gz"))
+
+
+def _plan(folders: Path, name: str, content: dict[str, Any]) -> None:
+    """dataset.json, the stock commands, and a split whose last case validates."""
+    raw = folders / "raw" / name
+    cases = sorted(path.name.split(".")[0] for path in (raw / "labelsTr").iterdir())
+    volumes = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz", "numTraining": len(cases)}
+    (raw / "dataset.json").write_text(json.dumps(volumes | content))
+    command("nnUNetv2_plan_and_preprocess", "-d", name[7:10], "-c", "2d", "-npfp", "2", "-np", "2")
+    split = [{"train": cases[:-1], "val": cases[-1:]}]
+    (folders / "preprocessed" / name / "splits_final.json").write_text(json.dumps(split))

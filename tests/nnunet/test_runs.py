@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.run import run_training
 
@@ -18,7 +17,7 @@ from nnvit.errors import PlansError
 from nnvit.nnunet import checkpoint, planning, training
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
-from .conftest import TINY, command
+from .conftest import ONE_PROCESS, TINY, assert_same_predictions, command, masks, predict
 
 CPU = torch.device("cpu")
 
@@ -29,45 +28,6 @@ def train(dataset: str, *overrides: str, **flags: object) -> Path:
     identifier = planning.plan(dataset, "2d", recipe).identifier
     training.run_training(dataset, "2d", 0, "nnUNetTrainer_nnvit", identifier, device=CPU, **flags)  # type: ignore[arg-type]
     return Path(str(nnUNet_results)) / dataset / f"nnUNetTrainer_nnvit__{identifier}__2d" / "fold_0"
-
-
-def predict(fold: Path, dataset: str, out: Path, *flags: str) -> None:
-    """Stock nnUNetv2_predict on the fold's validation cases, knowing nothing of nnvit but that it is installed."""
-    cases = {path.name.split(".")[0] for path in (fold / "validation").iterdir() if path.suffix != ".json"}
-    photos = out / "in"
-    photos.mkdir(parents=True)
-    for path in (Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir():
-        if path.name.split("_0000")[0] in cases:
-            shutil.copy(path, photos)
-    trainer, plans, _ = fold.parent.name.split("__")
-    words = ["-i", str(photos), "-o", str(out), "-f", "0", "-device", "cpu", "--save_probabilities"]
-    assert "nnUNet_extTrainer" not in os.environ
-    command("nnUNetv2_predict", *words, "-d", dataset, "-c", "2d", "-tr", trainer, "-p", plans, *flags)
-
-
-ONE_PROCESS = ("-npp", "0", "-nps", "0")
-
-
-def masks(folder: Path, ending: str) -> dict[str, np.ndarray]:
-    reader = determine_reader_writer_from_file_ending(ending)()
-    return {path.name: reader.read_seg(str(path))[0] for path in folder.glob(f"*{ending}")}
-
-
-def probabilities(folder: Path) -> dict[str, np.ndarray]:
-    """The softmax maps that --npz and --save_probabilities write."""
-    return {path.name: np.load(path)["probabilities"] for path in folder.glob("*.npz")}
-
-
-def assert_same_predictions(expected: Path, got: Path, cases: int, ending: str) -> None:
-    """Identical masks; equal probabilities (nnU-Net's softmax may differ in the last bit between two processes)."""
-    wanted, found = masks(expected, ending), masks(got, ending)
-    assert len(wanted) == cases
-    assert wanted.keys() == found.keys()
-    assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
-    wanted, found = probabilities(expected), probabilities(got)
-    assert len(wanted) == cases
-    for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=2e-7)
 
 
 @pytest.fixture(scope="session")
