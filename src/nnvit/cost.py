@@ -198,16 +198,16 @@ def _two_levels(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _last(module: nn.Module) -> nn.Module:
-    """Lists of modules are never called; what their last one gives out stands for them."""
+    """Lists of modules are rarely called; what their last one gives out stands for them."""
     children = list(module.children())
-    return children[-1] if isinstance(module, nn.ModuleList) and children else module
+    return children[-1] if isinstance(module, nn.ModuleList | nn.Sequential) and children else module
 
 
 def _kind(module: nn.Module) -> str:
-    if not isinstance(module, nn.ModuleList):
-        return type(module).__name__
-    kinds = {type(child).__name__ for child in module}
-    return f"{len(module)} x {' / '.join(sorted(kinds))}"
+    kinds = {type(child).__name__ for child in module.children()}
+    if isinstance(module, nn.ModuleList | nn.Sequential) and len(kinds) == 1:
+        return f"{len(module)} x {kinds.pop()}"
+    return type(module).__name__
 
 
 def _shape(output: Any) -> str:

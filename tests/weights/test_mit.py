@@ -11,13 +11,16 @@ from transformers import (
     SegformerModel,
 )
 
-from nnvit import registry
+from nnvit import config, registry
+from nnvit.architecture import arch_kwargs
 from nnvit.errors import WeightsError
 from nnvit.heads.segformer import from_transformers
 from nnvit.model import Segmenter
 from nnvit.schema import ARCH_VERSION
+from nnvit.weights import licences, load_backbone
 from nnvit.weights.directories import read_config, read_directory
 from nnvit.weights.mit import check_config, decode_head_state, describe, fill_decode_head, split
+from nnvit.weights.target import target_tensors
 
 CLASSES, HIDDEN = 5, 24
 MODELS = [SegformerModel, SegformerForSemanticSegmentation, SegformerForImageClassification]
@@ -192,3 +195,26 @@ def test_a_config_of_another_computation_is_refused(key, value, tmp_path):
 def test_an_encoder_is_described_by_widths_and_blocks(tmp_path):
     encoder = split(state_of(SegformerModel, "hub", tmp_path)).encoder
     assert describe(encoder) == "a MiT of widths 16, 16, 32, 32 and 1, 1, 1, 1 blocks"
+
+
+@pytest.mark.parametrize(("classes", "loaded"), [(CLASSES, True), (2, False)])
+def test_a_directory_is_loaded_by_its_path_with_the_decode_head_where_it_fits(classes, loaded, tmp_path):
+    """As the trainer does for model.weights=DIRECTORY, with the published b0."""
+    licences.accept(["nvidia-segformer-noncommercial"])
+    torch.manual_seed(0)
+    SegformerForSemanticSegmentation(SegformerConfig(num_labels=CLASSES)).save_pretrained(tmp_path / "mine")
+    recipe = config.load_recipe([], ["model.backbone=mit", "model.backbone_size=b0", "model.neck=same_scale"])
+    network = Segmenter(3, classes, **arch_kwargs(recipe)).eval()
+    report = load_backbone(network.backbone, str(tmp_path / "mine"), head=network.head)
+    assert report.loaded == len(target_tensors(network.backbone.model))
+    assert report.licence_accepted
+    if loaded:
+        assert report.decode_head == "16 tensors loaded from the file"
+        reference = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "mine").eval()
+        with torch.no_grad():
+            logits = network.head(network.backbone(image()), image())
+            torch.testing.assert_close(logits, reference(image()).logits, rtol=1e-4, atol=1e-5)
+    else:
+        assert report.decode_head.startswith(
+            "left random, the file's does not fit: classifier.weight (got (5, 256, 1, 1)"
+        )

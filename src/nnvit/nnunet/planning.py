@@ -14,8 +14,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from .. import config
 from ..architecture import arch_kwargs
 from ..errors import PlansError, did_you_mean
-from ..model import Segmenter
+from ..model import Segmenter, build_backbone
 from ..schema import SCHEMA, ModelConfig, PlansModelConfig, Recipe
+from ..weights import pin
 from . import folders
 
 
@@ -46,6 +47,8 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
         if configuration in existing["configurations"]:
             return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
         plans["configurations"] |= existing["configurations"]
+    if isinstance(recipe.model, ModelConfig):
+        plans["configurations"][configuration]["nnvit"]["weights_revision"] = _revision(recipe.model)
     folders.write_json(path, plans)
     return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
 
@@ -99,6 +102,13 @@ def deep_supervision_scales(configuration: ConfigurationManager) -> list[list[fl
     """nnU-Net's factors of all outputs, full size first, from the strides of the planned network."""
     scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
     return scales[:-1].tolist()
+
+
+def _revision(model: ModelConfig) -> str | None:
+    """The commit of a hub's weights, so that the same plans mean the same weights tomorrow; None where there is none to pin."""
+    with torch.device("meta"):
+        backbone = build_backbone(model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args)
+    return pin(model.weights, backbone)
 
 
 def _check_network(kwargs: dict[str, Any], channels: int, classes: int, ignore_label: int | None) -> None:

@@ -192,7 +192,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if spec is None:
             return {"source": "random"}
         self.say(f"weights: looking for model.weights={spec}")
-        report = load_backbone(cast(Any, self.bare_network).backbone, spec)
+        network, revision = cast(Any, self.bare_network), self.block.get("weights_revision")
+        report = load_backbone(network.backbone, spec, revision, network.head)
         for line in report.lines():
             self.say(line)
         return report.to_dict()

@@ -21,12 +21,14 @@ def cache_folder() -> Path:
 
 
 def find_cached(wanted: DefaultWeights, parameters: int) -> Path | None:
-    """The cached file of the publisher's name, or else one of the publisher's hash under another name.
+    """The cached file or model directory of the publisher's name, or else one of the publisher's hash under another name.
 
     parameters: how many the model has; files that cannot hold them are not hashed. Raises WeightsError for a
     file of the right name whose hash is another.
     """
     named = cache_folder() / wanted.file
+    if named.is_dir():
+        return named
     if named.is_file():
         digest = remembered_sha256(named)
         if not digest.startswith(wanted.sha256):

@@ -10,7 +10,7 @@ from ..errors import WeightsError
 from . import licences, packaged
 from .candidates import Candidate, candidate, families
 from .describe import describe, listed
-from .files import sha256_of
+from .directories import digest_of
 from .fit import faults
 from .layouts import Converted, Unwrapped, convert, unwrap
 from .load import ambiguity, not_finite, read
@@ -81,7 +81,7 @@ class WeightsCheck:
 
 
 def check(path: str | Path) -> WeightsCheck:
-    """Reads a weight file and tries every backbone that nnvit knows by size, without memory for any of them.
+    """Reads a weight file or model directory and tries every backbone that nnvit knows by size, without memory for any of them.
 
     Models of `model.backbone=timm` are too many to try. Raises WeightsError for a file that is absent, damaged, no state
     dict, or that asks to run code.
@@ -92,7 +92,7 @@ def check(path: str | Path) -> WeightsCheck:
         unwrapped = unwrap(raw)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    digest = sha256_of(path)
+    digest = digest_of(path)
     fits, nearest = _try_all(unwrapped, digest)
     return WeightsCheck(
         path=path,
@@ -175,6 +175,8 @@ def _fit(candidate: Candidate, converted: Converted, sha256: str) -> Fit:
 
 
 def _container(path: Path) -> str:
+    if path.is_dir():
+        return "model directory of transformers"
     with path.open("rb") as stream:
         start = stream.read(2)
     if path.suffix in (".safetensors", ".onnx"):

@@ -62,6 +62,11 @@ def directory_sha256(folder: str | Path) -> str:
     return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a weight file, or of a model directory's weights."""
+    return directory_sha256(path) if path.is_dir() else sha256_of(path)
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The directory's config.json, or an empty dictionary where there is none. Raises WeightsError when it is damaged."""
     path = Path(folder) / CONFIG

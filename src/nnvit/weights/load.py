@@ -1,13 +1,17 @@
 """Pretrained weights into a backbone: all of them or none, with a report."""
 
+import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import WeightsError
+from . import mit
 from .describe import describe, describe_shape, listed
+from .directories import read_config, read_directory
 from .files import safe_load
 from .fit import faults
 from .layouts import Converted, Unwrapped, convert, unwrap
@@ -23,7 +27,8 @@ class WeightsReport:
     source: "random", "file", "cache", "packaged:NAME" or "hub REPO@COMMIT"; path: the file's name; loaded and
     parameters: how many tensors and numbers; dropped: keys of the file that the model has no place for.
     licence_accepted: how the licence was accepted, False where none was asked for; ambiguity: what the file's content
-    leaves open about its origin, empty where its hash or its repository settles it.
+    leaves open about its origin, empty where its hash or its repository settles it; decode_head: what became of the decode
+    head in the file, empty where there is none.
     """
 
     source: str
@@ -36,6 +41,7 @@ class WeightsReport:
     parameters: int = 0
     dropped: tuple[str, ...] = ()
     ambiguity: str = ""
+    decode_head: str = ""
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
@@ -49,6 +55,7 @@ class WeightsReport:
             f"weights: {self.path} ({self.source}), sha256 {self.sha256[:12]}, licence {self.licence}{accepted}",
             f"layout {self.layout}: {self.loaded} tensors, {self.parameters:,} parameters, none missing",
             *([f"left out {len(self.dropped)}: {listed(self.dropped)}"] if self.dropped else []),
+            *([f"decode head: {self.decode_head}"] if self.decode_head else []),
             *([f"origin: {self.ambiguity}"] if self.ambiguity else []),
         ]
 
@@ -57,12 +64,15 @@ class WeightsReport:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def load_backbone(backbone: PretrainedBackbone, spec: str, revision: str | None = None) -> WeightsReport:
+def load_backbone(
+    backbone: PretrainedBackbone, spec: str, revision: str | None = None, head: nn.Module | None = None
+) -> WeightsReport:
     """Fill backbone.model with the weights that `model.weights` (spec, see find_weights) means.
 
     Every tensor of the model is filled from a tensor of the same shape, cast to the model's precision, or the
-    model stays as it was. LoRA may be injected before. revision: the commit that the plans hold (see `pin`). Raises
-    WeightsError that lists what is missing, foreign, misshapen or not finite, or names the licence to accept.
+    model stays as it was. LoRA may be injected before. revision: the commit that the plans hold (see `pin`).
+    head: takes the decode head that a SegFormer's file holds, where all of it fits. Raises WeightsError that lists
+    what is missing, foreign, misshapen or not finite, or names the licence to accept.
     """
     found = find_weights(spec, backbone, revision)
     if found is None:
@@ -73,13 +83,30 @@ def load_backbone(backbone: PretrainedBackbone, spec: str, revision: str | None 
         converted = convert(unwrapped, backbone.family, targets)
         _check_fit(converted, unwrapped, targets, backbone)
         _check_finite(converted.state)
+        if found.path.is_dir() and hasattr(backbone.model, "config"):
+            mit.check_config(read_config(found.path), backbone.model.config.to_dict())  # type: ignore[operator, union-attr]
     except WeightsError as error:
         raise WeightsError(f"{found.path}: {error} Nothing was loaded.") from error
     _fill(targets, converted.state, found.path)
-    return _report(found, converted, backbone.family)
+    return _report(found, converted, backbone.family, _fill_head(head, unwrapped.state))
 
 
-def _report(found: WeightsFile, converted: Converted, family: str) -> WeightsReport:
+def _fill_head(head: nn.Module | None, state: State) -> str:
+    """Gives the head the file's decode head; what became of it, "" where the file holds none."""
+    tensors = mit.decode_head_state(state)
+    if tensors is None:
+        return ""
+    rename = getattr(inspect.getmodule(type(head)), "from_transformers", None)
+    try:
+        reason = mit.fill_decode_head(head, rename(tensors)) if head is not None and rename else "it is of another kind"
+    except KeyError:
+        reason = "it is of another kind"
+    return (
+        f"left random, the file's does not fit: {reason}" if reason else f"{len(tensors)} tensors loaded from the file"
+    )
+
+
+def _report(found: WeightsFile, converted: Converted, family: str, decode_head: str) -> WeightsReport:
     return WeightsReport(
         source=found.source,
         path=found.path.name,
@@ -90,6 +117,7 @@ def _report(found: WeightsFile, converted: Converted, family: str) -> WeightsRep
         loaded=len(converted.state),
         parameters=sum(tensor.numel() for tensor in converted.state.values()),
         dropped=converted.dropped,
+        decode_head=decode_head,
         ambiguity="" if found.published else ambiguity(converted, family, found.sha256),
     )
 
@@ -100,7 +128,9 @@ def ambiguity(converted: Converted, family: str, sha256: str) -> str:
 
 
 def read(path: Path) -> Any:
-    """A weight file's content; nothing in it is executed. Raises WeightsError, see `safe_load`."""
+    """What a weight file or model directory holds; nothing is executed. Raises WeightsError, see `safe_load`."""
+    if path.is_dir():
+        return read_directory(path)
     return read_onnx(path) if path.suffix == ".onnx" else safe_load(path)
 
 

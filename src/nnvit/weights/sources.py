@@ -8,7 +8,7 @@ from ..errors import WeightsError, did_you_mean
 from ..types import DefaultWeights
 from . import hub, licences, packaged
 from .cache import cache_folder, find_cached, remembered_sha256
-from .files import sha256_of
+from .directories import digest_of
 from .target import PretrainedBackbone
 
 
@@ -78,7 +78,7 @@ def _file(
     return WeightsFile(
         path=path,
         source=source,
-        sha256=sha256 or sha256_of(path),
+        sha256=sha256 or digest_of(path),
         licence=licence,
         licence_accepted=accepted,
         published=published,
@@ -87,15 +87,15 @@ def _file(
 
 def _named(spec: str, backbone: PretrainedBackbone) -> WeightsFile:
     path = Path(spec).expanduser()
-    if not path.is_file():
+    if not path.exists():
         words = ["default", "random", f"packaged:{packaged.PACKAGED[0]}"]
         raise WeightsError(
-            f"model.weights='{spec}' is not a file, nor one of {', '.join(words)}, hf:REPO@REVISION."
+            f"model.weights='{spec}' is no file or model directory, nor one of {', '.join(words)}, hf:REPO@REVISION."
             + did_you_mean(spec, words)
         )
     inherited = inherited_licence(backbone)
     accepted = licences.require(inherited, f"model.weights={spec} for {describe_backbone(backbone)}")
-    digest = sha256_of(path)
+    digest = digest_of(path)
     published = is_published(digest, backbone)
     licence = own_licence(backbone) if published else inherited
     return _file(path, "file", licence=licence, accepted=accepted, published=published, sha256=digest)
@@ -134,7 +134,8 @@ def _default(backbone: PretrainedBackbone, revision: str | None) -> WeightsFile:
     cached = _cached(wanted, backbone)
     if cached is None:
         return _default_from_hub(wanted, backbone, revision, accepted)
-    digest, licence = remembered_sha256(cached), own_licence(backbone)
+    digest = digest_of(cached) if cached.is_dir() else remembered_sha256(cached)
+    licence = own_licence(backbone)
     published = is_published(digest, backbone)
     return _file(cached, "cache", licence=licence, accepted=accepted, published=published, sha256=digest)
 
