@@ -14,6 +14,7 @@ import pytest
 import SimpleITK
 import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 
 from nnvit import config
@@ -77,16 +78,29 @@ def fold_of(dataset: str, trainer: str, identifier: str) -> Path:
 
 def predict(fold: Path, dataset: str, out: Path, *flags: str) -> None:
     """Stock nnUNetv2_predict on the fold's validation cases, knowing nothing of nnvit but that it is installed."""
-    cases = {path.name.split(".")[0] for path in (fold / "validation").iterdir() if path.suffix != ".json"}
-    photos = out / "in"
-    photos.mkdir(parents=True)
-    for path in (Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir():
-        if path.name.split("_0000")[0] in cases:
-            shutil.copy(path, photos)
+    images = _validation_images(fold, dataset, out)
     trainer, plans, _ = fold.parent.name.split("__")
-    words = ["-i", str(photos), "-o", str(out), "-f", "0", "-device", "cpu", "--save_probabilities"]
+    words = ["-i", str(images), "-o", str(out), "-f", "0", "-device", "cpu", "--save_probabilities"]
     assert "nnUNet_extTrainer" not in os.environ
     command("nnUNetv2_predict", *words, "-d", dataset, "-c", "2d", "-tr", trainer, "-p", plans, *flags)
+
+
+def predict_here(fold: Path, dataset: str, out: Path) -> None:
+    """The same by stock nnU-Net's predictor in this process, which takes half the time."""
+    images = _validation_images(fold, dataset, out)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(fold.parent), (0,))
+    predictor.predict_from_files_sequential(str(images), str(out), save_probabilities=True)
+
+
+def _validation_images(fold: Path, dataset: str, out: Path) -> Path:
+    cases = {path.name.split(".")[0] for path in (fold / "validation").iterdir() if path.suffix != ".json"}
+    images = out / "in"
+    images.mkdir(parents=True)
+    for path in (Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir():
+        if path.name.split("_0000")[0] in cases:
+            shutil.copy(path, images)
+    return images
 
 
 def masks(folder: Path, ending: str) -> dict[str, np.ndarray]:
@@ -151,13 +165,13 @@ def hippocampus(folders: Path, shared_data: Path) -> str:
 
 @pytest.fixture(scope="session")
 def crops(folders: Path, shared_data: Path) -> str:
-    """Four crops of 320 x 300 pixels, with vessels, of photographs of three children: three train, one validates."""
+    """Four crops of 220 x 200 pixels, with vessels, of photographs of three children: three train, one validates."""
     name = "Dataset103_Crops"
     raw = folders / "raw" / name
     for kind, suffix, ending in (("imagesTr", "_0000", ".jpg"), ("labelsTr", "", "_1stHO.png")):
         (raw / kind).mkdir(parents=True)
         for case in ("Image_01L", "Image_01R", "Image_02L", "Image_03L"):
-            crop = Image.open(shared_data / "chase_db1" / kind / f"{case}{ending}").crop((330, 330, 650, 630))
+            crop = Image.open(shared_data / "chase_db1" / kind / f"{case}{ending}").crop((380, 380, 600, 580))
             pixels = np.asarray(crop)
             assert pixels.any()
             Image.fromarray(pixels.astype(np.uint8)).save(raw / kind / f"{case}{suffix}.png")

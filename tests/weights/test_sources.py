@@ -78,7 +78,7 @@ def test_the_publishers_file_under_any_path_has_the_publishers_licence(tmp_path)
 
 @pytest.mark.parametrize("spec", ["/no/such/file.pth", "."])
 def test_a_path_that_is_no_file_is_refused_by_name(spec, backbone):
-    with pytest.raises(WeightsError, match=rf"'{spec}' is not a file, nor one of default, random"):
+    with pytest.raises(WeightsError, match=rf"'{spec}' is not a file or model directory, nor one of default, random"):
         find_weights(spec, backbone)
 
 

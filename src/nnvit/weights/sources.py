@@ -90,7 +90,7 @@ def _named(spec: str, backbone: PretrainedBackbone) -> WeightsFile:
     if not path.exists():
         words = ["default", "random", f"packaged:{packaged.PACKAGED[0]}"]
         raise WeightsError(
-            f"model.weights='{spec}' is no file or model directory, nor one of {', '.join(words)}, hf:REPO@REVISION."
+            f"model.weights='{spec}' is not a file or model directory, nor one of {', '.join(words)}, hf:REPO@REVISION."
             + did_you_mean(spec, words)
         )
     inherited = inherited_licence(backbone)
