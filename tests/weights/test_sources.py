@@ -76,7 +76,7 @@ def test_the_publishers_file_under_any_path_has_the_publishers_licence(tmp_path)
     assert find_weights(str(path), backbone).licence == "apache-2.0"
 
 
-@pytest.mark.parametrize("spec", ["/no/such/file.pth", "."])
+@pytest.mark.parametrize("spec", ["/no/such/file.pth", "nothing.pth"])
 def test_a_path_that_is_no_file_is_refused_by_name(spec, backbone):
     with pytest.raises(WeightsError, match=rf"'{spec}' is not a file or model directory, nor one of default, random"):
         find_weights(spec, backbone)
