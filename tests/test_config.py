@@ -101,7 +101,24 @@ def test_the_hash_leaves_out_name_and_seed() -> None:
 def test_hashes_stay_what_they_were() -> None:
     """A changed hash cuts users off from the plans they made; change it only with SCHEMA."""
     hashes = {name: config.recipe_hash(config.load_recipe([name]))[:12] for name in config.shipped_recipes()}
-    assert hashes == {"segformer_default": "39ee51910e54", "segformer_packaged": "5f97e8755592", "unet": "acd70518f7fc"}
+    assert hashes == {
+        "dinov2_dpt": "e6cc4abeb7a0",
+        "dinov2_linear": "0d64a49544f5",
+        "dinov2_upernet": "27791f8e3016",
+        "eomt_dinov3": "720b1b8e700b",
+        "linear_probe": "c27aa7892403",
+        "m2f_default": "5be6cb830bab",
+        "m2f_native": "553460383b23",
+        "mit_b0_segformer": "9a14ee815feb",
+        "mit_b2_segformer": "f1ad3fc11c36",
+        "retfound_segformer": "b73e690e22f3",
+        "segformer_default": "39ee51910e54",
+        "segformer_detail": "81ab812d1a8f",
+        "segformer_packaged": "5f97e8755592",
+        "unet": "acd70518f7fc",
+        "visionfm_segformer": "5c857b9673aa",
+        "vit_default": "aa39b245a600",
+    }
 
 
 def test_a_key_at_its_default_leaves_the_hash_alone() -> None:

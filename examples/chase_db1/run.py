@@ -31,14 +31,15 @@ HERE = Path(__file__).parent
 DATASET = "Dataset101_CHASE"
 PYRAMID = ["model.neck=simple_pyramid", "model.neck_args.out_channels=128"]
 QUERIES = ["model.num_queries=20", "model.encoder_layers=2", "model.decoder_layers=4", "model.feedforward_dim=512"]
+NATIVE = "training.loss=native"  # under Dice and cross-entropy their queries need far more iterations to part
 HEADS = {
     "segformer": PYRAMID,
     "linear": [],
     "progressive": [],
     "upernet": [*PYRAMID, "model.decoder_hidden_size=128"],
     "dpt": ["model.neck=reassemble", "model.neck_args.out_channels=[48,96,192,384]", "model.fusion_hidden_size=128"],
-    "mask2former": [*PYRAMID, "model.decoder_hidden_size=128", *QUERIES],
-    "eomt": ["model.neck=same_scale", "model.num_queries=20"],
+    "mask2former": [*PYRAMID, "model.decoder_hidden_size=128", *QUERIES, NATIVE],
+    "eomt": ["model.neck=same_scale", "model.num_queries=20", NATIVE],
 }
 TUNINGS = {"frozen": ["lora.enabled=false"], "lora": ["lora.enabled=true"]}
 DETAIL = ["model.neck=detail", "model.neck_args.out_channels=128"]

@@ -99,10 +99,12 @@ class Segmenter(nn.Module):
         self.aux, self.deep_supervision = aux, deep_supervision
         self.input = InputAdapter(input_channels, input_stats)
         self.backbone = build_backbone(**backbone)
+        self.by_tokens = _reads_tokens(head["name"], neck["name"], self.backbone)
         self.neck = _build_neck(self.backbone, **neck)
         self.head = _build_head(self.neck, num_classes, **head)
         self.by_queries = isinstance(self.head, QueryHead)
-        self.by_tokens = _reads_tokens(head["name"], neck["name"], self.backbone, self.head)
+        if self.by_tokens:
+            self.head.check(self.backbone)
         self.auxiliary: nn.Module | None = None
         if self.by_queries:
             self.head.regions = regions
@@ -207,7 +209,7 @@ def _build_head(neck: Any, num_classes: int, name: str, **own_keys: Any) -> Any:
     return registry.module("head", name).Head(neck.channels, neck.strides, num_classes, **own_keys)
 
 
-def _reads_tokens(head: str, neck: str, backbone: Any, built: Any) -> bool:
+def _reads_tokens(head: str, neck: str, backbone: Any) -> bool:
     """Whether the head works inside the encoder. Raises ConfigError where backbone or neck do not allow it."""
     if not getattr(registry.module("head", head), "TOKENS", False):
         return False
@@ -218,5 +220,4 @@ def _reads_tokens(head: str, neck: str, backbone: Any, built: Any) -> bool:
         )
     if neck != "same_scale":
         raise ConfigError(f"model.head={head} reads the encoder itself and no neck; set model.neck=same_scale.")
-    built.check(backbone)
     return True

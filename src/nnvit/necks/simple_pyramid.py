@@ -36,7 +36,7 @@ class Neck(nn.Module):
         super().__init__()
         if len(channels) not in (1, len(SCALES)) or len(set(strides)) != 1:
             raise ConfigError(
-                f"model.neck=simple_pyramid builds {len(SCALES)} levels from 1 or {len(SCALES)} maps of one stride, "
+                f"the pyramid of this model.neck builds {len(SCALES)} levels from 1 or {len(SCALES)} maps of one stride, "
                 f"but the backbone gives {len(channels)} maps of strides {list(strides)}; set model.feature_layers to "
                 f"1 or {len(SCALES)} blocks, or model.neck=same_scale."
             )
