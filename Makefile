@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench chase clean
+.PHONY: help demo test lint format bench chase proof clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -34,9 +34,14 @@ format: $(INSTALLED)  ## let ruff rewrite the code
 
 bench: $(INSTALLED)  ## speeds against reference implementations
 	$(BIN)/python bench/segformer_head.py
+	$(BIN)/python bench/heads.py
 
-chase: $(INSTALLED)  ## the figures of examples/chase_db1: make chase DATA=… (hours; continues where it stopped)
-	$(BIN)/python examples/chase_db1/run.py --data $(or $(DATA),../shared/data/chase_db1)
+chase: $(INSTALLED)  ## one table of examples/chase_db1: make chase TABLE=pretraining|heads|detail DATA=… (goes on where it stopped)
+	$(BIN)/python examples/chase_db1/run.py $(or $(TABLE),pretraining) --data $(or $(DATA),../shared/data/chase_db1)
+
+proof: $(INSTALLED)  ## every figure of README and examples, one after the other: make proof DATA=… (hours; goes on where it stopped)
+	for table in detail heads pretraining; do $(MAKE) chase TABLE=$$table || exit 1; done
+	$(MAKE) bench
 
 clean:  ## remove the virtual environment and the demo
 	rm -rf $(VENV) demo

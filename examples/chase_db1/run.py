@@ -8,7 +8,7 @@ TABLE is one of
   detail       neck detail against simple_pyramid alone, three seeds, with a bootstrap interval over the photographs
 DATA holds imagesTr/ and labelsTr/ of CHASE_DB1. Every run is an `nnvit train` command, printed before it starts; finished
 ones are not repeated, so the script can be stopped and started at will. It ends with a table and writes TABLE.json beside
-itself, which names the commit and the machine that the figures come from.
+itself, which names the machine, and for each run the commit that it was trained on.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from skimage.morphology import skeletonize
 
 HERE = Path(__file__).parent
 DATASET = "Dataset101_CHASE"
+COMMIT = "commit.txt"
 PYRAMID = ["model.neck=simple_pyramid", "model.neck_args.out_channels=128"]
 QUERIES = ["model.num_queries=20", "model.encoder_layers=2", "model.decoder_layers=4", "model.feedforward_dim=512"]
 NATIVE = "training.loss=native"  # at this learning rate Dice and cross-entropy leave most query heads at a constant map
@@ -114,6 +115,7 @@ def train(work: Path, arm: str, seed: int, recipes: list[str], keys: list[str]) 
     go_on = ["--c"] if any(folder.glob("checkpoint_*.pth")) else []
     sources = [word for recipe in recipes for word in ("--recipe", recipe)]
     command("nnvit", "train", "101", "2d", "0", *sources, *keys, f"name=chase_{arm}", f"training.seed={seed}", *go_on)
+    (folder / COMMIT).write_text(commit())
 
 
 def figures(work: Path, arm: str, seed: int) -> dict | None:
@@ -129,12 +131,14 @@ def figures(work: Path, arm: str, seed: int) -> dict | None:
     }
     minutes = (datetime.fromisoformat(run["end"]) - datetime.fromisoformat(run["start"])).total_seconds() / 60
     return {
+        "commit": (folder / COMMIT).read_text(),
+        "loss": run["recipe"]["training"]["loss"],
         "dice": round(statistics.mean(dice for dice, _ in scores.values()), 4),
         "cldice": round(statistics.mean(cl for _, cl in scores.values()), 4),
         "dice_per_case": {case: round(dice, 5) for case, (dice, _) in scores.items()},
         "cldice_per_case": {case: round(cl, 5) for case, (_, cl) in scores.items()},
         "seconds_per_iteration": round(sum(run["seconds_per_iteration"].values()), 3),
-        "training_minutes": round(minutes, 1),
+        "training_minutes": None if run["resumed"] else round(minutes, 1),
         "parameters": run["parameters"]["total"],
         "trainable": run["parameters"]["trainable"],
         "precision": run["precision"]["name"],
@@ -143,11 +147,12 @@ def figures(work: Path, arm: str, seed: int) -> dict | None:
 
 def overlaps(predicted: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     """Dice, and clDice (Shit et al. 2021, arXiv 2003.07311): the Dice of each skeleton's share inside the other mask."""
-    skeletons = skeletonize(predicted), skeletonize(reference)
-    precision, sensitivity = skeletons[0][reference].sum() / skeletons[0].sum(), skeletons[1][predicted].sum()
-    sensitivity = sensitivity / skeletons[1].sum()
     dice = 2 * (predicted & reference).sum() / (predicted.sum() + reference.sum())
-    return float(dice), float(2 * precision * sensitivity / (precision + sensitivity))
+    if not (predicted & reference).any():
+        return float(dice), 0.0
+    lines = skeletonize(predicted), skeletonize(reference)
+    precision, sensitivity = lines[0][reference].sum() / lines[0].sum(), lines[1][predicted].sum() / lines[1].sum()
+    return float(dice), float(2 * precision * sensitivity / max(precision + sensitivity, 1e-9))
 
 
 def stock_agreement(work: Path, arm: str, seed: int) -> dict[str, int]:
@@ -196,7 +201,6 @@ def results(work: Path, table: str, seeds: list[int]) -> dict:
     arms = {arm: {str(seed): figures(work, arm, seed) for seed in seeds} for arm in TABLES[table][2]}
     found = {
         "table": table,
-        "commit": commit(),
         "machine": f"{os.cpu_count()} cores, {cpu()}, no GPU",
         "arms": {arm: {seed: f for seed, f in runs.items() if f} for arm, runs in arms.items()},
     }
@@ -223,16 +227,29 @@ def cpu() -> str:
 
 def markdown(found: dict) -> str:
     """The arms of a table, means over seeds."""
-    columns = ["arm", "Dice", "SD over seeds", "clDice", "seeds", "s/it", "training min", "parameters", "trained"]
+    columns = [
+        "arm",
+        "loss",
+        "Dice",
+        "SD over seeds",
+        "clDice",
+        "seeds",
+        "s/it",
+        "training min",
+        "parameters",
+        "trained",
+    ]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
     for arm, runs in found["arms"].items():
         if runs:
             every = list(runs.values())
             dice = [run["dice"] for run in every]
             spread = f"{statistics.stdev(dice):.4f}" if len(dice) > 1 else "–"
-            median = {k: statistics.median(r[k] for r in every) for k in ("seconds_per_iteration", "training_minutes")}
-            cells = [arm, f"{statistics.mean(dice):.4f}", spread, f"{statistics.mean(r['cldice'] for r in every):.4f}"]
-            cells += [str(len(dice)), f"{median['seconds_per_iteration']:.2f}", f"{median['training_minutes']:.1f}"]
+            pace = statistics.median(run["seconds_per_iteration"] for run in every)
+            minutes = [run["training_minutes"] for run in every if run["training_minutes"] is not None]
+            cldice = statistics.mean(run["cldice"] for run in every)
+            cells = [arm, every[0]["loss"], f"{statistics.mean(dice):.4f}", spread, f"{cldice:.4f}", str(len(dice))]
+            cells += [f"{pace:.2f}", f"{statistics.median(minutes):.1f}" if minutes else "–"]
             lines.append(f"| {' | '.join(cells)} | {every[0]['parameters']:,} | {every[0]['trainable']:,} |")
     if found.get("gain"):
         lines += ["", f"gain of {list(found['arms'])[1]}: {json.dumps(found['gain'])}"]

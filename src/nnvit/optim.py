@@ -15,7 +15,8 @@ def param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str,
     """Trainable parameters grouped by learning rate and weight decay, in the network's own order.
 
     Parameters that the network places in a backbone (`depth_of`) take `backbone_lr`, decayed by depth as in BEiT
-    (arXiv 2106.08254, A): the last block's rate is multiplied by layer_decay once, the embedding's most often.
+    (arXiv 2106.08254, A): what is deepest (a ViT's final norm, MiT's last block) keeps it, each block before is multiplied by
+    layer_decay once more, the embedding most often.
     """
     depth_of: Callable[[str], int | None] = getattr(network, "depth_of", lambda name: None)
     deepest = max((depth_of(name) or 0 for name, _ in network.named_parameters()), default=0)

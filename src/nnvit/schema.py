@@ -26,7 +26,8 @@ def at_least(key: str, value: float | None, low: float) -> None:
         raise ConfigError(f"{key}={value} must be a number of at least {low:g}.")
 
 
-def _fraction(key: str, value: float) -> None:
+def fraction(key: str, value: float) -> None:
+    """Raises ConfigError for a number outside 0 (included) to 1 (excluded)."""
     if not 0 <= value < 1:
         raise ConfigError(f"{key}={value} must be at least 0 and less than 1.")
 
@@ -64,6 +65,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_of("model.input_norm", self.input_norm, ("auto", "none", "backbone"))
+        fraction("model.dropout", getattr(self, "dropout", 0.0))  # which most heads have
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         at_least("lora.r", self.r, 1)
-        _fraction("lora.lora_dropout", self.lora_dropout)
+        fraction("lora.lora_dropout", self.lora_dropout)
         if self.target_modules == []:
             raise ConfigError("lora.target_modules=[] adapts nothing; name layers, such as [qkv], or set it to null.")
 
@@ -146,7 +148,7 @@ class TrainingConfig:
         for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "seed"):
             at_least(f"training.{key}", getattr(self, key), 0)
         for key in ("momentum", "drop_path", "ema"):
-            _fraction(f"training.{key}", getattr(self, key))
+            fraction(f"training.{key}", getattr(self, key))
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(
                 f"training.layer_decay={self.layer_decay} must be above 0 and at most 1, which is no decay."

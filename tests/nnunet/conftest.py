@@ -36,6 +36,9 @@ SHORT = [
 TINY = [*SHORT, "model.decoder_hidden_size=16", "model.neck_args.out_channels=16", "lora.enabled=false"]
 """SegFormer's head on a frozen backbone, trained in seconds."""
 
+ONE_TILE = "training.patch_size=[56,48]"
+"""Holds a slice of any of the hippocampus volumes, so that prediction is quick."""
+
 ONE_PROCESS = ("-npp", "0", "-nps", "0")
 
 
@@ -219,6 +222,6 @@ def _plan(folders: Path, name: str, content: dict[str, Any]) -> None:
     cases = sorted(path.name.split(".")[0] for path in (raw / "labelsTr").iterdir())
     volumes = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz", "numTraining": len(cases)}
     (raw / "dataset.json").write_text(json.dumps(volumes | content))
-    command("nnUNetv2_plan_and_preprocess", "-d", name[7:10], "-c", "2d", "-npfp", "2", "-np", "2")
+    command("nnUNetv2_plan_and_preprocess", "-d", name[7:10], "-c", "2d", "-npfp", "1", "-np", "1")
     split = [{"train": cases[:-1], "val": cases[-1:]}]
     (folders / "preprocessed" / name / "splits_final.json").write_text(json.dumps(split))

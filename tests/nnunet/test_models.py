@@ -10,7 +10,18 @@ from nnvit import config
 from nnvit.errors import ConfigError
 from nnvit.nnunet import checkpoint, planning, trainers, training
 
-from .conftest import ONE_PROCESS, SHORT, TINY, assert_same_predictions, fold_of, masks, predict, predict_here, train
+from .conftest import (
+    ONE_PROCESS,
+    ONE_TILE,
+    SHORT,
+    TINY,
+    assert_same_predictions,
+    fold_of,
+    masks,
+    predict,
+    predict_here,
+    train,
+)
 
 CPU = torch.device("cpu")
 WIDTH = "model.decoder_hidden_size=16"
@@ -56,7 +67,7 @@ def test_photographs_train_and_stock_predict_gives_the_validations_masks(
 @pytest.mark.parametrize("head", ["segformer", "mask2former with its own loss"])
 def test_overlapping_regions_train_and_predict(head: str, regions: str, tmp_path: Path) -> None:
     recipe, keys = ("segformer_default", TINY) if head == "segformer" else ("m2f_native", [*SHORT, *QUERIES])
-    fold = train(regions, recipe, *keys, f"name=regions_{recipe}", export_validation_probabilities=True)
+    fold = train(regions, recipe, *keys, ONE_TILE, f"name=regions_{recipe}", export_validation_probabilities=True)
     plans = json.loads((fold.parent / "plans.json").read_text())
     assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["regions"] is True
     classifier = checkpoint.read(fold / "checkpoint_final.pth")["network_weights"]["head.classifier.bias"]
@@ -66,7 +77,7 @@ def test_overlapping_regions_train_and_predict(head: str, regions: str, tmp_path
 
 
 def test_an_ignore_label_is_neither_learned_nor_predicted(ignoring: str, tmp_path: Path) -> None:
-    fold = train(ignoring, "segformer_default", *TINY, "name=ignoring", export_validation_probabilities=True)
+    fold = train(ignoring, "segformer_default", *TINY, ONE_TILE, "name=ignoring", export_validation_probabilities=True)
     saved = checkpoint.read(fold / "checkpoint_final.pth")
     assert len(saved["network_weights"]["head.classifier.bias"]) == 3
     assert all(torch.tensor(saved["logging"][key]).isfinite().all() for key in ("train_losses", "val_losses"))
@@ -81,7 +92,7 @@ def test_deep_supervision_trains_auxiliary_outputs_and_predicts_without_them(
     head: str, hippocampus: str, tmp_path: Path
 ) -> None:
     recipe, keys = ("segformer_default", TINY) if head == "segformer" else ("m2f_default", [*SHORT, *QUERIES])
-    keys = [*keys, "training.deep_supervision=true", f"name=supervised_{head}"]
+    keys = [*keys, ONE_TILE, "training.deep_supervision=true", f"name=supervised_{head}"]
     fold = train(hippocampus, recipe, *keys, export_validation_probabilities=True)
     configuration = json.loads((fold.parent / "plans.json").read_text())["configurations"]["2d"]
     scales = configuration["nnvit"]["deep_supervision_scales"]
@@ -120,7 +131,9 @@ def test_names_without_deep_supervision_refuse_a_recipe_that_asks_for_it(model: 
     name = f"nnUNetTrainerNoDeepSupervision_{model}"
     recipe = config.load_recipe(["segformer_default"], [*TINY, "training.deep_supervision=true", "name=refused"])
     identifier = planning.plan(hippocampus, "2d", recipe).identifier
-    with pytest.raises(ConfigError, match=rf"-tr {name} trains without deep supervision.*nnUNetTrainer_nnvit"):
+    with pytest.raises(
+        ConfigError, match=rf"-tr {name} trains without deep supervision.*take -tr nnUNetTrainer_{model}, or"
+    ):
         training.get_trainer_from_args(hippocampus, "2d", 0, name, identifier, device=CPU)
     assert not fold_of(hippocampus, name, identifier).exists()
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.run.run_training import get_trainer_from_args as stock_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
@@ -15,7 +17,7 @@ from nnvit.nnunet import checkpoint, planning, training
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 from nnvit.optim import WeightAverage
 
-from .conftest import TINY, assert_same_predictions, fold_of, predict_here, train
+from .conftest import ONE_TILE, SHORT, TINY, assert_same_predictions, fold_of, predict_here, train
 
 CPU = torch.device("cpu")
 TRAINER = "nnUNetTrainer_nnvit"
@@ -23,8 +25,8 @@ FULL = "model.freeze_backbone=false"
 
 
 def trainer_of(dataset: str, *overrides: str) -> nnUNetTrainer_nnvit:
-    """Ready to train a tiny recipe."""
-    recipe = config.load_recipe(["segformer_default"], [*TINY, *overrides])
+    """Ready to train SegFormer's recipe with overrides."""
+    recipe = config.load_recipe(["segformer_default"], overrides)
     identifier = planning.plan(dataset, "2d", recipe).identifier
     trainer = training.get_trainer_from_args(dataset, "2d", 0, TRAINER, identifier, device=CPU)
     trainer.initialize()
@@ -34,27 +36,40 @@ def trainer_of(dataset: str, *overrides: str) -> nnUNetTrainer_nnvit:
 # --- mirroring ----------------------------------------------------------------------------------------------------------
 
 
-def augmentation(trainer: nnUNetTrainer) -> str:
-    """All transforms of the training data, with all their settings."""
-    loader, _ = trainer.get_dataloaders()
-    described = repr(loader.data_loader.transforms)
-    assert " at 0x" not in described
-    return described
+def augmentation(trainer: nnUNetTrainer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All transforms of the training data with all their settings, before any was used (some remember what they met)."""
+    described: list[str] = []
+
+    def describing(*args: Any, **settings: Any) -> BasicTransform:
+        transforms = original(*args, **settings)
+        described.append(repr(transforms))
+        return transforms
+
+    original = nnUNetTrainer.get_training_transforms
+    with monkeypatch.context() as patch:
+        patch.setattr(nnUNetTrainer, "get_training_transforms", staticmethod(describing))
+        trainer.get_dataloaders()
+    (found,) = described
+    assert " at 0x" not in found
+    return found
 
 
 @pytest.mark.parametrize(("mirroring", "stock"), [("false", "nnUNetTrainerNoMirroring"), ("true", "nnUNetTrainer")])
-def test_augmentation_is_that_of_nnunets_own_class(mirroring: str, stock: str, hippocampus: str) -> None:
-    ours = trainer_of(hippocampus, f"training.mirroring={mirroring}", f"name=mirroring_{mirroring}")
+def test_augmentation_is_that_of_nnunets_own_class(
+    mirroring: str, stock: str, hippocampus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = trainer_of(hippocampus, *TINY, f"training.mirroring={mirroring}", f"name=mirroring_{mirroring}")
     theirs = stock_trainer("102", "2d", 0, stock, "nnUNetPlans", device=CPU)
     theirs.enable_deep_supervision = False  # its targets are not what is compared here
     theirs.initialize()
-    assert augmentation(ours) == augmentation(theirs)
-    assert ("MirrorTransform" in augmentation(ours)) == (mirroring == "true")
+    got = augmentation(ours, monkeypatch)
+    assert got == augmentation(theirs, monkeypatch)
+    assert ("MirrorTransform" in got) == (mirroring == "true")
     assert ours.inference_allowed_mirroring_axes == theirs.inference_allowed_mirroring_axes
 
 
 def test_without_mirroring_stock_prediction_does_not_mirror_either(hippocampus: str, tmp_path: Path) -> None:
-    keys = ["training.mirroring=false", "training.num_epochs=1", "name=unmirrored"]
+    keys = ["training.mirroring=false", ONE_TILE, "training.num_epochs=1", "name=unmirrored"]
     fold = train(hippocampus, "segformer_default", *TINY, *keys, export_validation_probabilities=True)
     assert checkpoint.read(fold / "checkpoint_final.pth")["inference_allowed_mirroring_axes"] is None
     predict_here(fold, hippocampus, tmp_path)
@@ -63,7 +78,7 @@ def test_without_mirroring_stock_prediction_does_not_mirror_either(hippocampus: 
 
 # --- ema ----------------------------------------------------------------------------------------------------------------
 
-EMA = ("training.ema=0.6", "training.lr=1e-2", FULL)
+EMA = ("training.ema=0.6", "training.lr=1e-2", FULL, ONE_TILE)
 
 
 class Recording:
@@ -179,9 +194,10 @@ def dying_after(updates: int) -> Callable[[WeightAverage], None]:
 @pytest.mark.parametrize("size", ["vit", "eva", "mit"])
 def test_grad_checkpointing_changes_no_loss(size: str, hippocampus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters' dropout included: the second forward pass of a block draws as the first."""
-    keys = [f"model.backbone_size={size}", "lora.enabled=true", "lora.lora_dropout=0.3", "training.seed=7"]
+    keys = [*TINY, f"model.backbone_size={size}"]
     if size == "mit":
-        keys += ["lora.target_modules=[q_proj,v_proj]", "model.neck=same_scale", "model.neck_args={}"]
+        keys = [*SHORT, "model.backbone_size=mit", "model.neck=same_scale", "lora.target_modules=[q_proj,v_proj]"]
+    keys += ["lora.enabled=true", "lora.lora_dropout=0.3", "training.seed=7", "model.decoder_hidden_size=16"]
     losses = [
         losses_of(
             hippocampus, monkeypatch, *keys, f"training.grad_checkpointing={on}", f"name=checkpointing_{size}_{on}"
@@ -209,7 +225,7 @@ def losses_of(dataset: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) ->
 
 
 def test_drop_path_acts_while_training_and_never_in_prediction(hippocampus: str, tmp_path: Path) -> None:
-    keys = [*TINY, FULL, "training.drop_path=0.5", "name=drop_path"]
+    keys = [*TINY, FULL, ONE_TILE, "training.drop_path=0.5", "name=drop_path"]
     trainer = trainer_of(hippocampus, *keys)
     network, image = trainer.network.train(), torch.rand(2, 1, 64, 48)
     rates = [getattr(module, "drop_prob", None) for module in network.backbone.modules()]

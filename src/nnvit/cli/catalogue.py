@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .options import OverridesArgument, new_app
 
 weights_app = new_app(no_args_is_help=True, help="Files with pretrained weights.")
@@ -32,6 +33,8 @@ def list_(
     """List backbones and their sizes, heads and necks with their keys, and shipped recipes."""
     from .. import overview
 
+    if markdown and kind not in (None, Kind.RECIPES):
+        raise ConfigError(f"--markdown prints the page of recipes; `nnvit list {kind} --markdown` has none.")
     if markdown:
         print(overview.recipes_markdown(), end="")
         return

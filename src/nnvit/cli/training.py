@@ -115,6 +115,7 @@ def _train(
         c=flags["continue_training"],
         val=flags["only_run_validation"],
         pretrained_weights=flags["pretrained_weights"],
+        recipe=recipe,
     )
     if recipe is not None:
         plans = planning.plan(dataset, configuration, recipe, plans).identifier

@@ -48,7 +48,14 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("decoder_hidden_size", "num_queries", "encoder_layers", "num_attention_heads"):
+        for key in (
+            "decoder_hidden_size",
+            "num_queries",
+            "encoder_layers",
+            "num_attention_heads",
+            "feedforward_dim",
+            "encoder_feedforward_dim",
+        ):
             at_least(f"model.{key}", getattr(self, key), 1)
         at_least("model.decoder_layers", self.decoder_layers, 2)
 

@@ -56,6 +56,11 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(hidden, num_classes, 1)
 
+    @staticmethod
+    def from_segformer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This head's state dict from the decode head in a SegFormer's file; loading such a file fills the head by it."""
+        return from_transformers(state)
+
     def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """One (B, C_i, h_i, w_i) per map -> logits (B, num_classes, h_0, w_0)."""
         size = maps[0].shape[-2:]

@@ -4,11 +4,12 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import config, lora, registry
 from ..architecture import arch_kwargs
 from ..errors import ConfigError
+from ..schema import ModelConfig
 from ..weights import load_backbone
 from .segmenter import Segmenter, build_backbone
 
@@ -40,10 +41,12 @@ def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None
     """Feature maps of an image (B, 3, H, W), standardised, H and W multiples of `backbone.grid`.
 
     indices: 0-based blocks instead of those that the backbone taps. Gives one (B, C, h, w) per block, finest first.
+    Raises ConfigError for blocks that do not exist, or that are not ascending.
     """
     if indices is not None:
+        taps = registry.module("backbone", backbone.family).resolve_taps(backbone.size, indices)
         backbone = copy.copy(backbone)  # shares the weights
-        backbone.taps = list(indices)
+        backbone.taps = taps
     maps: list[Tensor] = backbone(image)
     return maps
 
@@ -61,7 +64,8 @@ def create_segformer_model(
     """SegFormer's all-MLP head on a pretrained ViT; takes images (B, input_channels, H, W) of any size with values in 0..1.
 
     keys: input_channels (3), freeze_backbone (True), weights ("default") and every other key of a recipe's model section.
-    Raises ConfigError for keys that do not exist or fit, and WeightsError for weights that are not there.
+    What was loaded stands in the network's `weights_report`. Raises ConfigError for keys that do not exist or do not fit,
+    WeightsError for weights that are not there.
     """
     return _create("segformer", num_classes, backbone_name, backbone_size, **keys)
 
@@ -93,7 +97,7 @@ def _create(
 ) -> Segmenter:
     model = {"head": head, "backbone": backbone, "backbone_size": backbone_size, **model_keys}
     recipe = config.from_dict({"model": model, "lora": {"enabled": False}})
-    network: nn.Module = Segmenter(input_channels, num_classes, **arch_kwargs(recipe))
-    load_backbone(network.backbone, recipe.model.weights)  # type: ignore[arg-type, union-attr]
-    assert isinstance(network, Segmenter)
+    assert isinstance(recipe.model, ModelConfig)
+    network = Segmenter(input_channels, num_classes, **arch_kwargs(recipe))
+    network.weights_report = load_backbone(network.backbone, recipe.model.weights, head=network.head)
     return network

@@ -87,7 +87,7 @@ class Segmenter(nn.Module):
         lora: Mapping[str, Any] | None = None,
         input_stats: Mapping[str, list[float]] | None = None,
         regions: bool = False,
-        aux: Literal["native"] | Sequence[Sequence[float]] = (),
+        aux: Literal["native"] | Sequence[Sequence[float]] | None = None,
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
@@ -97,6 +97,7 @@ class Segmenter(nn.Module):
                 f"{ARCH_VERSION}); run `pip install -U nnvit`."
             )
         self.aux, self.deep_supervision = aux, deep_supervision
+        self.weights_report: Any = None
         self.input = InputAdapter(input_channels, input_stats)
         self.backbone = build_backbone(**backbone)
         self.by_tokens = _reads_tokens(head["name"], neck["name"], self.backbone)
@@ -108,7 +109,7 @@ class Segmenter(nn.Module):
         self.auxiliary: nn.Module | None = None
         if self.by_queries:
             self.head.regions = regions
-        elif aux:
+        elif aux is not None:
             self.auxiliary = AuxiliaryClassifiers(self.neck.channels, self.neck.strides, num_classes, aux)  # type: ignore[arg-type]
         self.refine = _build_refinement(self.neck, num_classes, **neck)
         if self.refine is not None and aux == "native":
@@ -128,7 +129,7 @@ class Segmenter(nn.Module):
         height, width = image_BCHW.shape[-2:]
         image = self._padded(self.input(image_BCHW))
         source = self.backbone if self.by_tokens else self.neck(self.backbone(image), image)
-        if not (self.deep_supervision and self.aux):
+        if not self.deep_supervision or self.aux is None:
             return self._finish(self.head(source, image), source, image, (height, width))
         if self.by_queries:
             layers = self.head.layers(source, image)

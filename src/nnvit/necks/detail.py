@@ -29,6 +29,9 @@ class Args(PyramidArgs):
     stem_channels: int = 24
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stem_channels < 1:
+            raise ConfigError(f"model.neck_args.stem_channels={self.stem_channels} must be at least 1.")
         if self.stem_stride not in (1, 2):
             raise ConfigError(f"model.neck_args.stem_stride={self.stem_stride} must be 1 or 2 pixels.")
 
@@ -47,14 +50,18 @@ class Refinement(nn.Module):
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, logits_BKhw: Tensor, maps: list[Tensor], image: Tensor) -> Tensor:
-        """Logits of any stride, the neck's maps, image (B, 3, H, W) -> logits (B, K, H / stride, W / stride)."""
+        """Logits of any stride, the neck's maps, image (B, 3, H, W) -> logits at the finer of both strides."""
         stem = self.stem(image)
         logits, context = (_to(part, stem) for part in (logits_BKhw, self.context(maps[0])))
-        return logits + self.classifier(self.join(torch.cat([stem, context, logits], dim=1)))
+        correction = self.classifier(self.join(torch.cat([stem, context, logits], dim=1)))
+        if logits_BKhw.shape[-1] > stem.shape[-1]:
+            return logits_BKhw + _to(correction, logits_BKhw)
+        return logits + correction
 
 
 def _to(map_BChw: Tensor, like: Tensor) -> Tensor:
-    return interpolate(map_BChw, like.shape[-2:], mode="bilinear", align_corners=False)
+    size = like.shape[-2:]
+    return map_BChw if map_BChw.shape[-2:] == size else interpolate(map_BChw, size, mode="bilinear")
 
 
 def _block(width: int, out: int, stride: int = 1) -> nn.Sequential:

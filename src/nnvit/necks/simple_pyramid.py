@@ -21,6 +21,10 @@ class Args:
 
     out_channels: int = 256
 
+    def __post_init__(self) -> None:
+        if self.out_channels < 1:
+            raise ConfigError(f"model.neck_args.out_channels={self.out_channels} must be at least 1.")
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, h, w), position by position."""
@@ -36,9 +40,13 @@ class Neck(nn.Module):
         super().__init__()
         if len(channels) not in (1, len(SCALES)) or len(set(strides)) != 1:
             raise ConfigError(
-                f"the pyramid of this model.neck builds {len(SCALES)} levels from 1 or {len(SCALES)} maps of one stride, "
-                f"but the backbone gives {len(channels)} maps of strides {list(strides)}; set model.feature_layers to "
-                f"1 or {len(SCALES)} blocks, or model.neck=same_scale."
+                f"the pyramid of this model.neck builds {len(SCALES)} levels from 1 or {len(SCALES)} maps of one stride, but "
+                f"the backbone gives {len(channels)} maps of strides {list(strides)}; "
+                + (
+                    f"set model.feature_layers to 1 or {len(SCALES)} blocks."
+                    if len(set(strides)) == 1
+                    else "set model.neck=same_scale, which hands such maps on as they are."
+                )
             )
         sources = list(channels) if len(channels) == len(SCALES) else [channels[0]] * len(SCALES)
         self.levels = nn.ModuleList(

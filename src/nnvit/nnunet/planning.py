@@ -44,11 +44,11 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     if path.is_file():
         existing = folders.read_json(path)
         _refuse_other(path, existing, plans)
-        if configuration in existing["configurations"]:
+        held = existing["configurations"].get(configuration, {}).get("nnvit", {})
+        revision = plans["configurations"][configuration]["nnvit"]["weights_revision"]
+        if held and (held.get("weights_revision") or not revision):
             return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
-        plans["configurations"] |= existing["configurations"]
-    if isinstance(recipe.model, ModelConfig):
-        plans["configurations"][configuration]["nnvit"]["weights_revision"] = _revision(recipe.model)
+        plans["configurations"] = existing["configurations"] | plans["configurations"]
     folders.write_json(path, plans)
     return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
 
@@ -67,12 +67,13 @@ def make_plans(
     manager = PlansManager(copy.deepcopy(base))
     planned = manager.get_configuration(configuration)
     labels = manager.get_label_manager(dataset_json)
-    resolved, scales = planned.configuration, deep_supervision_scales(planned)
+    resolved = planned.configuration
     for cascade in ("inherits_from", "next_stage"):
         resolved.pop(cascade, None)
     training = recipe.training
     resolved["batch_size"] = training.batch_size or resolved["batch_size"]
     resolved["patch_size"] = training.patch_size or resolved["patch_size"]
+    scales = deep_supervision_scales(planned, resolved["patch_size"])
     if isinstance(recipe.model, ModelConfig):
         kwargs = arch_kwargs(
             recipe,
@@ -94,18 +95,24 @@ def make_plans(
         "hash": config.recipe_hash(recipe),
         "base_plans": base["plans_name"],
         "base_plans_hash": config.digest(base),
+        "weights_revision": _revision(recipe.model),
     }
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
 
 
-def deep_supervision_scales(configuration: ConfigurationManager) -> list[list[float]]:
-    """nnU-Net's factors of all outputs, full size first, from the strides of the planned network."""
+def deep_supervision_scales(configuration: ConfigurationManager, patch: list[int]) -> list[list[float]]:
+    """nnU-Net's factors of all outputs, full size first, from the strides of the planned network.
+
+    Those at which a recipe's own, smaller patch would have no pixel left are left out.
+    """
     scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
-    return scales[:-1].tolist()
+    return [scale for scale in scales[:-1].tolist() if min(np.multiply(patch, scale)) >= 1]
 
 
-def _revision(model: ModelConfig) -> str | None:
+def _revision(model: ModelConfig | PlansModelConfig) -> str | None:
     """The commit of a hub's weights, so that the same plans mean the same weights tomorrow; None where there is none to pin."""
+    if isinstance(model, PlansModelConfig):
+        return None
     with torch.device("meta"):
         backbone = build_backbone(model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args)
     return pin(model.weights, backbone)

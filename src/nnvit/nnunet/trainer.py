@@ -19,6 +19,7 @@ from torch._dynamo import OptimizedModule
 from .. import config
 from ..errors import ConfigError, PlansError
 from ..optim import EpochSchedule, WeightAverage, build_optimizer
+from ..schema import Recipe
 from ..weights import load_backbone
 from . import checkpoint, display, folders, planning, precision
 from .manifest import Manifest
@@ -48,11 +49,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.recipe = planning.recipe_of(self.block)
         training = self.recipe.training
         # Refused here, before nnU-Net's constructor makes the results folder.
-        if training.deep_supervision and not self.deep_supervision:
-            raise ConfigError(
-                f"-tr {type(self).__name__} trains without deep supervision, but the recipe says "
-                "training.deep_supervision=true; take another trainer name, such as nnUNetTrainer_nnvit, or set it to false."
-            )
+        self.check_recipe(self.recipe)
         self.precision = precision.choose(training.precision, device)
         super().__init__(with_recipe, configuration, fold, dataset_json, device)
         self.initial_lr, self.weight_decay = training.lr, training.weight_decay
@@ -69,6 +66,16 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.manifest = Manifest(self)
         self.average: WeightAverage | None = None
         self._seconds: list[tuple[float, float]] = []
+
+    @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Raises ConfigError for a recipe that this trainer's name excludes."""
+        if recipe.training.deep_supervision and not cls.deep_supervision:
+            other = cls.__name__.replace("NoDeepSupervision", "")
+            raise ConfigError(
+                f"-tr {cls.__name__} trains without deep supervision, but the recipe says training.deep_supervision=true; "
+                f"take -tr {other}, or set it to false."
+            )
 
     # --- before training -------------------------------------------------------------------------------------------
 
@@ -196,6 +203,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         report = load_backbone(network.backbone, spec, revision, network.head)
         for line in report.lines():
             self.say(line)
+        if report.source.startswith("hub ") and revision is None:
+            self.say(
+                "weights: the plans name no commit of this repository, so that another day may bring other weights"
+            )
         return report.to_dict()
 
     # --- training --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import multiprocessing
 from torch.backends import cudnn
 
 from ..errors import ConfigError, NnvitError, PlansError, WeightsError, did_you_mean
+from ..schema import Recipe
 from . import checkpoint, folders, trainers
 from .trainer import nnUNetTrainer_nnvit
 
@@ -115,10 +116,13 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
 
 def check_request(
     dataset: str, configuration: str, fold: int | str, trainer_name: str, plans_identifier: str, *, c: bool, val: bool,
-    pretrained_weights: str | None,
+    pretrained_weights: str | None, recipe: Recipe | None = None,
 ) -> None:  # fmt: skip
     """Refuses what the flags cannot have before anything is written: plans, folders, logs. Raises NnvitError."""
-    model = f"{find_trainer(trainer_name).__name__}__{plans_identifier}__{configuration}"
+    trainer_class = find_trainer(trainer_name)
+    if recipe is not None:
+        trainer_class.check_recipe(recipe)
+    model = f"{trainer_class.__name__}__{plans_identifier}__{configuration}"
     folder = folders.folder("nnUNet_results") / dataset / model / f"fold_{parse_fold(fold)}"
     _checkpoint_to_load(folder, c, val, pretrained_weights)
     _check_split(dataset, parse_fold(fold))

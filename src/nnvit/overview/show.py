@@ -1,6 +1,7 @@
 """`nnvit show`: a recipe with every key resolved, its network, and what a training step on it takes."""
 
 from collections.abc import Iterable, Sequence
+from math import log2
 
 from omegaconf import OmegaConf
 
@@ -56,8 +57,9 @@ def show(
 def measure(
     recipe: Recipe, *, channels: int = 3, classes: int = 2, patch: Sequence[int] = (512, 512), batch: int = 2
 ) -> tuple[cost.Cost, list[cost.Row], list[tuple[str, int, int]]]:
-    """What `cost.measure` says of a recipe's network."""
-    arch = arch_kwargs(recipe)
+    """What `cost.measure` says of a recipe's network; auxiliary outputs on as many scales as nnU-Net plans for the patch."""
+    halvings = max(1, int(log2(min(patch) / 4)) - 1)
+    arch = arch_kwargs(recipe, scales=[[0.5**i] * 2 for i in range(1, halvings)])
     return cost.measure(
         lambda: Segmenter(channels, classes, deep_supervision="aux" in arch, **arch),
         (batch, channels, *patch),

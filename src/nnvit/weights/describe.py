@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
+from . import mit
+
 SHOWN = 8
 
 # (what it is, a name that only this kind has); the first that is found is said.
@@ -37,6 +39,8 @@ REGISTERS = ("reg_token", "storage_tokens", "register_tokens")
 def describe(state: Mapping[str, Tensor]) -> str:
     """What kind of network a state dict holds, as far as its names and shapes tell."""
     kind = kind_of(state)
+    if widths := mit.describe(state):
+        return widths
     if kind:
         return ", ".join([kind, *_shape(state)])
     if prefix := _unknown_prefix(state):
@@ -51,7 +55,7 @@ def kind_of(names: Collection[str]) -> str:
 
 def describe_shape(state: Mapping[str, Tensor]) -> str:
     """A vision transformer's width, depth, patch and positions."""
-    return ", ".join(_shape(state)) or f"{len(state)} tensors"
+    return mit.describe(state) or ", ".join(_shape(state)) or f"{len(state)} tensors"
 
 
 def _shape(state: Mapping[str, Tensor]) -> list[str]:

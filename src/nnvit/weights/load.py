@@ -1,6 +1,5 @@
 """Pretrained weights into a backbone: all of them or none, with a report."""
 
-import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +95,8 @@ def _fill_head(head: nn.Module | None, state: State) -> str:
     tensors = mit.decode_head_state(state)
     if tensors is None:
         return ""
-    rename = getattr(inspect.getmodule(type(head)), "from_transformers", None)
-    try:
-        reason = mit.fill_decode_head(head, rename(tensors)) if head is not None and rename else "it is of another kind"
-    except KeyError:
-        reason = "it is of another kind"
+    rename = getattr(head, "from_segformer", None)
+    reason = mit.fill_decode_head(head, rename(tensors)) if head is not None and rename else "it is of another kind"
     return (
         f"left random, the file's does not fit: {reason}" if reason else f"{len(tensors)} tensors loaded from the file"
     )
