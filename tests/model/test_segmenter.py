@@ -73,3 +73,22 @@ def test_qkv_bias_lets_adapters_learn() -> None:
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad and "lora_B" in n}
     assert len(trained) == 2
     assert all(p.grad is not None and p.grad.any() for p in trained.values())
+
+
+def test_auxiliary_outputs_come_as_a_list_even_where_nnunet_has_no_smaller_scale() -> None:
+    """nnU-Net's deep-supervision loss takes lists; a patch so small that only the full scale is left gives a list of one."""
+    parts = {
+        "arch_version": 1,
+        "backbone": {"name": "tiny", "size": "vit", "taps": [3], "args": {}},
+        "neck": {"name": "same_scale", "args": {}},
+        "head": {"name": "linear"},
+        "tuning": "full",
+        "deep_supervision": True,
+    }
+    image = torch.rand(1, 3, 33, 40)
+    assert [tuple(o.shape) for o in Segmenter(3, 2, **parts, aux=[])(image)] == [(1, 2, 33, 40)]
+    scaled = Segmenter(3, 2, **parts, aux=[[0.5, 0.5], [0.25, 0.5]])
+    assert [tuple(o.shape[2:]) for o in scaled(image)] == [(33, 40), (16, 20), (8, 20)]
+    scaled.deep_supervision = False
+    assert scaled(image).shape == (1, 2, 33, 40)
+    assert Segmenter(3, 2, **parts)(image).shape == (1, 2, 33, 40)
