@@ -47,15 +47,9 @@ DETAIL = ["model.neck=detail", "model.neck_args.out_channels=128"]
 
 
 def _every_head() -> dict[str, list[str]]:
-    arms = {
-        f"{head}_{tuning}": [f"model.head={head}", *keys, *tuned]
-        for head, keys in HEADS.items()
-        for tuning, tuned in TUNINGS.items()
-    }
-    detailed = {
-        f"segformer_detail_{tuning}": ["model.head=segformer", *DETAIL, *tuned] for tuning, tuned in TUNINGS.items()
-    }
-    return arms | detailed
+    networks = {head: [f"model.head={head}", *keys] for head, keys in HEADS.items()}
+    networks["segformer_detail"] = ["model.head=segformer", *DETAIL]
+    return {f"{name}_{tuning}": [*keys, *tuned] for tuning, tuned in TUNINGS.items() for name, keys in networks.items()}
 
 
 EVERY_HEAD = _every_head()
