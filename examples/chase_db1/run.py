@@ -185,8 +185,6 @@ def gain(arms: dict[str, dict[str, dict]]) -> dict | None:
             "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
             "per_seed": [round(float(d), 4) for d in np.mean(per_case, axis=0)],
         }
-    times = [[runs[s]["seconds_per_iteration"] for s in seeds] for runs in (before, after)]
-    out["time_ratio"] = round(statistics.median(b / a for a, b in zip(*times, strict=True)), 2)
     return out
 
 

