@@ -2,16 +2,63 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from ..errors import WeightsError
 from ..weights.files import safe_load
 
+if TYPE_CHECKING:
+    from .trainer import nnUNetTrainer_nnvit
+
 NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """In the order in which `--c` looks for them, as in nnU-Net."""
+
+
+def content_of(trainer: "nnUNetTrainer_nnvit") -> dict[str, Any]:
+    """nnU-Net's content, under the name of the stock trainer, which builds the same network from the plans.
+
+    With a running mean of the weights, `network_weights` holds it, because it is what is predicted with; the trained values
+    stand beside it, to go on from.
+    """
+    weights, scaler, average = trainer.bare_network.state_dict(), trainer.grad_scaler, trainer.average
+    return {
+        "network_weights": weights if average is None else weights | average.mean,
+        "optimizer_state": trainer.optimizer.state_dict(),
+        "grad_scaler_state": scaler.state_dict() if scaler is not None else None,
+        "logging": trainer.logger.get_checkpoint(),
+        "_best_ema": trainer._best_ema,
+        "current_epoch": trainer.current_epoch + 1,
+        "init_args": trainer.my_init_kwargs,
+        "trainer_name": nnUNetTrainer.__name__,
+        "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
+        "nnvit": {
+            "hash": trainer.block["hash"],
+            "trainer": type(trainer).__name__,
+            "weights": trainer.manifest.weights,
+            "trained": average.trained() if average is not None else None,
+        },
+    }
+
+
+def restore(trainer: "nnUNetTrainer_nnvit", content: dict[str, Any]) -> None:
+    """Puts an initialised trainer where a checkpoint of its own left off."""
+    trainer.bare_network.load_state_dict(content["network_weights"])
+    if trainer.average is not None:
+        updates = content["current_epoch"] * trainer.num_iterations_per_epoch
+        trainer.average.restore(content["nnvit"]["trained"], updates)
+    trainer.optimizer.load_state_dict(content["optimizer_state"])
+    if trainer.grad_scaler is not None and content["grad_scaler_state"] is not None:
+        trainer.grad_scaler.load_state_dict(content["grad_scaler_state"])
+    trainer.my_init_kwargs = content["init_args"]
+    trainer.current_epoch = content["current_epoch"]
+    trainer.logger.load_checkpoint(content["logging"])
+    trainer._best_ema = content["_best_ema"]
+    trainer.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+    trainer.manifest.weights = content["nnvit"]["weights"]
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

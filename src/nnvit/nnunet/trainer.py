@@ -315,28 +315,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
-        content = {
-            "network_weights": self._weights_to_predict_with(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
-            "init_args": self.my_init_kwargs,
-            "trainer_name": nnUNetTrainer.__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "nnvit": {
-                "hash": self.block["hash"],
-                "trainer": type(self).__name__,
-                "weights": self.manifest.weights,
-                "trained": self.average.trained() if self.average is not None else None,
-            },
-        }
-        checkpoint.write(Path(filename), content)
-
-    def _weights_to_predict_with(self) -> dict[str, torch.Tensor]:
-        weights = self.bare_network.state_dict()
-        return weights if self.average is None else weights | self.average.mean
+        checkpoint.write(Path(filename), checkpoint.content_of(self))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
@@ -352,18 +331,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.resumed = True
         if not self.was_initialized:
             self.initialize()
-        self.bare_network.load_state_dict(content["network_weights"])
-        if self.average is not None:
-            self.average.restore(content["nnvit"]["trained"], content["current_epoch"] * self.num_iterations_per_epoch)
-        self.optimizer.load_state_dict(content["optimizer_state"])
-        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        self.my_init_kwargs = content["init_args"]
-        self.current_epoch = content["current_epoch"]
-        self.logger.load_checkpoint(content["logging"])
-        self._best_ema = content["_best_ema"]
-        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
-        self.manifest.weights = content["nnvit"]["weights"]
+        checkpoint.restore(self, content)
         self.say(
             f"continuing after epoch {self.current_epoch} of {self.num_epochs}, from the checkpoint in {self.output_folder}"
         )
@@ -373,7 +341,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's own final validation, in the stock predictor's precision, so that stock prediction gives the same."""
         total = len(self.do_split()[1])
-        self.say(f"validating {total} cases with nnU-Net's sliding window and mirroring")
+        mirroring = "with mirroring" if self.inference_allowed_mirroring_axes else "without mirroring"
+        self.say(f"validating {total} cases with nnU-Net's sliding window, {mirroring}")
         start, done = time.perf_counter(), 0
         with display.bar("  validation", total, self.local_rank == 0) as advance:
 
