@@ -1,6 +1,6 @@
 """CHASE_DB1, children 11 to 14 held out, with the small pretrained ViT: three tables of real trainings.
 
-    python examples/chase_db1/run.py TABLE --data DATA [--work WORK] [--seeds 0 1 2] [--arms ARM …]
+    python examples/chase_db1/run.py TABLE --data DATA [--work WORK] [--seeds 0 1 2] [--arms ARM …] [--keep]
 
 TABLE is one of
   pretraining  a frozen pretrained ViT-S against its random-init twins, three seeds each
@@ -188,14 +188,13 @@ def gain(arms: dict[str, dict[str, dict]]) -> dict | None:
     return out
 
 
-def results(work: Path, table: str, seeds: list[int]) -> dict:
-    """All finished runs of a table, with the commit and the machine."""
-    arms = {arm: {str(seed): figures(work, arm, seed) for seed in seeds} for arm in TABLES[table][2]}
-    found = {
-        "table": table,
-        "machine": f"{os.cpu_count()} cores, {cpu()}, no GPU",
-        "arms": {arm: {seed: f for seed, f in runs.items() if f} for arm, runs in arms.items()},
-    }
+def results(work: Path, table: str, seeds: list[int], known: dict[str, dict]) -> dict:
+    """All finished runs of a table, with the commit and the machine; `known` are an earlier session's, by arm and seed."""
+    arms: dict[str, dict] = {}
+    for arm in TABLES[table][2]:
+        here = {str(seed): figures(work, arm, seed) for seed in seeds}
+        arms[arm] = known.get(arm, {}) | {seed: found for seed, found in here.items() if found}
+    found = {"table": table, "machine": f"{os.cpu_count()} cores, {cpu()}, no GPU", "arms": arms}
     if table == "detail":
         found["gain"] = gain(found["arms"])
     return found
@@ -256,6 +255,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/chase_db1"))
     parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the table")
     parser.add_argument("--arms", nargs="+", help="default: all of the table")
+    parser.add_argument("--keep", action="store_true", help="take over the runs that TABLE.json holds, train the others")
     parser.add_argument("--stock", action="store_true", help="also predict with stock nnUNetv2_predict and compare")
     arguments = parser.parse_args()
     recipes, all_seeds, arms = TABLES[arguments.table]
@@ -263,10 +263,12 @@ def main() -> None:
         parser.error(f"no arm of {arguments.table} is called {', '.join(unknown)}; they are {', '.join(arms)}")
     prepare(arguments.data, arguments.work)
     out = HERE / f"{arguments.table}.json"
+    known = json.loads(out.read_text())["arms"] if arguments.keep else {}
     for seed in arguments.seeds or all_seeds:
         for arm in arguments.arms or arms:
-            train(arguments.work, arm, seed, recipes, arms[arm])
-            found = results(arguments.work, arguments.table, all_seeds)
+            if str(seed) not in known.get(arm, {}):
+                train(arguments.work, arm, seed, recipes, arms[arm])
+            found = results(arguments.work, arguments.table, all_seeds, known)
             out.write_text(json.dumps(found, indent=2) + "\n")
             print(markdown(found), flush=True)
     if arguments.stock:
