@@ -255,7 +255,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/chase_db1"))
     parser.add_argument("--seeds", type=int, nargs="+", help="default: all of the table")
     parser.add_argument("--arms", nargs="+", help="default: all of the table")
-    parser.add_argument("--keep", action="store_true", help="take over the runs that TABLE.json holds, train the others")
+    parser.add_argument(
+        "--keep", action="store_true", help="take over the runs that TABLE.json holds, train the others"
+    )
     parser.add_argument("--stock", action="store_true", help="also predict with stock nnUNetv2_predict and compare")
     arguments = parser.parse_args()
     recipes, all_seeds, arms = TABLES[arguments.table]
