@@ -11,7 +11,7 @@ Advance = Callable[[str], None]
 
 
 @contextmanager
-def bar(title: str, total: int, visible: bool = True) -> Iterator[Advance]:
+def bar(title: str, total: int, visible: bool = True, done: int = 0) -> Iterator[Advance]:
     """A progress bar with the time left, gone when it is full; nothing where stderr is no terminal.
 
     Yields a function that advances it by one and shows a short text beside it.
@@ -27,7 +27,7 @@ def bar(title: str, total: int, visible: bool = True) -> Iterator[Advance]:
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total, text="")
+        task = progress.add_task(title, total=total, completed=done, text="")
         yield lambda text: progress.update(task, advance=1, text=text)
 
 
