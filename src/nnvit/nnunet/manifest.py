@@ -87,12 +87,10 @@ class Manifest:
 
     def update(self, seconds: list[tuple[float, float]]) -> None:
         """After an epoch; seconds: (waiting for data, step) of each of its iterations."""
-        wait, step = np.median(seconds, axis=0)
         self.content["epochs_done"] = self.trainer.current_epoch
-        self.content["seconds_per_iteration"] = {
-            "data_wait": round(float(wait), 5),
-            "step": round(float(step), 5),
-        }
+        if seconds:
+            wait, step = np.median(seconds, axis=0)
+            self.content["seconds_per_iteration"] = {"data_wait": round(float(wait), 5), "step": round(float(step), 5)}
         self.content["peak_memory_bytes"] = _peak_memory(self.trainer.device)
         self._write()
 

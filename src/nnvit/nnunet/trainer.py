@@ -23,6 +23,7 @@ from ..schema import Recipe
 from ..weights import load_backbone
 from . import augmentation, batches, checkpoint, display, interruption, planning, precision, randomness, taken
 from .manifest import Manifest
+from .tensorboard import TensorBoardLogger
 
 
 class nnUNetTrainer_nnvit(nnUNetTrainer):
@@ -72,6 +73,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
         self.random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
         self._seconds: list[tuple[float, float]] = []
+        self.screen = display.Screen(f"{self.recipe.name}  fold {fold}", self.classes, visible=self.local_rank == 0)
         self._signal: Callable[[], int | None] = lambda: None
 
     @classmethod
@@ -157,6 +159,9 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         taken.refuse(self)
         super().on_train_start()
         self.manifest.start()
+        if self.local_rank == 0:
+            board = TensorBoardLogger(Path(self.output_folder) / "tensorboard", self.classes, self.current_epoch)
+            self.logger.loggers.append(board)
         if self.random_states is not None and self.local_rank == 0:
             randomness.restore(self.random_states, self.device)
         else:
@@ -220,7 +225,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         """nnU-Net's loop, timed and shown. Whatever ends it is written to `nnvit_run.json`."""
         try:
             self.on_train_start()
-            with interruption.awaited(self.say) if not self.is_ddp else nullcontext(self._signal) as self._signal:
+            signals = nullcontext(self._signal) if self.is_ddp else interruption.awaited(self.say)
+            with signals as self._signal, self.screen:
                 for _ in range(self.current_epoch, self.num_epochs):
                     self.on_epoch_start()
                     self._train_epoch()
@@ -257,7 +263,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         super().on_epoch_end()
         self.outputs = []
         self.manifest.update(self._seconds)
-        self.say(self._epoch_line())
+        self._show_epoch()
         if self.current_epoch < self.num_epochs:
             self._save_latest(self.current_epoch % self.recipe.training.save_every == 0)
 
@@ -275,26 +281,22 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
     def _train_epoch(self) -> None:
         self.on_train_epoch_start()
         self._seconds = []
-        every = self.recipe.training.save_every_iterations
-        title, total = f"epoch {self.current_epoch + 1}/{self.num_epochs}", self.num_iterations_per_epoch
-        with display.bar(title, total, self.local_rank == 0, len(self.outputs)) as advance:
-            for done in range(len(self.outputs) + 1, total + 1):
-                start = time.perf_counter()
-                batch = next(self.dataloader_train)
-                loaded = time.perf_counter()
-                self.outputs.append(self.train_step(batch))
-                self._seconds.append((loaded - start, time.perf_counter() - loaded))
-                advance(f"loss {self.outputs[-1]['loss']:.3f}")
-                self._save_latest(every is not None and done % every == 0)
+        every, total = self.recipe.training.save_every_iterations, self.num_iterations_per_epoch
+        advance = self.screen.phase(f"epoch {self.current_epoch + 1}/{self.num_epochs}", total, len(self.outputs))
+        for done in range(len(self.outputs) + 1, total + 1):
+            start = time.perf_counter()
+            batch = next(self.dataloader_train)
+            loaded = time.perf_counter()
+            self.outputs.append(self.train_step(batch))
+            self._seconds.append((loaded - start, time.perf_counter() - loaded))
+            advance(f"loss {self.outputs[-1]['loss']:.3f}")
+            self._save_latest(every is not None and done % every == 0)
         self.on_train_epoch_end(self.outputs)
 
     def _validate_epoch(self) -> None:
         outputs = []
-        with (
-            torch.no_grad(),
-            self._averaged(),
-            display.bar("  pseudo Dice", self.num_val_iterations_per_epoch, self.local_rank == 0) as advance,
-        ):
+        advance = self.screen.phase("pseudo Dice", self.num_val_iterations_per_epoch)
+        with torch.no_grad(), self._averaged():
             self.on_validation_epoch_start()
             for _ in range(self.num_val_iterations_per_epoch):
                 outputs.append(self.validation_step(next(self.dataloader_val)))
@@ -310,18 +312,30 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             return [self._to_device(part) for part in tensor]
         return tensor.to(self.device, non_blocking=True)
 
-    def _epoch_line(self) -> str:
+    def _show_epoch(self) -> None:
+        """One line for every reader, and the curves for those at a terminal."""
         value = self.logger.get_value
         starts, ends = value("epoch_start_timestamps", None), value("epoch_end_timestamps", None)
         epoch_seconds = float(np.median(np.subtract(ends, starts)))
-        wait, step = np.median(self._seconds, axis=0)
         dice = " ".join(f"{d:.3f}" for d in value("dice_per_class_or_region", -1))
-        return (
+        pace = f"ETA {display.duration(epoch_seconds * (self.num_epochs - self.current_epoch))}"
+        if self._seconds:  # none where the epoch was interrupted between its last iteration and its validation
+            wait, step = np.median(self._seconds, axis=0)
+            pace = f"{wait + step:.2f} s/it ({wait / (wait + step):.0%} waiting for data)  {pace}"
+        self.say(
             f"epoch {self.current_epoch}/{self.num_epochs}  loss {value('train_losses', -1):.4f}  "
-            f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} [{dice}]  "
-            f"{wait + step:.2f} s/it ({wait / (wait + step):.0%} waiting for data)  "
-            f"ETA {display.duration(epoch_seconds * (self.num_epochs - self.current_epoch))}"
+            f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} [{dice}]  {pace}"
         )
+        dice_of_epochs = value("dice_per_class_or_region", None)
+        self.screen.epoch(value("train_losses", None), value("val_losses", None), dice_of_epochs, pace)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of labels or regions, in the order of nnU-Net's pseudo Dice."""
+        labels = {
+            name: label for name, label in self.dataset_json["labels"].items() if name not in ("background", "ignore")
+        }
+        return list(labels) if self.label_manager.has_regions else sorted(labels, key=lambda name: labels[name])
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
