@@ -70,6 +70,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.pretrained: Path | None = None
         self.manifest = Manifest(self)
         self.average: WeightAverage | None = None
+        self.augmentation = ""
+        self.validated = "checkpoint_final.pth"
         self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
         self.random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
         self._seconds: list[tuple[float, float]] = []
@@ -123,7 +125,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
     def get_training_transforms(self, *args: Any, **settings: Any) -> BasicTransform:
         """Those of nnU-Net's class for `training.augmentation`."""
-        return augmentation.VARIANTS[self.recipe.training.augmentation].get_training_transforms(*args, **settings)
+        variant = augmentation.VARIANTS[self.recipe.training.augmentation]
+        transforms = variant.get_training_transforms(*args, **settings)
+        self.augmentation = str(transforms)  # before they are used: some remember what they met
+        return transforms
 
     def _oversampling(self) -> float:
         """The share of a batch that holds foreground; drawn at random, it is what counting comes to, as in nnU-Net's class."""
@@ -400,7 +405,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             with self._averaged():
                 super().perform_actual_validation(save_probabilities)
         self._on_case = None
-        self.manifest.done()
+        self.manifest.done(self.validated)
         self.say(f"to predict: {self._predict_command()}")
 
     def _predict_command(self) -> str:

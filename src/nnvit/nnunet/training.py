@@ -222,5 +222,6 @@ def _run(
     if not only_run_validation:
         trainer.run_training()
     if val_with_best:
-        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+        trainer.validated = "checkpoint_best.pth"
+        trainer.load_checkpoint(str(Path(trainer.output_folder) / trainer.validated))
     trainer.perform_actual_validation(npz)
