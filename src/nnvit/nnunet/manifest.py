@@ -149,7 +149,7 @@ def _flops(trainer: "nnUNetTrainer_nnvit") -> int:
         heads, plans = trainer.label_manager.num_segmentation_heads, trainer.plans_manager
         return trainer.build_network_architecture(plans, trainer.configuration_manager, channels, heads, False)
 
-    channels: int = trainer.num_input_channels  # type: ignore[assignment]  # nnU-Net's initialize has set it
+    channels: int = trainer.num_input_channels  # nnU-Net's initialize has set it
     return forward_flops(build, (1, channels, *trainer.configuration_manager.patch_size))
 
 
