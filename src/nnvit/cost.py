@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .model.segmenter import Segmenter
 from .schema import TrainingConfig
@@ -142,7 +142,22 @@ def _convolution_backward(
     return 2 * x[0] * positions * prod(w) * sum(output_mask[:2])
 
 
-_FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """The CPU's fused attention, which torch before 2.15 passes over."""
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    grad_out: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad_out, query, key, value)
+
+
+_FORMULAS = {
+    torch.ops.aten.convolution_backward: _convolution_backward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def _step(network: Segmenter, image: Tensor, training: TrainingConfig) -> Cost:
