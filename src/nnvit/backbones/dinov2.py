@@ -8,6 +8,8 @@ from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, check_taps, create, kn
 
 LORA_TARGETS = ("qkv",)
 
+PAGE = "https://github.com/facebookresearch/dinov2"
+
 # size -> blocks, and the letter in Meta's file names
 SIZES = {"small": (12, "s"), "base": (12, "b"), "large": (24, "l"), "giant": (40, "g")}
 
@@ -40,5 +42,5 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     letter = SIZES[size][1]
     name = f"vit_{size}_patch14_{'reg4_' if args.registers else ''}dinov2"
     file = f"dinov2_vit{letter}14_{'reg4_' if args.registers else ''}pretrain.pth"
-    weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0")
+    weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0", page=PAGE)
     return TimmViT(create(name), taps, family="dinov2", size=size, default_weights=weights)

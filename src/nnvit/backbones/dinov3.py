@@ -10,6 +10,8 @@ from ._timm_vit import IMAGENET, TimmViT, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
 
+PAGE = "https://github.com/facebookresearch/dinov3"
+
 # size -> blocks, and Meta's file with the start of its sha256, as the hub's own loader names them
 SIZES = {
     "small": (12, "dinov3_vits16_pretrain_lvd1689m", "08c60483"),
@@ -73,6 +75,6 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     name = f"vit_{size}_patch16_dinov3"
     model = create(name, qkv_bias=args.qkv_bias)
     weights = DefaultWeights(
-        file=f"{file}-{sha256}.pth", sha256=sha256, hub=f"timm/{name}.{args.dataset}", licence="dinov3"
+        file=f"{file}-{sha256}.pth", sha256=sha256, hub=f"timm/{name}.{args.dataset}", licence="dinov3", page=PAGE
     )
     return TimmViT(model, taps, family="dinov3", size=size, default_weights=weights)

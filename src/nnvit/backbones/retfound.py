@@ -13,6 +13,7 @@ LORA_TARGETS = ("qkv",)
 SIZES = {"large": 24}
 
 LICENCE = "cc-by-nc-4.0"
+PAGE = "https://github.com/rmaphoh/RETFound"
 
 # variant -> timm's model, its patch, the publisher's file of colour photographs (its hub repository has the same name),
 # and the start of its sha256 where known
@@ -61,6 +62,6 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     """A ViT-L with random weights, its position embeddings on the grid of `img_size`."""
     known_size("retfound", size, SIZES)
     name, _, file, sha256 = KINDS[args.variant]
-    weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=f"YukunZhou/{file}", licence=LICENCE)
+    weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=f"YukunZhou/{file}", licence=LICENCE, page=PAGE)
     model = create(name, img_size=args.img_size)
     return TimmViT(model, taps, family="retfound", size=size, default_weights=weights)
