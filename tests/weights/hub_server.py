@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """repositories: of each the files of branch main, which means COMMIT; card: what model_info tells of all of them.
 
-    gated: repositories that answer 403; requests: (method, path) of all that was asked.
+    gated: repositories that answer 403; cut_after: bytes after which the first longer body breaks off; requests: (method, path) of all that was asked.
     """
 
     repositories: Mapping[str, Mapping[str, bytes]]
@@ -83,8 +83,14 @@ def serving(hub: Hub) -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if with_body:
-                cut, hub.cut_after = hub.cut_after, None
-                self.wfile.write(content[:cut])
+                self.wfile.write(content[: self._cut(len(content))])
+
+        def _cut(self, size: int) -> int:
+            """How much of a body is sent: the first one longer than `cut_after` breaks off there."""
+            if hub.cut_after is None or size <= hub.cut_after:
+                return size
+            cut, hub.cut_after = hub.cut_after, None
+            return cut
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, daemon=True)
