@@ -15,7 +15,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """repositories: of each the files of branch main, which means COMMIT; card: what model_info tells of all of them.
 
-    gated: repositories that answer 403; cut_after: bytes after which the first longer body breaks off; requests: (method, path) of all that was asked.
+    gated: repositories that answer 403; cut_after: bytes after which the first longer body breaks off.
+    requests: (method, path) of all that was asked; ranges: the Range header of each download, "" without one.
     """
 
     repositories: Mapping[str, Mapping[str, bytes]]
