@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from ..types import DefaultWeights
 from ._choices import one_of
-from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, check_taps, create, known_size
+from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
 
@@ -27,7 +27,7 @@ VARIANTS = ({"variant": "mae"}, {"variant": "dinov2"}, {"variant": "dinov2", "im
 
 
 @dataclass(kw_only=True)
-class Args:
+class Args(ViTArgs):
     """variant: how it was trained, mae (patch 16) or dinov2 (patch 14).
 
     img_size: pixels a side that the file's position embeddings were trained for, 224 or, as RETFound_dinov2_meh is
@@ -64,4 +64,4 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     name, _, file, sha256 = KINDS[args.variant]
     weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=f"YukunZhou/{file}", licence=LICENCE, page=PAGE)
     model = create(name, img_size=args.img_size)
-    return TimmViT(model, taps, family="retfound", size=size, default_weights=weights)
+    return TimmViT(model, taps, family="retfound", size=size, default_weights=weights, final_norm=args.final_norm)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..types import DefaultWeights
 from ._choices import one_of
-from ._timm_vit import PUBLISHED_TAPS, TimmViT, check_taps, create, known_size
+from ._timm_vit import PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
 
@@ -31,7 +31,7 @@ VARIANTS = tuple({"modality": modality} for modality in MODALITIES)
 
 
 @dataclass(kw_only=True)
-class Args:
+class Args(ViTArgs):
     """modality: the kind of images that the encoder was trained on; it sets the statistics and the default file."""
 
     modality: str = "fundus"
@@ -57,4 +57,4 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     known_size("visionfm", size, SIZES)
     weights = DefaultWeights(file=f"VFM_{MODALITIES[args.modality][0]}_weights.pth", licence=LICENCE, page=PAGE)
     model = create("vit_base_patch16_224")
-    return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights)
+    return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights, final_norm=args.final_norm)
