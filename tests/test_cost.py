@@ -160,3 +160,11 @@ def test_nothing_is_allocated_for_the_largest_backbone() -> None:
     resident: Any = pytest.importorskip("resource")
     assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameter_bytes
     assert said.line().startswith("6.72 G parameters, ")
+
+
+def test_the_forward_pass_of_any_network_is_counted() -> None:
+    of = recipe()
+    measured_flops = measured(of).forward_flops
+    assert cost.forward_flops(lambda: network(of), IMAGE) == measured_flops
+    convolution = lambda: nn.Conv3d(2, 5, 3, padding=1, bias=False)  # noqa: E731
+    assert cost.forward_flops(convolution, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8

@@ -26,7 +26,7 @@ ALLOWED = {
     "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
     "fetch": {"errors", "schema", "registry", "config", "model", "weights"},
     "data": {"errors"},
-    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights", "lora"},
+    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights", "cost", "data", "lora"},
 }
 
 

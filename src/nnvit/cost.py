@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .model.segmenter import Segmenter
 from .schema import TrainingConfig
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +74,32 @@ def measure(
 
     build: makes the network; it is called on the meta device.
     """
-    with torch.device("meta"):
-        network = build()
+    network = _on_meta(build)
     if training.grad_checkpointing:
         network.backbone.set_grad_checkpointing(True)
     with FakeTensorMode():
-        network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        _fake(network)
         rows = _rows(network, torch.empty(*image))
         cost = _step(network, torch.empty(*image), training)
     return cost, rows, _trained(network)
+
+
+def forward_flops(build: Callable[[], nn.Module], image: Sequence[int]) -> int:
+    """FLOPs of any network's prediction of images (B, C, H, W) or (B, C, D, H, W); `build` as for `measure`."""
+    network = _on_meta(build).eval()
+    with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as flops:
+        _fake(network)
+        network(torch.empty(*image))
+    return flops.get_total_flops()
+
+
+def _on_meta(build: Callable[[], Network]) -> Network:
+    with torch.device("meta"):
+        return build()
+
+
+def _fake(network: nn.Module) -> None:
+    network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 class _Alive(TorchDispatchMode):

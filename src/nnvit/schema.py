@@ -12,6 +12,9 @@ SCHEMA = 1
 ARCH_VERSION = 1
 """Version of what `arch_kwargs` mean. Networks of older plans keep being built as their version says."""
 
+AUGMENTATIONS = ("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
+"""nnU-Net's own augmentation, and the classes nnUNetTrainer DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA and NoDA."""
+
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -100,10 +103,15 @@ class TrainingConfig:
     precision: auto asks the device; stock is nnU-Net's own (fp16 on CUDA, fp32 elsewhere); fp32 | bf16 | fp16.
     drop_path: stochastic depth of a fine-tuned backbone, at its last block. ema: decay of the running mean of the weights
     that is validated and predicted with; 0 is off. grad_checkpointing: compute the backbone's activations twice rather
-    than keep them. mirroring: as augmentation and at prediction. loss: nnunet (Dice and cross-entropy) or native (the
-    head's own). deep_supervision: auxiliary outputs on nnU-Net's scales.
-    save_every: epochs between two checkpoint_latest. seed: null leaves nnU-Net's random streams alone; an int makes
-    the initial network reproducible, and with nnUNet_n_proc_DA=0 an uninterrupted training (--c goes on with other draws).
+    than keep them. loss: nnunet (Dice and cross-entropy) or native (the head's own). deep_supervision: auxiliary outputs
+    on nnU-Net's scales.
+    augmentation: nnunet, or one of the variants that nnU-Net keeps in trainer classes. mirroring: as augmentation and at
+    prediction; mirror_axes: only these of the patch's axes, null takes nnU-Net's. oversample_foreground_percent: share of
+    a batch that is sure to hold foreground, null takes nnU-Net's 0.33; with probabilistic_oversampling each patch draws
+    with that probability, rather than the last ones of the batch being chosen.
+    save_every: epochs between two checkpoint_latest; save_every_iterations: iterations, within the epochs, null for none.
+    seed: null leaves nnU-Net's random streams alone; an int draws the initial network from it, and each batch from it and
+    from its place in the training, whatever nnUNet_n_proc_DA is, so that the training can be repeated.
     """
 
     optimizer: str = "adamw"
@@ -126,10 +134,15 @@ class TrainingConfig:
     drop_path: float = 0.0
     ema: float = 0.0
     grad_checkpointing: bool = False
+    augmentation: str = "nnunet"
     mirroring: bool = True
+    mirror_axes: list[int] | None = None
+    oversample_foreground_percent: float | None = None
+    probabilistic_oversampling: bool = False
     loss: str = "nnunet"
     deep_supervision: bool = False
     save_every: int = 50
+    save_every_iterations: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -143,10 +156,21 @@ class TrainingConfig:
             "num_val_iterations_per_epoch",
             "batch_size",
             "save_every",
+            "save_every_iterations",
         ):
             at_least(f"training.{key}", getattr(self, key), 1)
         for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "seed"):
             at_least(f"training.{key}", getattr(self, key), 0)
+        _one_of("training.augmentation", self.augmentation, AUGMENTATIONS)
+        if self.oversample_foreground_percent is not None and not 0 <= self.oversample_foreground_percent <= 1:
+            raise ConfigError(
+                f"training.oversample_foreground_percent={self.oversample_foreground_percent} must be a share from 0 to 1."
+            )
+        if self.mirror_axes is not None and not (self.mirroring and self.mirror_axes):
+            raise ConfigError(
+                f"training.mirror_axes={self.mirror_axes} needs training.mirroring=true and at least one axis, such as [0]; to "
+                "mirror along none, set training.mirroring=false."
+            )
         for key in ("momentum", "drop_path", "ema"):
             fraction(f"training.{key}", getattr(self, key))
         if not 0 < self.layer_decay <= 1:

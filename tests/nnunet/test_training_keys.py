@@ -1,5 +1,6 @@
 """Keys of `training` that act inside nnU-Net's loop: mirroring, ema, grad_checkpointing, drop_path, loss."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,20 @@ from typing import Any
 import pytest
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.noise import gaussian_blur
 from nnunetv2.run.run_training import get_trainer_from_args as stock_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
 from nnvit import config
 from nnvit.errors import ConfigError
-from nnvit.nnunet import checkpoint, planning, training
+from nnvit.nnunet import augmentation, checkpoint, planning, randomness, training
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 from nnvit.optim import WeightAverage
 
 from .conftest import ONE_TILE, SHORT, TINY, assert_same_predictions, fold_of, predict_here, train
 
+blur = gaussian_blur.blur_dimension
 CPU = torch.device("cpu")
 TRAINER = "nnUNetTrainer_nnvit"
 FULL = "model.freeze_backbone=false"
@@ -36,36 +39,96 @@ def trainer_of(dataset: str, *overrides: str) -> nnUNetTrainer_nnvit:
 # --- mirroring ----------------------------------------------------------------------------------------------------------
 
 
-def augmentation(trainer: nnUNetTrainer, monkeypatch: pytest.MonkeyPatch) -> str:
+def described(variant: type[nnUNetTrainer], trainer: nnUNetTrainer, monkeypatch: pytest.MonkeyPatch) -> str:
     """All transforms of the training data with all their settings, before any was used (some remember what they met)."""
-    described: list[str] = []
+    descriptions: list[str] = []
 
     def describing(*args: Any, **settings: Any) -> BasicTransform:
         transforms = original(*args, **settings)
-        described.append(repr(transforms))
+        descriptions.append(repr(transforms))
         return transforms
 
-    original = nnUNetTrainer.get_training_transforms
+    original = variant.get_training_transforms
     with monkeypatch.context() as patch:
-        patch.setattr(nnUNetTrainer, "get_training_transforms", staticmethod(describing))
+        patch.setattr(variant, "get_training_transforms", staticmethod(describing))
         trainer.get_dataloaders()
-    (found,) = described
-    assert " at 0x" not in found
-    return found
+    (found,) = descriptions
+    return re.sub(" at 0x[0-9a-f]+", "", found)
 
 
-@pytest.mark.parametrize(("mirroring", "stock"), [("false", "nnUNetTrainerNoMirroring"), ("true", "nnUNetTrainer")])
+# recipe keys, and the class of nnU-Net that they equal
+AUGMENTED: dict[str, tuple[tuple[str, ...], str]] = {
+    "nnunet": ((), "nnUNetTrainer"),
+    "no_mirroring": (("training.mirroring=false",), "nnUNetTrainerNoMirroring"),
+    "only_mirror_01": (("training.mirror_axes=[0]",), "nnUNetTrainer_onlyMirror01"),
+    "da5": (("training.augmentation=da5",), "nnUNetTrainerDA5"),
+    "da5_ord0": (("training.augmentation=da5_ord0",), "nnUNetTrainerDA5ord0"),
+    "da5_seg_ord0": (("training.augmentation=da5_seg_ord0",), "nnUNetTrainerDA5Segord0"),
+    "da_seg_ord0": (("training.augmentation=da_seg_ord0",), "nnUNetTrainer_DASegOrd0"),
+    "da_seg_ord0_no_mirroring": (
+        ("training.augmentation=da_seg_ord0", "training.mirroring=false"),
+        "nnUNetTrainer_DASegOrd0_NoMirroring",
+    ),
+    "only_mirror_01_da_seg_ord0": (
+        ("training.augmentation=da_seg_ord0", "training.mirror_axes=[0]"),
+        "nnUNetTrainer_onlyMirror01_DASegOrd0",
+    ),
+    "no_dummy_2d": (("training.augmentation=no_dummy_2d",), "nnUNetTrainer_noDummy2DDA"),
+    "none": (("training.augmentation=none",), "nnUNetTrainerNoDA"),
+}
+
+
+@pytest.mark.parametrize("keys", AUGMENTED)
 def test_augmentation_is_that_of_nnunets_own_class(
-    mirroring: str, stock: str, hippocampus: str, monkeypatch: pytest.MonkeyPatch
+    keys: str, hippocampus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = trainer_of(hippocampus, *TINY, f"training.mirroring={mirroring}", f"name=mirroring_{mirroring}")
-    theirs = stock_trainer("102", "2d", 0, stock, "nnUNetPlans", device=CPU)
+    overrides, name = AUGMENTED[keys]
+    ours = trainer_of(hippocampus, *TINY, *overrides, f"name=augmented_{keys}")
+    theirs = stock_trainer("102", "2d", 0, name, "nnUNetPlans", device=CPU)
     theirs.enable_deep_supervision = False  # its targets are not what is compared here
     theirs.initialize()
-    got = augmentation(ours, monkeypatch)
-    assert got == augmentation(theirs, monkeypatch)
-    assert ("MirrorTransform" in got) == (mirroring == "true")
+    theirs.batch_size = ours.batch_size
+    variant = augmentation.VARIANTS[ours.recipe.training.augmentation]
+    assert described(variant, ours, monkeypatch) == described(type(theirs), theirs, monkeypatch)
     assert ours.inference_allowed_mirroring_axes == theirs.inference_allowed_mirroring_axes
+    monkeypatch.setattr(gaussian_blur.GaussianBlurTransform, "_benchmark_wrapper", lambda _, *args: blur(*args))
+    for batch, expected in zip(batches_of(ours), batches_of(theirs), strict=True):
+        assert torch.equal(batch["data"], expected["data"])
+        assert torch.equal(batch["target"], expected["target"])
+
+
+def batches_of(trainer: nnUNetTrainer) -> list[dict]:
+    """Five of the training and two of the validation, from fixed seeds."""
+    randomness.seed(3)
+    train, val = trainer.get_dataloaders()
+    return [next(train) for _ in range(5)] + [next(val) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "stock"),
+    [
+        ((), "nnUNetTrainer"),
+        (("training.probabilistic_oversampling=true",), "nnUNetTrainer_probabilisticOversampling"),
+        (
+            ("training.probabilistic_oversampling=true", "training.oversample_foreground_percent=0.33"),
+            "nnUNetTrainer_probabilisticOversampling_033",
+        ),
+        (
+            ("training.probabilistic_oversampling=true", "training.oversample_foreground_percent=0.1"),
+            "nnUNetTrainer_probabilisticOversampling_010",
+        ),
+    ],
+)
+def test_oversampling_is_that_of_nnunets_own_class(keys: tuple[str, ...], stock: str, hippocampus: str) -> None:
+    # the class counts with the batch size of its plans, 2d's own here
+    ours = trainer_of(hippocampus, *(key for key in TINY if "batch_size" not in key), *keys)
+    theirs = stock_trainer("102", "2d", 0, stock, "nnUNetPlans", device=CPU)
+    assert ours.oversample_foreground_percent == theirs.oversample_foreground_percent
+    assert ours.probabilistic_oversampling == theirs.probabilistic_oversampling
+    train, _ = ours.get_dataloaders()
+    loader = train.data_loader
+    assert loader.oversample_foreground_percent == theirs.oversample_foreground_percent
+    assert (loader.get_do_oversample == loader._probabilistic_oversampling) == theirs.probabilistic_oversampling
 
 
 def test_without_mirroring_stock_prediction_does_not_mirror_either(hippocampus: str, tmp_path: Path) -> None:
@@ -251,6 +314,12 @@ def test_drop_path_acts_while_training_and_never_in_prediction(hippocampus: str,
         (["training.drop_path=0.1"], r"training.drop_path=0.1 .* tuning 'frozen' it does nothing"),
         (["training.drop_path=0.1", "lora.enabled=true"], r"training.drop_path=0.1 .* tuning 'lora' it does nothing"),
         (["training.grad_checkpointing=true"], r"training.grad_checkpointing=true .* a frozen one keeps none"),
+        (["training.augmentation=DA5"], r"training.augmentation='DA5' is not known; use one of nnunet, da5, "),
+        (["training.mirror_axes=[0]", "training.mirroring=false"], r"mirror_axes=\[0\] needs training.mirroring=true"),
+        (
+            ["training.oversample_foreground_percent=33"],
+            r"oversample_foreground_percent=33.0 must be a share from 0 to 1",
+        ),
         (["training.loss=native"], r"training.loss=native: head 'segformer' has no loss of its own"),
     ],
 )

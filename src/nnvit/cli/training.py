@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,9 +122,9 @@ def _train(
         plans = planning.plan(dataset, configuration, recipe, plans).identifier
     try:
         training.run_training(dataset, configuration, fold, trainer, plans, device=torch_device, **flags)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("\ninterrupted; the same command with --c continues from the last checkpoint", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + getattr(interruption, "signal", SIGINT)) from None
 
 
 def _device(name: str | None) -> "torch.device":

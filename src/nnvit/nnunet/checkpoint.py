@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from ..errors import WeightsError
 from ..weights.files import safe_load
+from . import randomness
 
 if TYPE_CHECKING:
     from .trainer import nnUNetTrainer_nnvit
@@ -18,20 +20,21 @@ NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """In the order in which `--c` looks for them, as in nnU-Net."""
 
 
-def content_of(trainer: "nnUNetTrainer_nnvit") -> dict[str, Any]:
+def content_of(trainer: "nnUNetTrainer_nnvit", epoch: int, losses: list[dict[str, Any]]) -> dict[str, Any]:
     """nnU-Net's content, under the name of the stock trainer, which builds the same network from the plans.
 
-    With a running mean of the weights, `network_weights` holds it, because it is what is predicted with; the trained values
-    stand beside it, to go on from.
+    epoch: the one to go on with; losses: of the iterations that are done in it. With a running mean of the weights,
+    `network_weights` holds it, because it is what is predicted with; the trained values stand beside it, to go on from.
     """
+    logging = {key: values[:epoch] for key, values in trainer.logger.get_checkpoint().items()}
     weights, scaler, average = trainer.bare_network.state_dict(), trainer.grad_scaler, trainer.average
     return {
         "network_weights": weights if average is None else weights | average.mean,
         "optimizer_state": trainer.optimizer.state_dict(),
         "grad_scaler_state": scaler.state_dict() if scaler is not None else None,
-        "logging": trainer.logger.get_checkpoint(),
+        "logging": logging,
         "_best_ema": trainer._best_ema,
-        "current_epoch": trainer.current_epoch + 1,
+        "current_epoch": epoch,
         "init_args": trainer.my_init_kwargs,
         "trainer_name": nnUNetTrainer.__name__,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
@@ -40,16 +43,22 @@ def content_of(trainer: "nnUNetTrainer_nnvit") -> dict[str, Any]:
             "trainer": type(trainer).__name__,
             "weights": trainer.manifest.weights,
             "trained": average.trained() if average is not None else None,
+            "losses": torch.from_numpy(np.stack([output["loss"] for output in losses])) if losses else None,
+            "random": randomness.states(trainer.device),
         },
     }
 
 
 def restore(trainer: "nnUNetTrainer_nnvit", content: dict[str, Any]) -> None:
-    """Puts an initialised trainer where a checkpoint of its own left off."""
+    """Puts an initialised trainer where a checkpoint of its own left off; the random streams are restored as training starts."""
+    ours = content["nnvit"]
+    losses = ours.get("losses")  # older checkpoints were written between epochs, and without random streams
+    trainer.outputs = [] if losses is None else [{"loss": np.asarray(loss)} for loss in losses.numpy()]
+    trainer.random_states = ours.get("random")
     trainer.bare_network.load_state_dict(content["network_weights"])
     if trainer.average is not None:
-        updates = content["current_epoch"] * trainer.num_iterations_per_epoch
-        trainer.average.restore(content["nnvit"]["trained"], updates)
+        updates = content["current_epoch"] * trainer.num_iterations_per_epoch + len(trainer.outputs)
+        trainer.average.restore(ours["trained"], updates)
     trainer.optimizer.load_state_dict(content["optimizer_state"])
     if trainer.grad_scaler is not None and content["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(content["grad_scaler_state"])
@@ -58,7 +67,7 @@ def restore(trainer: "nnUNetTrainer_nnvit", content: dict[str, Any]) -> None:
     trainer.logger.load_checkpoint(content["logging"])
     trainer._best_ema = content["_best_ema"]
     trainer.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
-    trainer.manifest.weights = content["nnvit"]["weights"]
+    trainer.manifest.weights = ours["weights"]
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -69,6 +78,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def sweep(fold: Path) -> None:
+    """Removes what `write` left half done in a process that was killed."""
+    for partial in fold.glob(".checkpoint_*.pth.partial"):
+        partial.unlink()
 
 
 def find(fold: Path) -> Path | None:

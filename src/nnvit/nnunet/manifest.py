@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .. import config
+from ..cost import forward_flops
 from ..errors import PlansError
 from . import folders
 
@@ -69,6 +70,10 @@ class Manifest:
             "precision": {"name": trainer.precision.name, "reason": trainer.precision.reason},
             "weights": self.weights,
             "parameters": {"total": total, "trainable": trained},
+            "flops_per_patch": _flops(trainer),
+            "augmentation": trainer.augmentation,
+            "mirroring_axes": trainer.inference_allowed_mirroring_axes,
+            "oversample_foreground_percent": trainer.oversample_foreground_percent,
             "start": earlier.get("start") or _now(),
             "resumed": [*earlier.get("resumed", []), _now()] if trainer.resumed else [],
             "epochs_done": trainer.current_epoch,
@@ -87,12 +92,10 @@ class Manifest:
 
     def update(self, seconds: list[tuple[float, float]]) -> None:
         """After an epoch; seconds: (waiting for data, step) of each of its iterations."""
-        wait, step = np.median(seconds, axis=0)
         self.content["epochs_done"] = self.trainer.current_epoch
-        self.content["seconds_per_iteration"] = {
-            "data_wait": round(float(wait), 5),
-            "step": round(float(step), 5),
-        }
+        if seconds:
+            wait, step = np.median(seconds, axis=0)
+            self.content["seconds_per_iteration"] = {"data_wait": round(float(wait), 5), "step": round(float(step), 5)}
         self.content["peak_memory_bytes"] = _peak_memory(self.trainer.device)
         self._write()
 
@@ -102,10 +105,12 @@ class Manifest:
             self.content |= {"end": _now(), "exit": reason}
             self._write()
 
-    def done(self) -> None:
-        """After the final validation: nothing is left to do in this fold."""
+    def done(self, checkpoint: str) -> None:
+        """After the final validation of a checkpoint: nothing is left to do in this fold."""
         self.content = self.content or self._earlier()
         if self.content:
+            axes = self.trainer.inference_allowed_mirroring_axes
+            self.content["validation"] = {"checkpoint": checkpoint, "mirroring_axes": axes}
             self.content["DONE"] = self.content["exit"] == "finished"
             self._write()
 
@@ -135,6 +140,17 @@ class Manifest:
 def _parameters(network: torch.nn.Module) -> tuple[int, int]:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _flops(trainer: "nnUNetTrainer_nnvit") -> int:
+    """Of predicting one patch; counted on a twin of the network that holds no numbers."""
+
+    def build() -> torch.nn.Module:
+        heads, plans = trainer.label_manager.num_segmentation_heads, trainer.plans_manager
+        return trainer.build_network_architecture(plans, trainer.configuration_manager, channels, heads, False)
+
+    channels: int = trainer.num_input_channels  # nnU-Net's initialize has set it
+    return forward_flops(build, (1, channels, *trainer.configuration_manager.patch_size))
 
 
 def _preprocessed_hash(folder: Path) -> str:

@@ -163,6 +163,11 @@ def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recip
             f"training.patch_size={recipe.training.patch_size} must have {len(patch)} numbers for the configuration "
             f"'{configuration}', such as {list(patch)}."
         )
+    axes = recipe.training.mirror_axes
+    if axes is not None and not set(axes) <= set(range(len(patch))):
+        raise PlansError(
+            f"training.mirror_axes={axes} must name axes of the {len(patch)}D patch, {list(range(len(patch)))}."
+        )
     if block_of(base, configuration):
         raise PlansError(
             f"{base['plans_name']} already carries a recipe of nnvit; give the plans that it was made from with -p "

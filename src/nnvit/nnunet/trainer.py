@@ -3,15 +3,15 @@
 Recipe `unet` runs through the same lines as every ViT; nothing here asks what the network is.
 """
 
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -21,8 +21,9 @@ from ..errors import ConfigError, PlansError
 from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..schema import Recipe
 from ..weights import load_backbone
-from . import checkpoint, display, folders, planning, precision
+from . import augmentation, batches, checkpoint, display, interruption, planning, precision, randomness, taken
 from .manifest import Manifest
+from .tensorboard import TensorBoardLogger
 
 
 class nnUNetTrainer_nnvit(nnUNetTrainer):
@@ -34,6 +35,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
     default_recipe: str | None = None
     deep_supervision = True
+    dataloader_train: Any
+    dataloader_val: Any
     _on_case: Callable[[], None] | None = None  # called for each case of the final validation
 
     def __init__(
@@ -58,14 +61,22 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.num_val_iterations_per_epoch = training.num_val_iterations_per_epoch
         # What a head's own loss reads comes the same way as auxiliary outputs do.
         self.enable_deep_supervision = training.deep_supervision or training.loss == "native"
-        self.save_every = training.save_every
+        self.save_every = self.num_epochs + 1  # nnU-Net would save before it knows whether the epoch was the best
+        self.probabilistic_oversampling = training.probabilistic_oversampling
+        self.oversample_foreground_percent = self._oversampling()
         if self.precision.dtype != torch.float16:
             self.grad_scaler = None
         self.resumed = False
         self.pretrained: Path | None = None
         self.manifest = Manifest(self)
         self.average: WeightAverage | None = None
+        self.augmentation = ""
+        self.validated = "checkpoint_final.pth"
+        self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
+        self.random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
         self._seconds: list[tuple[float, float]] = []
+        self.screen = display.Screen(f"{self.recipe.name}  fold {fold}", self.classes, visible=self.local_rank == 0)
+        self._signal: Callable[[], int | None] = lambda: None
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
@@ -104,11 +115,36 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             backbone.set_grad_checkpointing(True)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
-        """As nnU-Net's; without mirroring as its nnUNetTrainerNoMirroring."""
-        *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if not self.recipe.training.mirroring:
-            mirror_axes = self.inference_allowed_mirroring_axes = None
-        return *others, mirror_axes
+        """As that of nnU-Net's class for `training.augmentation`, mirroring along the recipe's axes alone."""
+        training = self.recipe.training
+        stock = augmentation.standing_in(self, training.augmentation)
+        *others, _ = stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        axes = augmentation.mirror_axes(self, training.mirroring, training.mirror_axes)
+        self.inference_allowed_mirroring_axes = axes
+        return *others, axes
+
+    def get_training_transforms(self, *args: Any, **settings: Any) -> BasicTransform:
+        """Those of nnU-Net's class for `training.augmentation`."""
+        variant = augmentation.VARIANTS[self.recipe.training.augmentation]
+        transforms = variant.get_training_transforms(*args, **settings)
+        self.augmentation = str(transforms)  # before they are used: some remember what they met
+        return transforms
+
+    def _oversampling(self) -> float:
+        """The share of a batch that holds foreground; drawn at random, it is what counting comes to, as in nnU-Net's class."""
+        training = self.recipe.training
+        share, batch = self.oversample_foreground_percent, self.configuration_manager.batch_size
+        if training.oversample_foreground_percent is not None:
+            return training.oversample_foreground_percent
+        return 1 - round(batch * (1 - share)) / batch if training.probabilistic_oversampling else share
+
+    def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
+        """nnU-Net's; with a seed, its loaders behind a queue that keeps the order."""
+        if self.recipe.training.seed is None:
+            return super().get_dataloaders()
+        with batches.without_workers():
+            train, val = super().get_dataloaders()
+        return batches.in_order(self, train.data_loader, val.data_loader)
 
     def _build_loss(self) -> nn.Module:
         """nnU-Net's loss, or the head's own."""
@@ -125,10 +161,16 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """Refuses a fold that is taken, then starts as nnU-Net does."""
-        self._refuse_taken_fold()
+        taken.refuse(self)
         super().on_train_start()
         self.manifest.start()
-        self._seed(self.current_epoch, self.local_rank)
+        if self.local_rank == 0:
+            board = TensorBoardLogger(Path(self.output_folder) / "tensorboard", self.classes, self.current_epoch)
+            self.logger.loggers.append(board)
+        if self.random_states is not None and self.local_rank == 0:
+            randomness.restore(self.random_states, self.device)
+        else:
+            self._seed(self.current_epoch, self.local_rank)
         for line in self.manifest.lines():
             self.say(line)
 
@@ -157,37 +199,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         recipe = config.load_recipe([self.default_recipe], overrides)
         return planning.make_plans(plans, configuration, recipe, plans["plans_name"], dataset_json) | continued
 
-    def _refuse_taken_fold(self) -> None:
-        fold = Path(self.output_folder)
-        other = {self.manifest.held_hash(), self._hash_of_other_folds()} - {None, self.block["hash"]}
-        if other:
-            raise PlansError(
-                f"{fold.parent} holds another recipe ({', '.join(str(held)[:8] for held in other)}; this one is "
-                f"{self.block['hash'][:8]}) and is left as it is. Give this recipe plans of its own with `nnvit plan`, or "
-                "move the folder away."
-            )
-        found = checkpoint.find(fold)
-        if found is not None and not self.resumed:
-            raise PlansError(
-                f"{fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
-                "--val, or move the folder away to start afresh."
-            )
-
     def _seed(self, *place: int) -> None:
         """With a seed, starts all random streams from it and from the place in the training; else leaves them alone."""
         if self.recipe.training.seed is not None:
-            state = int(np.random.SeedSequence([self.recipe.training.seed, *place]).generate_state(1)[0])
-            random.seed(state)
-            np.random.seed(state)
-            torch.manual_seed(state)
-
-    def _hash_of_other_folds(self) -> str | None:
-        """Of the plans.json that all folds of a results folder are predicted with; starting to train overwrites it."""
-        path = Path(self.output_folder_base) / "plans.json"
-        if not path.is_file():
-            return None
-        block = planning.block_of(folders.read_json(path), self.configuration_name)
-        return block["hash"] if block else "none"
+            randomness.seed(self.recipe.training.seed, *place)
 
     def _load_weights(self) -> dict[str, Any]:
         """The report of what was loaded: another checkpoint's weights, or the pretrained backbone's."""
@@ -215,11 +230,13 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         """nnU-Net's loop, timed and shown. Whatever ends it is written to `nnvit_run.json`."""
         try:
             self.on_train_start()
-            for _ in range(self.current_epoch, self.num_epochs):
-                self.on_epoch_start()
-                self._train_epoch()
-                self._validate_epoch()
-                self.on_epoch_end()
+            signals = nullcontext(self._signal) if self.is_ddp else interruption.awaited(self.say)
+            with signals as self._signal, self.screen:
+                for _ in range(self.current_epoch, self.num_epochs):
+                    self.on_epoch_start()
+                    self._train_epoch()
+                    self._validate_epoch()
+                    self.on_epoch_end()
             self.on_train_end()
         except BaseException as error:
             self.manifest.end(f"{type(error).__name__}: {error}".strip(": "))
@@ -247,10 +264,19 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's end of an epoch (log, checkpoints, plot), then one line for the reader."""
+        """nnU-Net's end of an epoch (log, best checkpoint, plot), the latest checkpoint, then one line for the reader."""
         super().on_epoch_end()
+        self.outputs = []
         self.manifest.update(self._seconds)
-        self.say(self._epoch_line())
+        self._show_epoch()
+        if self.current_epoch < self.num_epochs:
+            self._save_latest(self.current_epoch % self.recipe.training.save_every == 0)
+
+    def on_train_end(self) -> None:
+        """As nnU-Net's; the workers end, and with them what a killed process left half written."""
+        super().on_train_end()
+        self.dataloader_train = self.dataloader_val = None
+        checkpoint.sweep(Path(self.output_folder))
 
     def on_train_epoch_start(self) -> None:
         """As nnU-Net's; a head that changes in the course of the training hears how far it is."""
@@ -259,25 +285,23 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
     def _train_epoch(self) -> None:
         self.on_train_epoch_start()
-        outputs, self._seconds = [], []
-        title = f"epoch {self.current_epoch + 1}/{self.num_epochs}"
-        with display.bar(title, self.num_iterations_per_epoch, self.local_rank == 0) as advance:
-            for _ in range(self.num_iterations_per_epoch):
-                start = time.perf_counter()
-                batch = next(self.dataloader_train)
-                loaded = time.perf_counter()
-                outputs.append(self.train_step(batch))
-                self._seconds.append((loaded - start, time.perf_counter() - loaded))
-                advance(f"loss {outputs[-1]['loss']:.3f}")
-        self.on_train_epoch_end(outputs)
+        self._seconds = []
+        every, total = self.recipe.training.save_every_iterations, self.num_iterations_per_epoch
+        advance = self.screen.phase(f"epoch {self.current_epoch + 1}/{self.num_epochs}", total, len(self.outputs))
+        for done in range(len(self.outputs) + 1, total + 1):
+            start = time.perf_counter()
+            batch = next(self.dataloader_train)
+            loaded = time.perf_counter()
+            self.outputs.append(self.train_step(batch))
+            self._seconds.append((loaded - start, time.perf_counter() - loaded))
+            advance(f"loss {self.outputs[-1]['loss']:.3f}")
+            self._save_latest(every is not None and done % every == 0)
+        self.on_train_epoch_end(self.outputs)
 
     def _validate_epoch(self) -> None:
         outputs = []
-        with (
-            torch.no_grad(),
-            self._averaged(),
-            display.bar("  pseudo Dice", self.num_val_iterations_per_epoch, self.local_rank == 0) as advance,
-        ):
+        advance = self.screen.phase("pseudo Dice", self.num_val_iterations_per_epoch)
+        with torch.no_grad(), self._averaged():
             self.on_validation_epoch_start()
             for _ in range(self.num_val_iterations_per_epoch):
                 outputs.append(self.validation_step(next(self.dataloader_val)))
@@ -293,18 +317,30 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             return [self._to_device(part) for part in tensor]
         return tensor.to(self.device, non_blocking=True)
 
-    def _epoch_line(self) -> str:
+    def _show_epoch(self) -> None:
+        """One line for every reader, and the curves for those at a terminal."""
         value = self.logger.get_value
         starts, ends = value("epoch_start_timestamps", None), value("epoch_end_timestamps", None)
         epoch_seconds = float(np.median(np.subtract(ends, starts)))
-        wait, step = np.median(self._seconds, axis=0)
         dice = " ".join(f"{d:.3f}" for d in value("dice_per_class_or_region", -1))
-        return (
+        pace = f"ETA {display.duration(epoch_seconds * (self.num_epochs - self.current_epoch))}"
+        if self._seconds:  # none where the epoch was interrupted between its last iteration and its validation
+            wait, step = np.median(self._seconds, axis=0)
+            pace = f"{wait + step:.2f} s/it ({wait / (wait + step):.0%} waiting for data)  {pace}"
+        self.say(
             f"epoch {self.current_epoch}/{self.num_epochs}  loss {value('train_losses', -1):.4f}  "
-            f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} [{dice}]  "
-            f"{wait + step:.2f} s/it ({wait / (wait + step):.0%} waiting for data)  "
-            f"ETA {display.duration(epoch_seconds * (self.num_epochs - self.current_epoch))}"
+            f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} [{dice}]  {pace}"
         )
+        dice_of_epochs = value("dice_per_class_or_region", None)
+        self.screen.epoch(value("train_losses", None), value("val_losses", None), dice_of_epochs, pace)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of labels or regions, in the order of nnU-Net's pseudo Dice."""
+        labels = {
+            name: label for name, label in self.dataset_json["labels"].items() if name not in ("background", "ignore")
+        }
+        return list(labels) if self.label_manager.has_regions else sorted(labels, key=lambda name: labels[name])
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -315,7 +351,16 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
-        checkpoint.write(Path(filename), checkpoint.content_of(self))
+        checkpoint.write(Path(filename), checkpoint.content_of(self, self.current_epoch + 1, []))
+
+    def _save_latest(self, due: bool) -> None:
+        """Writes checkpoint_latest where one is due, or where a signal came, which then ends the training."""
+        came = self._signal()
+        if (due or came) and self.local_rank == 0 and not self.disable_checkpointing:
+            content = checkpoint.content_of(self, self.current_epoch, self.outputs)
+            checkpoint.write(Path(self.output_folder) / "checkpoint_latest.pth", content)
+        if came:
+            raise interruption.Interrupted(came)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
@@ -332,8 +377,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         checkpoint.restore(self, content)
+        inside = f" and {len(self.outputs)} iterations" if self.outputs else ""
         self.say(
-            f"continuing after epoch {self.current_epoch} of {self.num_epochs}, from the checkpoint in {self.output_folder}"
+            f"continuing after {self.current_epoch} of {self.num_epochs} epochs{inside}, from the checkpoint in "
+            f"{self.output_folder}"
         )
 
     # --- after training --------------------------------------------------------------------------------------------
@@ -358,7 +405,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             with self._averaged():
                 super().perform_actual_validation(save_probabilities)
         self._on_case = None
-        self.manifest.done()
+        self.manifest.done(self.validated)
         self.say(f"to predict: {self._predict_command()}")
 
     def _predict_command(self) -> str:

@@ -15,7 +15,7 @@ from torch.backends import cudnn
 
 from ..errors import ConfigError, NnvitError, PlansError, WeightsError, did_you_mean
 from ..schema import Recipe
-from . import checkpoint, folders, trainers
+from . import checkpoint, folders, manifest, trainers
 from .trainer import nnUNetTrainer_nnvit
 
 DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
@@ -94,6 +94,10 @@ def maybe_load_checkpoint(
         nnunet_trainer.pretrained = Path(pretrained_weights_file)
     if found is not None:
         nnunet_trainer.load_checkpoint(str(found))
+    elif continue_training:
+        nnunet_trainer.say(
+            f"--c: the training in {fold} ended before its first checkpoint, so it starts from the beginning"
+        )
 
 
 def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained: str | None) -> Path | None:
@@ -109,9 +113,15 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
         raise PlansError(
             f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c goes on with one that was begun)."
         )
-    if go_on and checkpoint.find(fold) is None:
+    if go_on and checkpoint.find(fold) is None and not _can_start_again(fold):
         raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
     return final if only_validate else checkpoint.find(fold) if go_on else None
+
+
+def _can_start_again(fold: Path) -> bool:
+    """Whether a training was begun here and ended before its first checkpoint; one that took weights over is left to the user."""
+    path = fold / manifest.NAME
+    return path.is_file() and folders.read_json(path)["weights"].get("source") != "-pretrained_weights"
 
 
 def check_request(
@@ -212,5 +222,6 @@ def _run(
     if not only_run_validation:
         trainer.run_training()
     if val_with_best:
-        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+        trainer.validated = "checkpoint_best.pth"
+        trainer.load_checkpoint(str(Path(trainer.output_folder) / trainer.validated))
     trainer.perform_actual_validation(npz)

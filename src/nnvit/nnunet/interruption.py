@@ -1,0 +1,47 @@
+"""Ctrl-C, SLURM's warnings and `kill`: a training finishes its iteration, writes a checkpoint and stops."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)  # Windows has no SIGUSR1
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the training after its checkpoint was written; `signal` is its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.signal = number
+
+
+@contextmanager
+def awaited(say: Callable[[str], None]) -> Iterator[Callable[[], int | None]]:
+    """Within it the first of SIGNALS is only noted, the second acts at once.
+
+    Yields a function that gives the number of the signal that came, None for none. In a thread other than the main one
+    Python delivers no signals, so that nothing is changed there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        for other, handler in before.items():
+            signal.signal(other, handler)
+        say(f"{signal.Signals(number).name}: a checkpoint is written after this iteration (once more stops at once)")
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
