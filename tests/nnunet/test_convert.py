@@ -182,6 +182,8 @@ def test_a_bare_state_dict_is_converted_too_and_timms_classifier_is_dropped_with
     assert "  dropped 1 (timm's classifier, which segmentation does not read): backbone.head.weight" in lines
     assert any(re.fullmatch(r"  renamed backbone\.\* -> backbone\.model\.\*: \d+", line) for line in lines)
     assert any(line.startswith("  renamed decode_head.* (with linear_projections) -> head.*: 16") for line in lines)
+    assumed = "model.feature_layers=[0,1,2,3] model.backbone_args.final_norm=true model.input_norm=none"
+    assert lines[-3].endswith(f"these were assumed: {assumed}")
 
 
 @pytest.mark.parametrize("hub", [True, False], ids=["hub", "memory"])

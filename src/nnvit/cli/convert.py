@@ -50,6 +50,6 @@ def register(app: typer.Typer) -> None:
     """Adds `convert`."""
     app.command(
         epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
-        "nnvit convert segformer-b2 --recipe mit_b2_segformer model.decoder_hidden_size=768 -o start.pth | "
+        "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
         "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
     )(convert)

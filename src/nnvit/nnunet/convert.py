@@ -31,14 +31,15 @@ TRAINER = "nnUNetTrainer_nnvit"
 KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
 """What a converted checkpoint of nnU-Net keeps as it was, beside the network."""
 
+CHECK = "to be sure, predict validation cases and compare them with the masks in the old fold's validation folder"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What was written where. assumed: what the checkpoint does not tell and the recipe says; then: the next command."""
+    """What was written where. notes: what a user should know of it; then: the next command."""
 
     out: Path
     mapped: names.Mapped
-    recipe: Recipe
     notes: Sequence[str] = ()
     then: str
 
@@ -77,7 +78,7 @@ def convert(
 
 
 def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Sequence[str]) -> Conversion:
-    state = _read_state(source)
+    raw, state = _read(source)
     kind = _known_kind(state, source)
     recipe = _recipe(kind, recipes, overrides)
     classes = state.get("decode_head.classifier.weight", torch.empty(1)).shape[0]
@@ -90,7 +91,7 @@ def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Se
     return Conversion(
         out=out,
         mapped=mapped,
-        recipe=recipe,
+        notes=_assumptions(recipe, raw) if kind == names.FORK else (),
         then=f"start from it (all but the last layer): nnvit train … {_as_flags(recipes, overrides, kind)}"
         f" -pretrained_weights {out}",
     )
@@ -100,7 +101,7 @@ def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides
     """Adapters are merged in the precision they were saved in, as peft does it."""
     if out.suffix != ".safetensors":
         raise WeightsError(f"--out {out}: a backbone is written as .safetensors.")
-    state = _read_state(source)
+    _, state = _read(source)
     mapped = names.map_backbone(state)
     if not mapped.state:
         raise WeightsError(f"{source}: none of its keys begins with 'backbone.', but with {_prefixes(state)}.")
@@ -121,7 +122,6 @@ def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides
     return Conversion(
         out=out,
         mapped=mapped,
-        recipe=recipe,
         notes=[*([f"  {merged}"] if lora.adapters(backbone) else []), *left],
         then=f"train on it: nnvit train … model.backbone={model.backbone} model.backbone_size={model.backbone_size}"
         f" model.weights={out}",
@@ -165,10 +165,10 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
     return Conversion(
         out=out,
         mapped=mapped,
-        recipe=recipe,
         notes=[
             f"  in each of {len(found)} checkpoints; their optimiser states stay behind",
             *_assumptions(recipe, first),
+            CHECK,
         ],
         then=f"predict with it: nnUNetv2_predict_from_modelfolder -m {out} -i IMAGES -o OUT -f {_folds(found)}",
     )
@@ -200,7 +200,7 @@ def _content(raw: Mapping[str, Any], mapped: names.Mapped, plans: dict[str, Any]
 
 def _assumptions(recipe: Recipe, raw: Mapping[str, Any]) -> list[str]:
     """What no tensor tells, and would change the masks."""
-    model, given = recipe.model, raw["init_args"].get("segformer_config_path")
+    model, given = recipe.model, raw.get("init_args", {}).get("segformer_config_path")
     assert isinstance(model, ModelConfig)
     alpha = [f"lora.lora_alpha={recipe.lora.lora_alpha}"] if recipe.tuning == "lora" else []
     assumed = [
@@ -212,16 +212,17 @@ def _assumptions(recipe: Recipe, raw: Mapping[str, Any]) -> list[str]:
     return [
         f"the checkpoint does not tell, and these were assumed: {' '.join(assumed)}",
         *([f"it was trained with the configuration {given}; give it with --recipe"] if given else []),
-        "to be sure, predict validation cases and compare them with the masks in the old fold's validation folder",
     ]
 
 
 # --- what both share -------------------------------------------------------------------------------------------------
 
 
-def _read_state(source: Path) -> State:
+def _read(source: Path) -> tuple[Any, State]:
+    """All that a file holds, and the network's tensors in it."""
     try:
-        return names.network_state(read(source))
+        raw = read(source)
+        return raw, names.network_state(raw)
     except WeightsError as error:
         raise WeightsError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
 
