@@ -114,6 +114,7 @@ def test_hashes_stay_what_they_were() -> None:
         "retfound_segformer": "b73e690e22f3",
         "segformer_default": "39ee51910e54",
         "segformer_detail": "81ab812d1a8f",
+        "segformer_fork": "9b74602007d2",
         "segformer_packaged": "5f97e8755592",
         "unet": "acd70518f7fc",
         "visionfm_segformer": "5c857b9673aa",

@@ -24,8 +24,9 @@ ALLOWED = {
     "model": {"errors", "types", "schema", "registry", "lora", "config", "architecture", "weights"},
     "cost": {"schema", "model"},
     "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
+    "fetch": {"errors", "schema", "registry", "config", "model", "weights"},
     "data": {"errors"},
-    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights", "cost", "data"},
+    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights", "cost", "data", "lora"},
 }
 
 

@@ -18,12 +18,14 @@ class DefaultWeights:
     sha256: the start of that file's hash, or "" where the publisher names none.
     hub: a Hugging Face repository that holds the same weights, or "".
     licence: the licence's short name.
+    page: where the publisher says how to get the file, or "" where the hub repository does.
     """
 
     file: str
     sha256: str = ""
     hub: str = ""
     licence: str
+    page: str = ""
 
 
 @runtime_checkable

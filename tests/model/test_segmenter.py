@@ -92,3 +92,13 @@ def test_auxiliary_outputs_come_as_a_list_even_where_nnunet_has_no_smaller_scale
     scaled.deep_supervision = False
     assert scaled(image).shape == (1, 2, 33, 40)
     assert Segmenter(3, 2, **parts)(image).shape == (1, 2, 33, 40)
+
+
+@pytest.mark.parametrize(("head", "read"), [({"name": "linear", "dropout": 0.0}, False), ({"name": "eomt"}, True)])
+def test_a_final_norm_that_nothing_reads_is_not_trained(head: dict, read: bool) -> None:
+    backbone = ARCH["backbone"] | {"args": {"final_norm": False}}
+    network = Segmenter(3, 2, **(ARCH | {"backbone": backbone, "head": head, "tuning": "full"}))
+    assert network.get_parameter("backbone.model.norm.weight").requires_grad is read
+    network(torch.rand(1, 3, 32, 32)).square().mean().backward()
+    ungiven = [n for n, p in network.backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert ungiven == []

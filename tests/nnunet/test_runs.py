@@ -103,7 +103,9 @@ def test_a_finished_fold_is_not_overwritten(trained: Path, chase: str) -> None:
 
 def test_a_checkpoint_gives_back_weights_optimiser_and_log(trained: Path, chase: str) -> None:
     saved = checkpoint.read(trained / "checkpoint_final.pth")
-    trainer = training.get_trainer_from_args(chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained_s2", device=CPU)
+    trainer = training.get_trainer_from_args(
+        chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained_s2", device=CPU
+    )
     training.maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
     assert trainer.resumed
     assert trainer.current_epoch == 2
@@ -122,7 +124,9 @@ def test_pretrained_weights_start_a_network_whoever_loads_them(trained: Path, ch
     """Also through stock nnUNetv2_train, which initialises the network and then loads; nothing overwrites it after."""
     loader = run_training.maybe_load_checkpoint if stock else training.maybe_load_checkpoint
     file = str(trained / "checkpoint_final.pth")
-    trainer = training.get_trainer_from_args(chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained_s2", device=CPU)
+    trainer = training.get_trainer_from_args(
+        chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained_s2", device=CPU
+    )
     loader(trainer, False, False, file)
     if not trainer.was_initialized:
         trainer.initialize()

@@ -4,6 +4,7 @@ B batch, H W height and width, N tokens, D their width, h w the patch grid's hei
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -22,8 +23,18 @@ PUBLISHED_TAPS = {12: [2, 5, 8, 11], 24: [5, 11, 17, 23], 32: [7, 15, 23, 31], 4
 """Blocks (0-based) that dense-prediction heads read: DINOv2's and DINOv3's evaluations, and quarters elsewhere."""
 
 
+@dataclass(kw_only=True)
+class ViTArgs:
+    """final_norm: the final norm is applied to every tap, as in DINOv2's and DINOv3's evaluations; false hands on what the
+    blocks put out, as timm does by default and networks that were trained elsewhere may need. Heads that read tokens
+    norm them by themselves.
+    """
+
+    final_norm: bool = True
+
+
 class TimmViT(nn.Module):
-    """A plain ViT whose final norm is applied to every tap, as DINOv3's `get_intermediate_layers` does.
+    """A plain ViT whose final norm is applied to every tap, as DINOv3's `get_intermediate_layers` does, or to none.
 
     Every map has the patch grid's stride; position embeddings are interpolated to the image at hand, so that any
     multiple of the patch size is taken.
@@ -39,12 +50,13 @@ class TimmViT(nn.Module):
         family: str,
         size: str,
         default_weights: DefaultWeights | None = None,
+        final_norm: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
         self.taps = list(taps)
         self.family, self.size, self.default_weights = family, size, default_weights
-        self.rotary = isinstance(model, Eva)
+        self.rotary, self.final_norm = isinstance(model, Eva), final_norm
         self.grid = int(model.patch_embed.patch_size[0])
         self.num_layers = len(model.blocks)
         self.last_layer = max(self.taps) + 1
@@ -54,7 +66,7 @@ class TimmViT(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W), H and W multiples of the patch size -> one (B, C, H / patch, W / patch) per tap."""
         maps: Any = self.model.forward_intermediates(
-            image, indices=self.taps, norm=True, stop_early=True, intermediates_only=True
+            image, indices=self.taps, norm=self.final_norm, stop_early=True, intermediates_only=True
         )
         return maps
 

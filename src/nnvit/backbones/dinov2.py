@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..types import DefaultWeights
-from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, check_taps, create, known_size
+from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
+
+PAGE = "https://github.com/facebookresearch/dinov2"
 
 # size -> blocks, and the letter in Meta's file names
 SIZES = {"small": (12, "s"), "base": (12, "b"), "large": (24, "l"), "giant": (40, "g")}
@@ -16,7 +18,7 @@ VARIANTS = ({"registers": False}, {"registers": True})
 
 
 @dataclass(kw_only=True)
-class Args:
+class Args(ViTArgs):
     """registers: the models with four register tokens (Darcet et al. 2023, arXiv 2309.16588)."""
 
     registers: bool = False
@@ -40,5 +42,5 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     letter = SIZES[size][1]
     name = f"vit_{size}_patch14_{'reg4_' if args.registers else ''}dinov2"
     file = f"dinov2_vit{letter}14_{'reg4_' if args.registers else ''}pretrain.pth"
-    weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0")
-    return TimmViT(create(name), taps, family="dinov2", size=size, default_weights=weights)
+    weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0", page=PAGE)
+    return TimmViT(create(name), taps, family="dinov2", size=size, default_weights=weights, final_norm=args.final_norm)

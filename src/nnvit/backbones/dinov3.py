@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from ..types import DefaultWeights
 from ._choices import one_of
-from ._timm_vit import IMAGENET, TimmViT, check_taps, create, known_size
+from ._timm_vit import IMAGENET, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
+
+PAGE = "https://github.com/facebookresearch/dinov3"
 
 # size -> blocks, and Meta's file with the start of its sha256, as the hub's own loader names them
 SIZES = {
@@ -35,7 +37,7 @@ TAPS = {12: [2, 5, 8, 11], 24: [4, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19,
 
 
 @dataclass(kw_only=True)
-class Args:
+class Args(ViTArgs):
     """qkv_bias: build the attention with query and value biases, for checkpoints whose biases are not zero.
 
     dataset: what the weights were trained on, lvd1689m (photographs) or sat493m (satellite images; sizes large and 7b).
@@ -73,6 +75,6 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     name = f"vit_{size}_patch16_dinov3"
     model = create(name, qkv_bias=args.qkv_bias)
     weights = DefaultWeights(
-        file=f"{file}-{sha256}.pth", sha256=sha256, hub=f"timm/{name}.{args.dataset}", licence="dinov3"
+        file=f"{file}-{sha256}.pth", sha256=sha256, hub=f"timm/{name}.{args.dataset}", licence="dinov3", page=PAGE
     )
-    return TimmViT(model, taps, family="dinov3", size=size, default_weights=weights)
+    return TimmViT(model, taps, family="dinov3", size=size, default_weights=weights, final_norm=args.final_norm)

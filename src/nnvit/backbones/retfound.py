@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from ..types import DefaultWeights
 from ._choices import one_of
-from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, check_taps, create, known_size
+from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
 
 SIZES = {"large": 24}
 
 LICENCE = "cc-by-nc-4.0"
+PAGE = "https://github.com/rmaphoh/RETFound"
 
 # variant -> timm's model, its patch, the publisher's file of colour photographs (its hub repository has the same name),
 # and the start of its sha256 where known
@@ -26,7 +27,7 @@ VARIANTS = ({"variant": "mae"}, {"variant": "dinov2"}, {"variant": "dinov2", "im
 
 
 @dataclass(kw_only=True)
-class Args:
+class Args(ViTArgs):
     """variant: how it was trained, mae (patch 16) or dinov2 (patch 14).
 
     img_size: pixels a side that the file's position embeddings were trained for, 224 or, as RETFound_dinov2_meh is
@@ -61,6 +62,6 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     """A ViT-L with random weights, its position embeddings on the grid of `img_size`."""
     known_size("retfound", size, SIZES)
     name, _, file, sha256 = KINDS[args.variant]
-    weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=f"YukunZhou/{file}", licence=LICENCE)
+    weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=f"YukunZhou/{file}", licence=LICENCE, page=PAGE)
     model = create(name, img_size=args.img_size)
-    return TimmViT(model, taps, family="retfound", size=size, default_weights=weights)
+    return TimmViT(model, taps, family="retfound", size=size, default_weights=weights, final_norm=args.final_norm)

@@ -7,14 +7,14 @@ from typing import Any
 import timm
 
 from ..types import DefaultWeights
-from ._timm_vit import PUBLISHED_TAPS, TimmViT, check_taps, create, depth_of
+from ._timm_vit import PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, depth_of
 
 LORA_TARGETS = ("qkv",)
 
 
 @dataclass(kw_only=True)
-class Args:
-    """timm's names say everything."""
+class Args(ViTArgs):
+    """timm's names say the rest."""
 
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
@@ -36,4 +36,11 @@ def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     hub = config.get("hf_hub_id")
     weights = DefaultWeights(file=f"{size}.safetensors", hub=str(hub), licence=str(config.get("license") or "unknown"))
-    return TimmViT(model, taps, family="timm", size=size, default_weights=weights if hub else None)
+    return TimmViT(
+        model,
+        taps,
+        family="timm",
+        size=size,
+        default_weights=weights if hub else None,
+        final_norm=args.final_norm,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ._timm_vit import IMAGENET, TimmViT, check_taps, known_size
+from ._timm_vit import IMAGENET, TimmViT, ViTArgs, check_taps, known_size
 from .mit import MiT
 from .mit import create as create_mit
 
@@ -55,18 +55,13 @@ def _mit() -> Any:
     return create_mit((16, 16, 32, 32), (1, 1, 1, 1), heads=(1, 1, 2, 2))
 
 
-# one of each class that the families are made of: what wraps it, and what makes it
-SIZES: dict[str, tuple[type[TimmViT] | type[MiT], Callable[[], Any]]] = {
-    "vit": (TimmViT, _vit),
-    "vit14": (TimmViT, _vit14),
-    "eva": (TimmViT, _eva),
-    "mit": (MiT, _mit),
-}
+# one of each class that the families are made of
+SIZES: dict[str, Callable[[], Any]] = {"vit": _vit, "vit14": _vit14, "eva": _eva, "mit": _mit}
 
 
 @dataclass(kw_only=True)
-class Args:
-    """No keys of its own."""
+class Args(ViTArgs):
+    """final_norm: not for size `mit`, whose stages end in norms of their own."""
 
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
@@ -83,5 +78,7 @@ def statistics(size: str, args: Args) -> dict[str, list[float]]:
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT | MiT:
     """A tiny backbone with random weights."""
     known_size("tiny", size, SIZES)
-    wrapper, create = SIZES[size]
-    return wrapper(create(), taps, family="tiny", size=size)
+    create = SIZES[size]
+    if size == "mit":
+        return MiT(create(), taps, family="tiny", size=size)
+    return TimmViT(create(), taps, family="tiny", size=size, final_norm=args.final_norm)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from ..types import DefaultWeights
 from ._choices import one_of
-from ._timm_vit import PUBLISHED_TAPS, TimmViT, check_taps, create, known_size
+from ._timm_vit import PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)
 
 SIZES = {"base": 12}
 
 LICENCE = "cc-by-nc-4.0"
+PAGE = "https://github.com/ABILab-CUHK/VisionFM"
 
 # modality -> the publisher's file (with its own spellings), mean and std of values in 0..1; one number stands for three
 MODALITIES = {
@@ -30,7 +31,7 @@ VARIANTS = tuple({"modality": modality} for modality in MODALITIES)
 
 
 @dataclass(kw_only=True)
-class Args:
+class Args(ViTArgs):
     """modality: the kind of images that the encoder was trained on; it sets the statistics and the default file."""
 
     modality: str = "fundus"
@@ -54,6 +55,6 @@ def statistics(size: str, args: Args) -> dict[str, list[float]]:
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     """A ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
     known_size("visionfm", size, SIZES)
-    weights = DefaultWeights(file=f"VFM_{MODALITIES[args.modality][0]}_weights.pth", licence=LICENCE)
+    weights = DefaultWeights(file=f"VFM_{MODALITIES[args.modality][0]}_weights.pth", licence=LICENCE, page=PAGE)
     model = create("vit_base_patch16_224")
-    return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights)
+    return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights, final_norm=args.final_norm)

@@ -1,13 +1,14 @@
-"""`nnvit list`, `nnvit show` and `nnvit weights check`: what there is, and what it costs."""
+"""`nnvit list`, `nnvit show`, `nnvit weights check` and `fetch`: what there is, what it costs, how it comes here."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
-from .options import OverridesArgument, new_app
+from ..errors import ConfigError, NnvitError, WeightsError
+from .options import LicenseOption, OverridesArgument, accept, new_app
 
 weights_app = new_app(no_args_is_help=True, help="Files with pretrained weights.")
 
@@ -73,6 +74,53 @@ def check(
     from ..weights.check import check as check_file
 
     print("\n".join(check_file(file).lines()))
+
+
+@weights_app.command(
+    epilog="Examples: nnvit weights fetch segformer_default --accept-license dinov3 | nnvit weights fetch mit/b2 dinov2/base "
+    "--cache /shared/weights | nnvit weights fetch visionfm/base model.backbone_args.modality=oct"
+)
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME... [KEY=VALUE...]",
+            help="A recipe, a backbone and its size such as dinov3/large (`nnvit list sizes`), or hf:REPO@REVISION; then keys "
+            "of a recipe that hold for all of them.",
+        ),
+    ],
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep everything there instead of in the user's own caches.")
+    ] = None,
+    accept_license: LicenseOption = None,
+) -> None:
+    """Bring pretrained weights onto this machine, where trainings without internet find them afterwards."""
+    if cache is not None:
+        _keep_in(cache)
+    from .. import fetch as fetching
+
+    accept(accept_license)
+    overrides = [name for name in names if "=" in name]
+    wanted = [name for name in names if name not in overrides]
+    failed = []
+    for name in wanted:
+        try:
+            print("\n".join(fetching.fetch(name, overrides).lines()), flush=True)
+        except NnvitError as error:
+            failed.append(f"{name}: {error}")
+    if len(failed) < len(wanted):
+        print("\n".join(fetching.offline_lines()))
+    if failed:
+        raise WeightsError("\n".join(failed))
+
+
+def _keep_in(folder: Path) -> None:
+    """Makes `folder` the place of both caches; huggingface_hub reads its variable once, when it is imported.
+
+    The user's own HF_HOME stays, because it holds the login.
+    """
+    folder = folder.expanduser().resolve()
+    os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}
 
 
 def register(app: typer.Typer) -> None:

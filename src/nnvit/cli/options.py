@@ -58,3 +58,11 @@ LicenseOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def accept(licences: list[str] | None) -> None:
+    """What `--accept-license` says, for this process and remembered."""
+    if licences:
+        from ..weights.licences import accept as remember
+
+        remember(licences)

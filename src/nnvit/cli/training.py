@@ -33,7 +33,7 @@ def plan(
     from ..config import load_recipe
     from ..nnunet import planning
 
-    _accept(accept_license)
+    o.accept(accept_license)
     made = planning.plan(dataset, configuration, load_recipe(recipe or [], overrides or []), p)
     print(f"{'wrote' if made.created else 'unchanged'}: {made.path}")
     print(f"train it: nnvit train {dataset} {configuration} 0 -p {made.identifier}")
@@ -67,7 +67,7 @@ def train_command(
         device: o.DeviceOption = None,
         accept_license: o.LicenseOption = None,
     ) -> None:
-        _accept(accept_license)
+        o.accept(accept_license)
         given = [*(recipe or []), *(overrides or [])]
         sources = [*base, *(recipe or [])]
         flags = {
@@ -125,13 +125,6 @@ def _train(
     except KeyboardInterrupt as interruption:
         print("\ninterrupted; the same command with --c continues from the last checkpoint", file=sys.stderr)
         raise typer.Exit(128 + getattr(interruption, "signal", SIGINT)) from None
-
-
-def _accept(licences: list[str] | None) -> None:
-    if licences:
-        from ..weights.licences import accept
-
-        accept(licences)
 
 
 def _device(name: str | None) -> "torch.device":

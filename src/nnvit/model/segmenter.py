@@ -174,9 +174,11 @@ class Segmenter(nn.Module):
         """ "lora", "frozen" or "full": only what is tuned and contributes to the logits requires a gradient."""
         self.tuning = tuning
         last = self.backbone.num_layers if self.by_tokens else self.backbone.last_layer
+        norm_is_read = self.by_tokens or getattr(self.backbone, "final_norm", True)
         for name, parameter in self.backbone.named_parameters():
             depth = self.backbone.layer_of(name)
-            unread = last < depth <= self.backbone.num_layers
+            is_norm = depth > self.backbone.num_layers
+            unread = not norm_is_read if is_norm else depth > last
             tuned = tuning == "full" or (tuning == "lora" and lora_adapters.is_adapter(name))
             parameter.requires_grad_(tuned and not unread)
         self.train(self.training)

@@ -30,7 +30,53 @@ def download(repo: str, files: tuple[str, ...], revision: str | None) -> tuple[P
             # The hub's cache keeps a file under the commit that it belongs to.
             return path, path.parent.name
     summary = str(reason).strip().splitlines()[0].rstrip(".")
-    raise WeightsError(f"getting {' or '.join(files)} from {repo} failed: {type(reason).__name__}: {summary}")
+    raise WeightsError(
+        f"getting {' or '.join(files)} from {repo} failed: {type(reason).__name__}: {summary}{_advice(repo, reason)}"
+    )
+
+
+def _advice(repo: str, error: BaseException | None) -> str:
+    """What opens a repository that refused: the hub answers 401 or 403 for gated, private and absent ones."""
+    answers = [getattr(e, "response", None) for e in (error, getattr(error, "__cause__", None))]
+    if not {getattr(answer, "status_code", None) for answer in answers} & {401, 403}:
+        return ""
+    return f". Visit {page(repo)}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
+
+
+def page(repo: str) -> str:
+    """The repository's page, for a browser."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
+
+
+def licence_on_card(repo: str, revision: str | None) -> str:
+    """The licence that the repository's own card names, or "" where it cannot be asked or names none."""
+    import huggingface_hub
+
+    try:
+        card = huggingface_hub.model_info(repo, revision=revision, timeout=TIMEOUT).card_data
+    except Exception:  # as for a commit; the download says why
+        return ""
+    # A licence that the hub has no word for is "other", with its name beside it.
+    return str((card and (card.get("license_name") or card.get("license"))) or "")
+
+
+def held() -> frozenset[Path]:
+    """The files of all repositories in huggingface_hub's cache on this machine."""
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*")
+    return frozenset(path.resolve() for path in snapshots)
+
+
+def check_content(path: Path, sha256: str) -> None:
+    """Raises WeightsError where a file in the hub's cache is not what the hub sent: it is kept there under its hash."""
+    kept_as = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", kept_as) and kept_as != sha256:
+        raise WeightsError(
+            f"{path} is damaged: its sha256 is {sha256}, the hub's {kept_as}. Delete it and fetch it again."
+        )
 
 
 def commit_of(repo: str, revision: str | None) -> str | None:

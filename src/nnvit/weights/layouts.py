@@ -67,10 +67,7 @@ def convert(unwrapped: Unwrapped, family: str, names: Collection[str]) -> Conver
 
 def unwrap(raw: Any) -> Unwrapped:
     """The flat state dict inside training wrappers and common prefixes. Raises WeightsError when there is none."""
-    wrappers: tuple[str, ...] = ()
-    while isinstance(raw, Mapping) and (wrapper := _wrapper(raw)):
-        wrappers, raw = (*wrappers, wrapper), raw[wrapper]
-    _check_state_dict(raw)
+    wrappers, raw = flat(raw)
     names, heads, taken = {key: key for key in raw}, (), ""
     while prefix := _common_prefix(names):
         heads += tuple(spelled for key, spelled in names.items() if key.startswith(TRAINING_HEADS))
@@ -78,6 +75,15 @@ def unwrap(raw: Any) -> Unwrapped:
         taken += prefix
     state = {key: raw[spelled] for key, spelled in names.items()}
     return Unwrapped(state=state, spelled=names, heads=heads, wrappers=wrappers, prefix=taken)
+
+
+def flat(raw: Any) -> tuple[tuple[str, ...], State]:
+    """The entries that hold the state dict, outermost first, and the state dict. Raises WeightsError when there is none."""
+    wrappers: tuple[str, ...] = ()
+    while isinstance(raw, Mapping) and (wrapper := _wrapper(raw)):
+        wrappers, raw = (*wrappers, wrapper), raw[wrapper]
+    _check_state_dict(raw)
+    return wrappers, raw
 
 
 def _wrapper(raw: Mapping[str, Any]) -> str | None:

