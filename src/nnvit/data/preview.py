@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation
 
 from .photo import Array, Photo
@@ -53,9 +53,9 @@ def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Imag
     if mask.ndim == 3:
         index = int((mask > 0).sum(axis=(1, 2)).argmax())
         title = f"{case}, slice {index} of {len(mask)}"
-        shown, mask = _visible(image.pixels[index]), mask[index]
+        shown, mask = _visible(image.pixels[index], stretch=True), mask[index]
     else:
-        shown = _visible(image.pixels)
+        shown = _visible(image.pixels, stretch=image.pixels.dtype != np.uint8)
     size = _display_size(image)
     plain = shown.resize(size, Image.Resampling.LANCZOS)
     outlined = _outlined(plain, mask, labels)
@@ -66,9 +66,9 @@ def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Imag
     return tile
 
 
-def _visible(pixels: Array) -> Image.Image:
-    """8-bit RGB; other values are stretched from their 1st to their 99th percentile."""
-    if pixels.dtype != np.uint8:
+def _visible(pixels: Array, stretch: bool) -> Image.Image:
+    """8-bit RGB, perhaps stretched from the values' 1st to their 99th percentile."""
+    if stretch:
         low, high = np.percentile(pixels, (1, 99))
         pixels = (255 * np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
@@ -84,11 +84,17 @@ def _display_size(image: Photo) -> tuple[int, int]:
 
 
 def _outlined(plain: Image.Image, mask: Array, labels: list[int]) -> Image.Image:
+    """A line around each label, with a dark one around that, so that it shows on bright ground as well."""
     drawn = np.asarray(plain).copy()
+    lines = {}
     for label in labels:
         cover = Image.fromarray((mask == label).astype(np.uint8) * 255).resize(plain.size, Image.Resampling.BOX)
         inside = np.asarray(cover) >= 255 * LEAST_COVER
-        drawn[binary_dilation(inside) & ~inside] = Image.new("RGB", (1, 1), _colour(label)).getpixel((0, 0))
+        lines[label] = binary_dilation(inside) & ~inside
+        around = binary_dilation(inside, iterations=2) & ~inside
+        drawn[around] = np.asarray(plain)[around] // 3
+    for label, line in lines.items():
+        drawn[line] = ImageColor.getrgb(_colour(label))
     return Image.fromarray(drawn)
 
 

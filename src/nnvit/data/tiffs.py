@@ -35,15 +35,14 @@ def read_tiff(path: Path, channels: int | None = None) -> Photo:
             _refuse_cut(path, tiff)
             _refuse_pages(path, tiff)
             page = tiff.series[0].keyframe
-            pixels = _channels_last(path, tiff, channels)
+            pixels = _plain_numbers(path, _as_shown(path, page, _channels_last(path, tiff, channels)))
+            orientation = page.tags.valueof(ORIENTATION, 1)
     except TIFF_ERRORS as error:
         raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
-    pixels = _plain_numbers(path, _as_shown(path, page, pixels))
     alpha = [] if channels == page.samplesperpixel else _alpha_of(page)
     if alpha:
         pixels = drop_alpha(path, pixels, alpha)
     refuse_infinite(path, pixels, "pixels")
-    orientation = page.tags.valueof(ORIENTATION, 1)
     return Photo(pixels=upright(pixels, orientation), turned=orientation in range(2, 9), opaque=bool(alpha))
 
 
@@ -69,13 +68,23 @@ def transparent(path: Path, clear: int) -> str:
 
 
 def _refuse_cut(path: Path, tiff: tifffile.TiffFile) -> None:
-    """tifffile fills strips that lie beyond the end of the file with zeros, without a word."""
-    if not tiff.series:
-        raise DataError(f"{path.name} cannot be read (no page in it); it may be cut short, replace it")
+    """tifffile passes over pages and fills strips that lie beyond the end of the file, without an error."""
+    if not tiff.series or _next_page(tiff):
+        raise DataError(f"{path.name} cannot be read (pages are missing); it may be cut short, replace it")
     for page in tiff.series[0].pages:
         ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)] if page else [0]
         if max(ends, default=0) > tiff.filehandle.size:
             raise DataError(f"{path.name} cannot be read (it ends too early); it was cut short, replace it")
+
+
+def _next_page(tiff: tifffile.TiffFile) -> int:
+    """Where the page after the last one that was found should be; 0 if it was the last."""
+    form, file, last = tiff.tiff, tiff.filehandle, tiff.pages[-1]
+    file.seek(last.offset)
+    (number,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(last.offset + form.tagnosize + number * form.tagsize)
+    (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    return int(offset)
 
 
 def _refuse_pages(path: Path, tiff: tifffile.TiffFile) -> None:

@@ -24,7 +24,7 @@ def read_volume(path: Path, channels: int | None = None) -> Photo:
     Raises:
         DataError: unreadable or cut short, sheared, four-dimensional, complex, or with voxels that are not finite.
     """
-    _refuse_cut(path)
+    _refuse_damaged(path)
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -36,7 +36,6 @@ def read_volume(path: Path, channels: int | None = None) -> Photo:
         raise DataError(f"{path.name} holds complex voxels; save their magnitude")
     if image.GetDimension() == 4:
         voxels = np.moveaxis(voxels, 0, -1) if len(voxels) == channels else _refuse_4d(path, image)
-    refuse_infinite(path, voxels, "voxels")
     return Photo(pixels=voxels, geometry=_geometry(image))
 
 
@@ -75,16 +74,17 @@ def refuse_infinite(path: Path, values: Array, what: str) -> None:
         )
 
 
-def _refuse_cut(path: Path) -> None:
-    """SimpleITK fills what a truncated file lacks with zeros, without a word."""
+def _refuse_damaged(path: Path) -> None:
+    """SimpleITK fills what a truncated file lacks, and voxels that are not finite, with zeros, without a word."""
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.spatialimages.SpatialImage):
             raise ValueError("it is not a NIfTI file")
-        np.asanyarray(image.dataobj)
+        voxels = np.asanyarray(image.dataobj)
     except NIFTI_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path.name} cannot be read ({reason}); it may be cut short, replace it") from error
+    refuse_infinite(path, voxels, "voxels")
 
 
 def _refuse_4d(path: Path, image: SimpleITK.Image) -> Array:
