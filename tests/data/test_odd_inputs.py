@@ -17,7 +17,7 @@ import pytest
 import SimpleITK
 import tifffile
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 from PIL import Image
 
 from nnvit.data.pixels import read_as_nnunet
@@ -503,6 +503,8 @@ def with_folders(place: Workplace, options: dict[str, Any]) -> dict[str, Any]:
 def stock_reading(folder: Path) -> tuple[np.ndarray, dict[str, Any], np.ndarray, dict[str, Any]]:
     """The one training case, as nnU-Net finds and reads it."""
     dataset = json.loads((folder / "dataset.json").read_text())
-    (case,) = get_filenames_of_train_images_and_targets(str(folder), dataset).values()
+    images, ending = folder / "imagesTr", dataset["file_ending"]
+    (case,) = get_identifiers_from_splitted_dataset_folder(str(images), ending)
+    files = create_paths_fn(str(images), sorted(path.name for path in images.iterdir()), ending, case)
     reader = recursive_find_reader_writer_by_name(dataset["overwrite_image_reader_writer"])()
-    return *reader.read_images(case["images"]), *reader.read_seg(case["label"])
+    return *reader.read_images(files), *reader.read_seg(str(folder / "labelsTr" / f"{case}{ending}"))
