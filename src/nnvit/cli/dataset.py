@@ -60,8 +60,8 @@ def dataset_import(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Names of the channels. With as many names, pages of a tif, a volume's 4th dimension and alpha are "
-            "channels. nnU-Net z-scores all but a channel called CT.",
+            help="Names of the channels. Pages of a tif, a volume's 4th dimension and alpha are channels only if that "
+            "makes as many. With zscore, nnU-Net knows a channel called CT by its name.",
             show_default=False,
         ),
     ] = None,

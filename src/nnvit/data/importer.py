@@ -144,7 +144,6 @@ def import_dataset(
         num_groups=division.num_groups,
         fold_sizes=tuple((len(split["train"]), len(split["val"])) for split in division.splits),
         splits=(splits_file or target / SPLITS_FILE) if division.splits else None,
-        volumes=meaning.ending == ".nii.gz",
         warnings=tuple(warnings),
     )
     with replacing(target, old) as folder:

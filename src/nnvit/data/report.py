@@ -35,7 +35,6 @@ class ImportReport:
     """(training, validation) cases of each fold."""
     splits: Path | None = None
     """The splits_final.json that training will read; None leaves the choice to nnU-Net."""
-    volumes: bool = False
     warnings: tuple[str, ...] = field(default=())
     unchanged: bool = False
     """Whether the data set stood there already, from the same files and options."""
@@ -58,7 +57,6 @@ class ImportReport:
             channel_names=dataset["channel_names"],
             labels=dataset["labels"],
             splits=splits if sizes else None,
-            volumes=dataset["file_ending"] == ".nii.gz",
             unchanged=True,
             **kept | {"fold_sizes": sizes, "warnings": tuple(kept["warnings"])},
         )
@@ -67,7 +65,6 @@ class ImportReport:
         """The report for a terminal, ending with the command to run next."""
         test = f" + {self.num_test} held-out test cases" if self.num_test else ""
         labels = ", ".join(f"{n}={v} ({self.label_fractions[n]:.2%} of pixels)" for n, v in self.labels.items())
-        configuration = "3d_fullres" if self.volumes else "2d"
         unchanged = ["unchanged: the same files were imported with the same options before; nothing was written"]
         return [
             *(unchanged if self.unchanged else []),
@@ -77,7 +74,7 @@ class ImportReport:
             f"normalization: {self.normalization}: {MEANING[self.normalization]}",
             *self._split_lines(),
             *(f"warning: {warning}" for warning in self.warnings),
-            f"next: nnUNetv2_plan_and_preprocess -d {self.dataset_id} -c {configuration} --verify_dataset_integrity",
+            f"next: nnUNetv2_plan_and_preprocess -d {self.dataset_id} -c 2d --verify_dataset_integrity",
         ]
 
     def _split_lines(self) -> list[str]:
