@@ -1,6 +1,7 @@
 """A folder of images and one or more folders of masks -> a raw nnU-Net data set."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .preview import draw_preview
 from .rawfolder import SPLITS_FILE, check_splits, claim, folder_name, recover, replacing, write_json
 from .report import MEANING, ImportReport
 from .splits import Division, divide
-from .survey import Meaning, Wish, digest, label_fractions, survey_all, understand, warnings_of
+from .survey import Meaning, Survey, Wish, digest, label_fractions, survey_all, understand, warnings_of
 
 
 def import_dataset(
@@ -94,45 +95,85 @@ def import_dataset(
     recover(target)
     earlier = None if overwrite else earlier_import(target)
     old = [] if earlier else claim(target, preprocessed, overwrite)
-    workers = workers or default_workers()
     image_files, other_images = list_files(images, IMAGE_SUFFIXES | VOLUME_SUFFIXES, "image")
     image_files = without_masks(image_files, images, where)
     where = [list_masks(folder, image_files) for folder in where]
     pairs = find_pairs(image_files, where, allow_missing_masks)
-    division = divide(pairs, group_by, num_folds, validate_on, hold_out)
-    splits_file = preprocessed / target.name / SPLITS_FILE if preprocessed else None
-    options = {
-        "mask_suffix": mask_suffix,
-        "masks_by_label": {label: folder.name for label, folder in (masks_by_label or {}).items()},
-        "label_stored_as": {label: str(stored) for label, stored in (labels or {}).items()},
-        "overlap": overlap,
-        "allow_missing_masks": allow_missing_masks,
-        "channel_names": channel_names,
-        "group_by": group_by,
-        "num_folds": num_folds,
-        "validate_on": validate_on,
-        "hold_out": hold_out,
-        "normalization": normalization,
-    }
+    job = _Job(
+        target=target,
+        where=where,
+        division=divide(pairs, group_by, num_folds, validate_on, hold_out),
+        splits_file=preprocessed / target.name / SPLITS_FILE if preprocessed else None,
+        wish=wish,
+        options={
+            "mask_suffix": mask_suffix,
+            "masks_by_label": {label: folder.name for label, folder in (masks_by_label or {}).items()},
+            "label_stored_as": {label: str(stored) for label, stored in (labels or {}).items()},
+            "overlap": overlap,
+            "allow_missing_masks": allow_missing_masks,
+            "channel_names": channel_names,
+            "group_by": group_by,
+            "num_folds": num_folds,
+            "validate_on": validate_on,
+            "hold_out": hold_out,
+            "normalization": normalization,
+        },
+        workers=workers or default_workers(),
+        progress=progress,
+    )
     if earlier:
-        digests = list(each(digest, pairs, "comparing", workers=workers, progress=progress))
-        if earlier[BLOCK]["fingerprint"] != fingerprint(options, _named(pairs, digests)):
+        if not _is_same(job, pairs, earlier):
             claim(target, preprocessed, overwrite)
-        check_splits(splits_file, division.splits, overwrite)
-        if splits_file and not splits_file.is_file():
-            _write_splits(splits_file, division)
-        return ImportReport.of_earlier(target, dataset_id, splits_file or target / SPLITS_FILE, earlier)
-    check_splits(splits_file, division.splits, overwrite)
-    surveys, problems = survey_all(pairs, wish.reading, workers, progress)
+        return _confirm(job, dataset_id, earlier)
+    check_splits(job.splits_file, job.division.splits, overwrite)
+    surveys, problems = survey_all(pairs, wish.reading, job.workers, progress)
     meaning = understand(surveys, problems, wish)
-    warnings = [
-        *_ignored(images, other_images),
-        *(line for folder in where for line in _ignored(folder.folder, list(folder.others))),
-        *warnings_of(surveys, meaning),
-        *_stale(splits_file, division),
-    ]
-    report = ImportReport(
-        folder=target,
+    passed_over = [(images, other_images), *((folder.folder, list(folder.others)) for folder in where)]
+    warnings = [line for folder, others in passed_over for line in _ignored(folder, others)]
+    report = _report(job, dataset_id, surveys, meaning, warnings)
+    with replacing(target, old) as folder:
+        _fill(folder, job, name, surveys, meaning, report)
+        if preview:
+            training = [pair.case for pair in job.division.training]
+            draw_preview(folder, training, meaning.ending, meaning.labels, preview)
+    _write_splits(job.splits_file, job.division)
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is settled before a pixel is read."""
+
+    target: Path
+    where: list[MaskFolder]
+    division: Division
+    splits_file: Path | None
+    """Where training looks for the splits."""
+    wish: Wish
+    options: dict[str, Any]
+    """What was asked for, as the data set will remember it."""
+    workers: int
+    progress: bool
+
+
+def _is_same(job: _Job, pairs: list[Pair], earlier: Mapping[str, Any]) -> bool:
+    """Whether the import that stands there was of the same files with the same options."""
+    digests = list(each(digest, pairs, "comparing", workers=job.workers, progress=job.progress))
+    return bool(earlier[BLOCK]["fingerprint"] == fingerprint(job.options, _named(pairs, digests)))
+
+
+def _confirm(job: _Job, dataset_id: int, earlier: dict[str, Any]) -> ImportReport:
+    """Nothing is written but splits that an interruption kept from their place."""
+    check_splits(job.splits_file, job.division.splits, overwrite=False)
+    if job.splits_file and not job.splits_file.is_file():
+        _write_splits(job.splits_file, job.division)
+    return ImportReport.of_earlier(job.target, dataset_id, job.splits_file or job.target / SPLITS_FILE, earlier)
+
+
+def _report(job: _Job, dataset_id: int, surveys: list[Survey], meaning: Meaning, warnings: list[str]) -> ImportReport:
+    division = job.division
+    return ImportReport(
+        folder=job.target,
         dataset_id=dataset_id,
         num_cases=len(division.training),
         num_test=len(division.test),
@@ -143,23 +184,23 @@ def import_dataset(
         normalization=meaning.normalization,
         num_groups=division.num_groups,
         fold_sizes=tuple((len(split["train"]), len(split["val"])) for split in division.splits),
-        splits=(splits_file or target / SPLITS_FILE) if division.splits else None,
-        warnings=tuple(warnings),
+        splits=(job.splits_file or job.target / SPLITS_FILE) if division.splits else None,
+        warnings=(*warnings, *warnings_of(surveys, meaning), *_stale(job.splits_file, division)),
     )
-    with replacing(target, old) as folder:
-        for part, cases in (("Tr", division.training), ("Ts", division.test)):
-            write_cases(folder, part, cases, meaning, wish.reading, workers, progress)
-        _write_splits(folder / SPLITS_FILE, division)
-        dataset = _dataset_json(name, division, meaning)
-        mark = fingerprint(options, _named([s.pair for s in surveys], [s.digest for s in surveys]))
-        block = _block(options, division, where, wish, meaning) | {"report": report.kept()}
-        block |= {"fingerprint": mark, "seal": seal(folder, dataset)}
-        write_json(folder / "dataset.json", dataset | {BLOCK: block})
-        if preview:
-            training = [pair.case for pair in division.training]
-            draw_preview(folder, training, meaning.ending, meaning.labels, preview)
-    _write_splits(splits_file, division)
-    return report
+
+
+def _fill(folder: Path, job: _Job, name: str, surveys: list[Survey], meaning: Meaning, report: ImportReport) -> None:
+    """Write all that nnU-Net reads, and what tells this import from another."""
+    for part, cases in (("Tr", job.division.training), ("Ts", job.division.test)):
+        write_cases(folder, part, cases, meaning, job.wish.reading, job.workers, job.progress)
+    _write_splits(folder / SPLITS_FILE, job.division)
+    dataset = _dataset_json(name, job.division, meaning)
+    block = _origin(job, meaning) | {
+        "report": report.kept(),
+        "fingerprint": fingerprint(job.options, _named([s.pair for s in surveys], [s.digest for s in surveys])),
+        "seal": seal(folder, dataset),
+    }
+    write_json(folder / "dataset.json", dataset | {BLOCK: block})
 
 
 def _wish(
@@ -206,15 +247,15 @@ def _dataset_json(name: str, division: Division, meaning: Meaning) -> dict[str, 
     }
 
 
-def _block(
-    options: dict[str, Any], division: Division, where: list[MaskFolder], wish: Wish, meaning: Meaning
-) -> dict[str, Any]:
+def _origin(job: _Job, meaning: Meaning) -> dict[str, Any]:
     """Where the data set came from."""
-    sources = {pair.case: _source(pair, where) for pair in division.training + division.test}
-    if wish.reading.several:
-        return {**options, "sources": sources}
-    stored = {label: lb.show(value, True) if wish.reading.colours else value for label, value in meaning.stored.items()}
-    return {**options, "stored_values": stored, "sources": sources}
+    sources = {pair.case: _source(pair, job.where) for pair in job.division.training + job.division.test}
+    origin = {**job.options, "normalization": meaning.normalization, "sources": sources}
+    if job.wish.reading.several:
+        return origin
+    colours = job.wish.reading.colours
+    stored = {label: lb.show(value, True) if colours else value for label, value in meaning.stored.items()}
+    return origin | {"stored_values": stored}
 
 
 def _source(pair: Pair, where: list[MaskFolder]) -> dict[str, Any]:
@@ -223,7 +264,10 @@ def _source(pair: Pair, where: list[MaskFolder]) -> dict[str, Any]:
 
 
 def _named(pairs: list[Pair], digests: list[str]) -> list[str]:
-    return [f"{pair.image.name} {pair.masks and pair.mask_names} {d}" for pair, d in zip(pairs, digests, strict=True)]
+    return [
+        f"{pair.image.name} {[mask and mask.name for mask in pair.masks]} {d}"
+        for pair, d in zip(pairs, digests, strict=True)
+    ]
 
 
 def _write_splits(file: Path | None, division: Division) -> None:
