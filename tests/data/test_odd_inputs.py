@@ -105,6 +105,15 @@ def cut(write: Callable[[Path], None], share: float, repack: bool = False) -> Ca
     return write_part
 
 
+def renamed(write: Callable[[Path], None], name: str) -> Callable[[Path], None]:
+    def write_and_rename(folder: Path) -> None:
+        write(folder)
+        (path,) = folder.iterdir()
+        path.rename(folder / name)
+
+    return write_and_rename
+
+
 def both(*writes: Callable[[Path], None]) -> Callable[[Path], None]:
     return lambda folder: [write(folder) for write in writes] and None
 
@@ -291,6 +300,19 @@ GOOD = {
         both(picture("a_MA.png", BINARY), picture("a_EX.tif", painted(TWO // 2, BLACK, RED))),
         TWO,
         PAIR_OF_MASKS,
+    ),
+    "a volume's mask per label": Good(
+        renamed(itk("a.nii.gz", VOXELS, **PLACED), "a.NII.GZ"),
+        volume(VOXELS),
+        both(
+            itk("a_MA.nii.gz", CUBE * np.uint8(9), **PLACED),
+            itk("a_EX.nii.gz", np.roll(CUBE, 3, axis=0).astype(np.float32), **PLACED),
+        ),
+        CUBE + 2 * np.roll(CUBE, 3, axis=0),
+        PAIR_OF_MASKS,
+    ),
+    "16-bit mask of the other byte order": Good(
+        PLAIN, channels_first(RGB), tiff("a.tif", BINARY.astype(np.uint16), byteorder=">")
     ),
     "masks that overlap, in order": Good(
         PLAIN,

@@ -139,7 +139,7 @@ def relabel(mask: Array, stored: Mapping[str, int], labels: Mapping[str, int], b
 def count(mask: Array) -> dict[int, int]:
     """Value -> number of pixels that hold it."""
     if mask.min() >= 0 and mask.max() < 2**16:
-        numbers = np.bincount(mask.ravel())
+        numbers = np.bincount(mask.ravel().astype(np.intp))
         return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
     values, numbers = np.unique(mask, return_counts=True)
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))

@@ -178,6 +178,8 @@ def _read_volume_mask(path: Path) -> Photo:
     voxels = photo.pixels
     if photo.channels > 1:
         raise DataError(f"mask {path.name} has {photo.channels} values per voxel; expected one")
+    if voxels.dtype.kind != "f":
+        return photo
     whole = np.rint(voxels)
     broken = int((voxels != whole).sum())
     if broken:
@@ -185,7 +187,7 @@ def _read_volume_mask(path: Path) -> Photo:
             f"mask {path.name} has {broken} voxels that are not whole numbers, as resampling with smoothing leaves "
             "them; resample masks with nearest neighbour"
         )
-    return Photo(pixels=whole.astype(np.int64) if voxels.dtype.kind == "f" else voxels, geometry=photo.geometry)
+    return Photo(pixels=whole.astype(np.int64), geometry=photo.geometry)
 
 
 def _difference(one: Photo, other: Photo) -> str:
