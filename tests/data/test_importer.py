@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from nnvit.data.importer import import_dataset
@@ -71,6 +72,20 @@ def test_grey16_keeps_its_values(place: Workplace) -> None:
     report = place.run(normalization="zscore")
     assert report.channel_names == {"0": "grey"}
     assert np.array_equal(np.asarray(Image.open(place.target / "imagesTr" / "a_0000.png")), deep)
+
+
+def test_colours_of_8_and_16_bits_are_written_alike_and_warned_of(place: Workplace) -> None:
+    deep = RGB.astype(np.uint16) * 200
+    place.image("a.png")
+    tifffile.imwrite(place.root / "images" / "b.tif", deep)
+    place.mask("a.png")
+    place.mask("b.png")
+    report = place.run(normalization="zscore")
+    assert "the images differ in depth: 1 with 8 bits and 1 with 16 bits; their values were kept" in report.warnings
+    for case, pixels in (("a", RGB), ("b", deep)):
+        for channel in range(3):
+            written = Image.open(place.target / "imagesTr" / f"{case}_000{channel}.png")
+            assert np.array_equal(written, pixels[..., channel])
 
 
 def test_opaque_alpha_is_dropped(place: Workplace) -> None:

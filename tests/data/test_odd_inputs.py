@@ -454,6 +454,12 @@ BAD = {
     "jpeg mask inside a tiff": Bad(
         PLAIN, ("mask a.tif is a JPEG, which is lossy",), picture("a.tif", BLURRED, compression="jpeg")
     ),
+    "a picture for a mask": Bad(
+        PLAIN,
+        ("mask a.png holds 1920 colours: it is a picture rather than a mask", "smoothing"),
+        picture("a.png", RGB),
+        {"labels": {"vessel": RED}},
+    ),
     "moving gif mask": Bad(
         PLAIN,
         ("a.gif holds 2 pages",),
@@ -475,7 +481,7 @@ BAD = {
     "black for a label": Bad(PLAIN, ("value #000000 is the background",), options={"labels": {"vessel": BLACK}}),
     "masks that overlap": Bad(
         PLAIN,
-        ("masks a_MA.png, a_EX.png overlap in 200 pixels", "--overlap first"),
+        ("masks masks/a_MA.png, masks/a_EX.png overlap in 200 pixels", "--overlap first"),
         both(picture("a_MA.png", BINARY), picture("a_EX.png", (TWO > 0).astype(np.uint8))),
         PAIR_OF_MASKS,
     ),
@@ -493,7 +499,7 @@ BAD = {
     ),
     "several values in one label's mask": Bad(
         PLAIN,
-        ("mask a_MA.png holds 3 values", "expected 0 and one other"),
+        ("mask masks/a_MA.png holds 3 values", "expected 0 and one other"),
         both(picture("a_MA.png", TWO), picture("a_EX.png", BINARY)),
         PAIR_OF_MASKS,
     ),

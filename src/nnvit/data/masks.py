@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .pairing import VOLUME_SUFFIXES, Pair, suffix_of
+from .pairing import VOLUME_SUFFIXES, Pair, called, suffix_of
 from .photo import Array, Photo
 from .pixels import GREY16, Opened, has_grey_palette, open_picture, without_alpha
 from .volumes import read_volume
@@ -84,7 +84,9 @@ def _joined(present: dict[int, tuple[Path, Photo]], overlap: str) -> Mask:
     paths = [path for path, _ in present.values()]
     for path, photo in zip(paths, photos, strict=True):
         if photo.size != photos[0].size or _difference(photos[0], photo):
-            raise DataError(f"masks {paths[0].name} and {path.name} differ in size or geometry; export them alike")
+            raise DataError(
+                f"masks {called(paths[0])} and {called(path)} differ in size or geometry; export them alike"
+            )
     joined = np.zeros(photos[0].size, np.int32)
     covered = np.zeros(photos[0].size, np.int32)
     for value, (_, photo) in reversed(present.items()):
@@ -92,7 +94,9 @@ def _joined(present: dict[int, tuple[Path, Photo]], overlap: str) -> Mask:
         covered += photo.pixels != 0
     shared = int((covered > 1).sum())
     if shared and overlap == "refuse":
-        names = ", ".join(path.name for path, photo in present.values() if ((photo.pixels != 0) & (covered > 1)).any())
+        names = ", ".join(
+            called(path) for path, photo in present.values() if ((photo.pixels != 0) & (covered > 1)).any()
+        )
         raise DataError(
             f"masks {names} overlap in {shared} pixels, and nnU-Net knows one label per pixel; separate them, or "
             "give --overlap first, by which the --mask named first wins"
@@ -114,7 +118,7 @@ def _read_one(path: Path) -> Photo:
     if (found != 0).sum() > 1:
         shown = ", ".join(f"{v} ({n} pixels)" for v, n in zip(found[:5], counts[:5], strict=True))
         raise DataError(
-            f"mask {path.name} holds {len(found)} values, {shown}{' ...' if len(found) > 5 else ''}; expected 0 and one "
+            f"mask {called(path)} holds {len(found)} values, {shown}{' ...' if len(found) > 5 else ''}; expected 0 and one "
             "other, since --mask names one label; smoothing or JPEG leaves such values"
         )
     return photo

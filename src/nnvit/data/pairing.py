@@ -28,7 +28,7 @@ class Pair:
 
     @property
     def mask_names(self) -> str:
-        return ", ".join(mask.name for mask in self.masks if mask)
+        return ", ".join(called(mask) if len(self.masks) > 1 else mask.name for mask in self.masks if mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,11 @@ def suffix_of(path: Path) -> str:
 def stem_of(path: Path) -> str:
     """The file's name without its ending."""
     return path.name[: len(path.name) - len(suffix_of(path))]
+
+
+def called(path: Path) -> str:
+    """The file's name with its folder's, for masks that may share a name."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[Path], list[Path]]:

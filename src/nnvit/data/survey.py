@@ -16,8 +16,11 @@ from .parallel import each
 from .photo import Photo
 from .pixels import read_image
 
-NAMED_SCHEMES = ("ct", "nonorm", "zscore", "rescale_to_0_1", "rgb_to_0_1")
-"""Channel names (in any case) by which nnU-Net chooses another normalisation than by z-score, or asks for that."""
+NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
+"""Channel names (in any case) by which nnU-Net chooses another normalisation than by z-score."""
+
+MOST_VALUES = 1000
+"""More values than this in one mask are not worth counting."""
 
 AXES = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
 
@@ -166,6 +169,7 @@ def _survey(reading: Reading, pair: Pair) -> Survey | str:
     try:
         image, mask = read_image(pair.image, reading.channels), read_masks(pair, reading)
         _refuse_misfit(pair, image, mask)
+        counts = _counted(pair, mask, reading)
     except DataError as error:
         return str(error)
     return Survey(
@@ -175,10 +179,21 @@ def _survey(reading: Reading, pair: Pair) -> Survey | str:
         dtype=image.pixels.dtype.name,
         turned=image.turned,
         opaque=image.opaque,
-        counts=lb.count(mask.stored.pixels),
+        counts=counts,
         overlap=mask.overlap,
         digest=digest(pair),
     )
+
+
+def _counted(pair: Pair, mask: Mask, reading: Reading) -> dict[int, int]:
+    counts = lb.count(mask.stored.pixels)
+    if len(counts) > MOST_VALUES:
+        what = "colours" if reading.colours else "values"
+        raise DataError(
+            f"mask {pair.mask_names} holds {len(counts)} {what}: it is a picture rather than a mask, or was saved "
+            "after smoothing; export it again"
+        )
+    return counts
 
 
 def _refuse_misfit(pair: Pair, image: Photo, mask: Mask) -> None:
@@ -266,7 +281,5 @@ def _depths(surveys: list[Survey]) -> list[str]:
 def _named_schemes(meaning: Meaning) -> list[str]:
     if meaning.normalization != "zscore":
         return []
-    named = [
-        name for name in meaning.channel_names.values() if name.casefold() in NAMED_SCHEMES[:2] + NAMED_SCHEMES[3:]
-    ]
+    named = [name for name in meaning.channel_names.values() if name.casefold() in NAMED_SCHEMES]
     return [f"nnU-Net will normalise channel '{name}' as that name says to it, not by z-score" for name in named]
