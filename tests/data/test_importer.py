@@ -65,6 +65,18 @@ def test_zscore_names_channels_so_that_nnunet_takes_zscore(place: Workplace) -> 
     assert place.run(normalization="zscore").channel_names == {"0": "R", "1": "G", "2": "B"}
 
 
+def test_a_channel_called_ct_is_normalised_by_its_name_and_that_is_said(place: Workplace) -> None:
+    place.pairs("a")
+    report = place.run(normalization="zscore", channel_names=("CT", "PET", "dose"))
+    assert report.channel_names == {"0": "CT", "1": "PET", "2": "dose"}
+    assert report.warnings == ("nnU-Net will normalise channel 'CT' as that name says to it, not by z-score",)
+
+
+def test_ct_normalization_names_every_channel_so(place: Workplace) -> None:
+    place.pairs("a")
+    assert place.run(normalization="ct").channel_names == {"0": "CT", "1": "CT", "2": "CT"}
+
+
 def test_grey16_keeps_its_values(place: Workplace) -> None:
     deep = GREY.astype(np.uint16) * 1000
     place.image("a.tif", deep)
