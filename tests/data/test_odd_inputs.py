@@ -314,6 +314,13 @@ GOOD = {
     "16-bit mask of the other byte order": Good(
         PLAIN, channels_first(RGB), tiff("a.tif", BINARY.astype(np.uint16), byteorder=">")
     ),
+    "a mask per label with a black palette": Good(
+        PLAIN,
+        channels_first(RGB),
+        both(picture("a_MA.png", with_palette(LABEL, *BLACK, *BLACK)), picture("a_EX.png", TWO // 2)),
+        TWO,
+        PAIR_OF_MASKS,
+    ),
     "masks that overlap, in order": Good(
         PLAIN,
         channels_first(RGB),

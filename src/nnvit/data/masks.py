@@ -112,8 +112,10 @@ def _read_one(path: Path) -> Photo:
         picture = _open(path)
         if picture.has_transparency_data:
             picture = without_alpha(path, picture)
-        in_colour = picture.mode in ("P", "RGB")
-        photo = Photo(pixels=_packed(picture) if in_colour else _values(path, picture))
+        pixels = _packed(picture) if picture.mode in ("P", "RGB") else _values(path, picture)
+        if picture.mode == "P" and not pixels.any():
+            pixels = np.asarray(picture)  # a palette that paints everything black: its indices are meant
+        photo = Photo(pixels=pixels)
     found, counts = np.unique(photo.pixels, return_counts=True)
     if (found != 0).sum() > 1:
         shown = ", ".join(f"{v} ({n} pixels)" for v, n in zip(found[:5], counts[:5], strict=True))

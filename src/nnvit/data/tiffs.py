@@ -63,7 +63,7 @@ def transparent(path: Path, clear: int) -> str:
     """Why a picture with transparent pixels is refused."""
     return (
         f"{path.name} has {clear} pixels that are not opaque: what it shows depends on the background; "
-        "save it without an alpha channel (or, if that channel is a measurement, name all with --channel-names)"
+        "save it without an alpha channel (or, if an image's alpha is a measurement, name all with --channel-names)"
     )
 
 
