@@ -10,9 +10,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 
 from nnvit import cli
 from nnvit.weights import licences
@@ -163,3 +165,80 @@ def test_a_mistyped_word_is_refused_with_what_is_legal(
     assert "heads" in capsys.readouterr().err
     assert run(monkeypatch, "show", "segformer_defualt") == 2
     assert "Did you mean 'segformer_default'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two images with a red and green mask each, the same as two masks, and nnU-Net's folders."""
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:9, 3:20] = 1
+    labels[12:15, 3:20] = 2
+    for folder in ("images", "masks", "raw", "preprocessed"):
+        (tmp_path / folder).mkdir()
+    for stem in ("a", "b"):
+        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "images" / f"{stem}.bmp")
+        colours = np.array([(0, 0, 0), (255, 0, 0), (0, 128, 0)], np.uint8)[labels]
+        Image.fromarray(colours).save(tmp_path / "masks" / f"{stem}.png")
+        Image.fromarray(labels == 1).save(tmp_path / "masks" / f"{stem}_artery.png")
+        Image.fromarray(labels == 2).save(tmp_path / "masks" / f"{stem}_vein.png")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    return tmp_path
+
+
+def test_masks_in_colours_and_one_per_label_give_the_same_data_set(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, masks = str(photographs / "images"), photographs / "masks"
+    per_label = [f"artery={masks}/*_artery", f"vein={masks}/*_vein"]
+    common = ["-np", "2", "--preview", "0"]
+    words = [
+        "dataset",
+        "import",
+        images,
+        "-d",
+        "7",
+        "-n",
+        "Each",
+        "--mask",
+        per_label[0],
+        "--mask",
+        per_label[1],
+        *common,
+    ]
+    assert run(monkeypatch, *words) == 0
+    for path in masks.glob("*_*"):
+        path.unlink()
+    labels = ["--label", "artery=#ff0000", "--label", "vein=0,128,0"]
+    assert run(monkeypatch, "dataset", "import", images, str(masks), "-d", "8", "-n", "Colour", *labels, *common) == 0
+    each, colour = (photographs / "raw" / name for name in ("Dataset007_Each", "Dataset008_Colour"))
+    for case in ("a", "b"):
+        label = np.asarray(Image.open(each / "labelsTr" / f"{case}.png"))
+        assert np.unique(label).tolist() == [0, 1, 2]
+        assert np.array_equal(label, Image.open(colour / "labelsTr" / f"{case}.png"))
+    capsys.readouterr()
+    assert run(monkeypatch, "dataset", "import", images, str(masks), "-d", "8", "-n", "Colour", *labels, *common) == 0
+    assert capsys.readouterr().out.startswith("unchanged: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--label", "vessel=red"], "--label vessel=red must be name=value with a whole number or a colour"),
+        (["--label", "a=#ff0000", "--label", "a=#00ff00"], "each name is given once"),
+        (["--mask", "vessel"], "--mask vessel must be name=folder"),
+        (["--mask", "vessel=masks"], "masks come in one folder, or with --mask NAME=FOLDER for each label"),
+        (["--overlap", "last"], "expected one of refuse, first"),
+        (["--channel-names", "a,a"], "expected a different name for each channel"),
+    ],
+)
+def test_senseless_words_of_an_import(
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    images, masks = str(photographs / "images"), str(photographs / "masks")
+    assert run(monkeypatch, "dataset", "import", images, masks, "-d", "7", "-n", "Bad", *words) == 2
+    assert said in capsys.readouterr().err

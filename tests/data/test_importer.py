@@ -2,83 +2,17 @@ import json
 import re
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from nnvit.data.importer import import_dataset
-from nnvit.data.report import ImportReport
-from nnvit.errors import DataError
 
-H, W = 6, 8
-RGB = np.arange(H * W * 3, dtype=np.uint8).reshape(H, W, 3)
-GREY = RGB[..., 0]
-BINARY = np.zeros((H, W), np.uint8)
-BINARY[1:3, 2:5] = 255  # 6 pixels
-
-
-@dataclass
-class Workplace:
-    """An images and a masks folder, nnU-Net's folders, and the import between them."""
-
-    root: Path
-
-    @property
-    def target(self) -> Path:
-        return self.root / "raw" / "Dataset501_Eyes"
-
-    @property
-    def splits(self) -> Path:
-        return self.root / "preprocessed" / "Dataset501_Eyes" / "splits_final.json"
-
-    def image(self, name: str, pixels: Any = RGB, **options: Any) -> None:
-        self._save(self.root / "images" / name, pixels, options)
-
-    def mask(self, name: str, pixels: Any = BINARY, **options: Any) -> None:
-        self._save(self.root / "masks" / name, pixels, options)
-
-    def pairs(self, *stems: str) -> None:
-        for stem in stems:
-            self.image(f"{stem}.png")
-            self.mask(f"{stem}.png")
-
-    def run(self, **options: Any) -> ImportReport:
-        arguments = {"dataset_id": 501, "name": "Eyes", "progress": False} | options
-        folders = {"raw": self.root / "raw", "preprocessed": self.root / "preprocessed"} | arguments
-        return import_dataset(self.root / "images", self.root / "masks", **folders)
-
-    def refusal(self, **options: Any) -> str:
-        """The words of the refusal, after which nothing may be there that was not there before."""
-        before = sorted(self.root.rglob("*"))
-        with pytest.raises(DataError) as caught:
-            self.run(**options)
-        assert [p for p in sorted(self.root.rglob("*")) if p not in before and p.name != "raw"] == []
-        return str(caught.value)
-
-    def label(self, case: str) -> np.ndarray:
-        return np.asarray(Image.open(self.target / "labelsTr" / f"{case}.png"))
-
-    def _save(self, path: Path, pixels: Any, options: dict[str, Any]) -> None:
-        path.parent.mkdir(exist_ok=True)
-        picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-        picture.save(path, **options)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    return Workplace(tmp_path)
-
-
-def with_palette(indices: np.ndarray, *colours: int) -> Image.Image:
-    picture = Image.fromarray(indices.astype(np.uint8))
-    picture.putpalette(list(colours))
-    return picture
+from .conftest import BINARY, GREY, RGB, H, W, Workplace, with_palette
 
 
 def rgb16_png() -> bytes:
@@ -131,6 +65,18 @@ def test_zscore_names_channels_so_that_nnunet_takes_zscore(place: Workplace) -> 
     assert place.run(normalization="zscore").channel_names == {"0": "R", "1": "G", "2": "B"}
 
 
+def test_a_channel_called_ct_is_normalised_by_its_name_and_that_is_said(place: Workplace) -> None:
+    place.pairs("a")
+    report = place.run(normalization="zscore", channel_names=("CT", "PET", "dose"))
+    assert report.channel_names == {"0": "CT", "1": "PET", "2": "dose"}
+    assert report.warnings == ("nnU-Net will normalise channel 'CT' as that name says to it, not by z-score",)
+
+
+def test_ct_normalization_names_every_channel_so(place: Workplace) -> None:
+    place.pairs("a")
+    assert place.run(normalization="ct").channel_names == {"0": "CT", "1": "CT", "2": "CT"}
+
+
 def test_grey16_keeps_its_values(place: Workplace) -> None:
     deep = GREY.astype(np.uint16) * 1000
     place.image("a.tif", deep)
@@ -138,6 +84,20 @@ def test_grey16_keeps_its_values(place: Workplace) -> None:
     report = place.run(normalization="zscore")
     assert report.channel_names == {"0": "grey"}
     assert np.array_equal(np.asarray(Image.open(place.target / "imagesTr" / "a_0000.png")), deep)
+
+
+def test_colours_of_8_and_16_bits_are_written_alike_and_warned_of(place: Workplace) -> None:
+    deep = RGB.astype(np.uint16) * 200
+    place.image("a.png")
+    tifffile.imwrite(place.root / "images" / "b.tif", deep)
+    place.mask("a.png")
+    place.mask("b.png")
+    report = place.run(normalization="zscore")
+    assert "the images differ in depth: 1 with 8 bits and 1 with 16 bits; their values were kept" in report.warnings
+    for case, pixels in (("a", RGB), ("b", deep)):
+        for channel in range(3):
+            written = Image.open(place.target / "imagesTr" / f"{case}_000{channel}.png")
+            assert np.array_equal(written, pixels[..., channel])
 
 
 def test_opaque_alpha_is_dropped(place: Workplace) -> None:

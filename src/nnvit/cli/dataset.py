@@ -1,30 +1,69 @@
 """`nnvit dataset`: photographs and masks into nnU-Net's raw format."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ConfigError
 from .options import new_app
 
+if TYPE_CHECKING:
+    from ..data.labels import Stored
+
 app = new_app(no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
 
 
 @app.command(
     "import",
-    epilog="Example: nnvit dataset import photos masks -d 101 -n CHASE --mask-suffix _1stHO --label vessel=1 "
-    "--group-by 'Image_(\\d+)'",
+    epilog="Examples: nnvit dataset import photos masks -d 101 -n CHASE --mask-suffix _1stHO --label vessel=1 "
+    "--group-by 'Image_(\\d+)'; nnvit dataset import photos -d 102 -n Lesions --mask 'MA=masks/*_MA' "
+    "--mask 'EX=masks/*_EX' --allow-missing-masks",
 )
 def dataset_import(
-    images: Annotated[Path, typer.Argument(help="Folder of jpg, png or tif images.")],
-    masks: Annotated[Path, typer.Argument(help="Folder of png, gif or tif masks, of 0/255 or 0..n.")],
+    images: Annotated[Path, typer.Argument(help="Folder of jpg, png, bmp or tif pictures, or of nii.gz volumes.")],
     d: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number, 1 to 999.", min=1, max=999)],
     name: Annotated[str, typer.Option("-n", "--name", help="Dataset name.")],
+    masks: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of png, bmp, gif or tif masks (nii.gz for volumes), of 0/255, 0..n or colours. Left out with --mask.",
+            show_default=False,
+        ),
+    ] = None,
     mask_suffix: Annotated[str, typer.Option(help="What a mask's name has after its image's.")] = "",
     label: Annotated[
         list[str] | None,
-        typer.Option(help="name=value for each value as the mask files store it; 0 is background.", show_default=False),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For each value as the mask files store it: vessel=255, or a colour, vessel=#ff0000 or vessel=255,0,0. "
+            "0 (black) is the background, or the colour given to 'background'.",
+            show_default=False,
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Instead of MASKS, for each label the folder of its masks; or 'NAME=FOLDER/*SUFFIX', if other files lie "
+            "there or names differ. What is not 0 is the label.",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option(help="Where several masks of an image overlap: refuse, or let the --mask named first win.")
+    ] = "refuse",
+    allow_missing_masks: Annotated[
+        bool, typer.Option("--allow-missing-masks", help="Take a --mask that an image lacks as empty.")
+    ] = False,
+    channel_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Names of the channels. Pages of a tif, a volume's 4th dimension and alpha are channels only if that "
+            "makes as many. With zscore, nnU-Net knows a channel called CT by its name.",
+            show_default=False,
+        ),
     ] = None,
     group_by: Annotated[
         str | None,
@@ -43,11 +82,26 @@ def dataset_import(
         ),
     ] = None,
     normalization: Annotated[
-        str, typer.Option(help="rgb01: values in 0..1, the backbone's statistics apply; zscore: per image.")
-    ] = "rgb01",
+        str | None,
+        typer.Option(
+            help="rgb01: values in 0..1, the backbone's statistics apply; zscore: per image; ct: by the data set's "
+            "statistics. By default rgb01 for pictures, zscore for volumes.",
+            show_default=False,
+        ),
+    ] = None,
+    np: Annotated[
+        int | None,
+        typer.Option(
+            "-np",
+            help="Files to work on at a time. By default one for each core, at most 8.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    preview: Annotated[int, typer.Option(help="Cases to show in the data set's preview.png; 0 for none.", min=0)] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set of that number.")] = False,
 ) -> None:
-    """Turn a folder of images and a folder of masks into nnUNet_raw/DatasetXXX_Name."""
+    """Turn images and masks into nnUNet_raw/DatasetXXX_Name; the same import again changes nothing."""
     from ..data.importer import import_dataset
 
     report = import_dataset(
@@ -57,13 +111,19 @@ def dataset_import(
         name,
         raw=_nnunet_folder("nnUNet_raw"),
         preprocessed=_nnunet_folder("nnUNet_preprocessed"),
+        masks_by_label=_masks(mask),
         mask_suffix=mask_suffix,
         labels=_labels(label),
+        overlap=overlap,
+        allow_missing_masks=allow_missing_masks,
+        channel_names=tuple(part.strip() for part in channel_names.split(",")) if channel_names else None,
         group_by=group_by,
         num_folds=num_folds,
         validate_on=validate_on,
         hold_out=hold_out,
         normalization=normalization,
+        workers=np,
+        preview=preview,
         overwrite=overwrite,
     )
     print("\n".join(report.lines()))
@@ -83,18 +143,36 @@ def synthesize(
     print(f"{num} photographs in {out}/images, their vessels in {out}/masks")
 
 
-def _labels(pairs: list[str] | None) -> dict[str, int] | None:
+def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
     if not pairs:
         return None
-    labels = {}
+    from ..data.labels import parse_stored
+
+    labels: dict[str, Stored] = {}
     for pair in pairs:
-        name, _, value = pair.partition("=")
-        if not name or not value.isdigit():
-            raise ConfigError(f"--label {pair} must be name=value with a whole number, such as vessel=255.")
-        if name in labels or name == "background":
+        name, _, text = pair.partition("=")
+        stored = parse_stored(text)
+        if not name or stored is None:
+            raise ConfigError(
+                f"--label {pair} must be name=value with a whole number or a colour, such as vessel=255, "
+                "vessel=#ff0000 or vessel=255,0,0."
+            )
+        if name in labels or (name == "background" and isinstance(stored, int)):
             raise ConfigError(f"--label {pair}: each name is given once, and value 0 is the background by itself.")
-        labels[name] = int(value)
+        labels[name] = stored
     return labels
+
+
+def _masks(pairs: list[str] | None) -> dict[str, Path] | None:
+    if not pairs:
+        return None
+    masks = {}
+    for pair in pairs:
+        name, _, place = pair.partition("=")
+        if not name or not place or name in masks:
+            raise ConfigError(f"--mask {pair} must be name=folder, each name once, such as vessel=masks.")
+        masks[name] = Path(place)
+    return masks
 
 
 def _nnunet_folder(variable: str) -> Path:

@@ -1,25 +1,50 @@
-"""Finds which mask belongs to which image."""
+"""Finds which masks belong to which image."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
-MASK_SUFFIXES = frozenset({".png", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+"""Of pictures; `VOLUME_SUFFIXES` are imported, too."""
+VOLUME_SUFFIXES = frozenset({".nii.gz", ".nii"})
+MASK_SUFFIXES = frozenset({".png", ".gif", ".tif", ".tiff", ".bmp", *VOLUME_SUFFIXES})
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+"""No mask may have one, but a file that should be one is named when it is refused."""
 MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One case: its identifier in nnU-Net, its image and its mask."""
+    """One case: its identifier in nnU-Net, its image and its masks."""
 
     case: str
     image: Path
-    mask: Path
+    masks: tuple[Path | None, ...]
+    """One, or one for each label in the order that the labels were named; None where there is none."""
+
+    @property
+    def mask_names(self) -> str:
+        return ", ".join(called(mask) if len(self.masks) > 1 else mask.name for mask in self.masks if mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFolder:
+    """Where masks lie, and what tells them from others."""
+
+    folder: Path
+    suffix: str
+    """What a mask's name has after its image's."""
+    shared: bool = False
+    """Whether other files lie there as well, so that only names with the suffix count."""
+    label: str = ""
+    """What the masks show, if each label has masks of its own."""
+    files: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
+    """Files that were passed over."""
 
 
 def refuse(heading: str, problems: list[str], advice: str = "") -> None:
@@ -32,6 +57,21 @@ def refuse(heading: str, problems: list[str], advice: str = "") -> None:
     raise DataError("\n".join([*lines, advice] if advice else lines))
 
 
+def suffix_of(path: Path) -> str:
+    """The file's ending in small letters; `.nii.gz` is one ending."""
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without its ending."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
+
+
+def called(path: Path) -> str:
+    """The file's name with its folder's, for masks that may share a name."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[Path], list[Path]]:
     """The folder's files of these suffixes (in any case), sorted, and the other visible files in it.
 
@@ -41,37 +81,129 @@ def list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[
     if not folder.is_dir():
         raise DataError(f"the folder of {kind}s '{folder}' does not exist; give an existing folder")
     visible = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    chosen = [p for p in visible if p.suffix.lower() in suffixes]
-    others = [p for p in visible if p.suffix.lower() not in suffixes]
+    chosen = [p for p in visible if suffix_of(p) in suffixes]
+    others = [p for p in visible if suffix_of(p) not in suffixes]
     if not chosen:
         endings = ", ".join(sorted(suffixes))
         raise DataError(f"'{folder}' holds no {kind}; expected files that end in {endings}")
     return chosen, others
 
 
-def case_name(image: Path) -> str:
-    """The image's stem with every character that nnU-Net or a shell could trip over made an underscore."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", image.stem)
+def mask_folders(
+    images: Path, masks: Path | None, by_label: Mapping[str, Path] | None, mask_suffix: str
+) -> list[MaskFolder]:
+    """Where to look for masks: one folder for all labels, or one for each label.
 
-
-def find_pairs(images: list[Path], masks: list[Path], mask_suffix: str) -> list[Pair]:
-    """Pair each image `stem` with the mask `stem + mask_suffix`.
+    A folder for a label may end in `*SUFFIX` (`masks/*_MA`): then it is shared with other files.
 
     Raises:
-        DataError: files that would become one case, or files without a partner (in either direction).
+        DataError: both or neither given, or a pattern that is not of this form.
+    """
+    if (masks is None) == (by_label is None):
+        raise DataError("masks come in one folder, or with --mask NAME=FOLDER for each label; give one of the two")
+    if masks is not None:
+        return [MaskFolder(folder=masks, suffix=mask_suffix, shared=_same(masks, images))]
+    return [_label_folder(images, label, place, mask_suffix) for label, place in (by_label or {}).items()]
+
+
+def list_masks(where: MaskFolder, images: list[Path]) -> MaskFolder:
+    """With the folder's files filled in; a JPEG only where an image has no other mask.
+
+    Raises:
+        DataError: no such folder, or no mask in it.
+    """
+    chosen, others = list_files(where.folder, MASK_SUFFIXES | LOSSY_SUFFIXES, "mask")
+    if where.shared:
+        pictures = set(images)
+        chosen = [path for path in chosen if stem_of(path).endswith(where.suffix) and path not in pictures]
+    sound = {stem_of(path) for path in chosen if suffix_of(path) not in LOSSY_SUFFIXES}
+    wanted = {stem_of(image) + where.suffix for image in images} - sound
+    masks = [path for path in chosen if suffix_of(path) not in LOSSY_SUFFIXES or stem_of(path) in wanted]
+    passed = sorted({*others, *chosen} - set(masks))
+    return replace(where, files=tuple(masks), others=() if where.shared else tuple(passed))
+
+
+def without_masks(images: list[Path], folder: Path, where: list[MaskFolder]) -> list[Path]:
+    """The images, less the files that are masks in the same folder."""
+    endings = tuple(w.suffix for w in where if w.suffix and _same(w.folder, folder))
+    return [image for image in images if not (endings and stem_of(image).endswith(endings))]
+
+
+def case_name(image: Path) -> str:
+    """The image's stem with every character that nnU-Net or a shell could trip over made an underscore."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", stem_of(image))
+
+
+def find_pairs(images: list[Path], where: list[MaskFolder], allow_missing: bool = False) -> list[Pair]:
+    """Pair each image `stem` with the mask `stem + suffix` of each folder.
+
+    Raises:
+        DataError: files that would become one case, or files without a partner (in either direction). With
+            `allow_missing` an image may lack some of its masks, but not all.
     """
     _refuse_twins(images, case_name, "images", "case")
-    _refuse_twins(masks, lambda path: path.stem, "masks", "name")
-    mask_of = {mask.stem: mask for mask in masks}
-    wanted = {image.stem + mask_suffix for image in images}
-    bare = [image for image in images if image.stem + mask_suffix not in mask_of]
-    stray = [mask for mask in masks if mask.stem not in wanted]
-    lonely = [f"image {image.name}: no mask '{image.stem}{mask_suffix}'" for image in bare]
-    lonely += [f"mask {mask.name}: no image for it" for mask in stray]
-    advice = _suffix_advice(images, masks, mask_suffix) if lonely else ""
-    heading = f"{len(bare)} of {len(images)} images and {len(stray)} of {len(masks)} masks have no partner"
+    for folder in where:
+        _refuse_twins(list(folder.files), stem_of, "masks", "name")
+    mask_of = [{stem_of(mask): mask for mask in folder.files} for folder in where]
+    pairs = [
+        Pair(
+            case=case_name(image),
+            image=image,
+            masks=tuple(found.get(stem_of(image) + w.suffix) for w, found in zip(where, mask_of, strict=True)),
+        )
+        for image in images
+    ]
+    bare = {pair: _lacking(pair, where) for pair in pairs}
+    bare = {pair: k for pair, k in bare.items() if k and not (allow_missing and len(k) < len(where))}
+    strays = [_strays(images, folder) for folder in where]
+    _refuse_lonely(images, where, bare, strays)
+    return pairs
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _label_folder(images: Path, label: str, place: Path, mask_suffix: str) -> MaskFolder:
+    if "*" not in str(place):
+        return MaskFolder(folder=place, suffix=mask_suffix, shared=_same(place, images), label=label)
+    if str(place).count("*") > 1 or not place.name.startswith("*") or place.name == "*":
+        raise DataError(f"--mask {label}={place}: expected a folder, or a folder and *SUFFIX such as masks/*_{label}")
+    ending = suffix_of(place) if suffix_of(place) in MASK_SUFFIXES | LOSSY_SUFFIXES else ""
+    suffix = place.name[1 : len(place.name) - len(ending)]
+    return MaskFolder(folder=place.parent, suffix=suffix, shared=True, label=label)
+
+
+def _lacking(pair: Pair, where: list[MaskFolder]) -> list[str]:
+    missing = [w for w, mask in zip(where, pair.masks, strict=True) if mask is None]
+    return [
+        f"no mask '{stem_of(pair.image)}{w.suffix}'" + (f" for {w.label} in '{w.folder}'" if w.label else "")
+        for w in missing
+    ]
+
+
+def _strays(images: list[Path], where: MaskFolder) -> list[Path]:
+    wanted = {stem_of(image) + where.suffix for image in images}
+    return [mask for mask in where.files if stem_of(mask) not in wanted]
+
+
+def _refuse_lonely(
+    images: list[Path], where: list[MaskFolder], bare: Mapping[Pair, list[str]], strays: list[list[Path]]
+) -> None:
+    lonely = [f"image {pair.image.name}: {' and '.join(lacks)}" for pair, lacks in bare.items()]
+    lonely += [f"mask {mask.name}: no image for it" for stray in strays for mask in stray]
+    number, stray_number = sum(len(w.files) for w in where), sum(map(len, strays))
+    heading = f"{len(bare)} of {len(images)} images and {stray_number} of {number} masks have no partner"
+    if not lonely:
+        return
+    if len(where) == 1 and not where[0].label:
+        advice = _suffix_advice(images, list(where[0].files), where[0].suffix)
+    else:
+        advice = (
+            "A mask must be called like its image plus the suffix (--mask NAME='FOLDER/*SUFFIX'). "
+            "If a missing mask means that there is nothing of its label, give --allow-missing-masks."
+        )
     refuse(heading, lonely, advice)
-    return [Pair(case=case_name(image), image=image, mask=mask_of[image.stem + mask_suffix]) for image in images]
 
 
 def _refuse_twins(paths: list[Path], key: Callable[[Path], str], kind: str, what: str) -> None:
@@ -84,7 +216,7 @@ def _refuse_twins(paths: list[Path], key: Callable[[Path], str], kind: str, what
 
 def _suffix_advice(images: list[Path], masks: list[Path], mask_suffix: str) -> str:
     """Name the endings by which masks differ from the images they begin with."""
-    endings = _endings({image.stem for image in images}, (mask.stem for mask in masks))
+    endings = _endings({stem_of(image) for image in images}, (stem_of(mask) for mask in masks))
     if not endings or set(endings) == {mask_suffix}:
         return "A mask must be called like its image plus the mask suffix; rename or remove these files."
     if len(endings) == 1:

@@ -50,6 +50,18 @@ def claim(target: Path, preprocessed: Path | None, overwrite: bool) -> list[Path
     return old
 
 
+def recover(target: Path) -> None:
+    """Undo what an import of this id left half done when it was killed without a chance to clean up."""
+    prefix = target.name[: len("Dataset000_")]
+    for aside in target.parent.glob(f".{prefix}*.old"):
+        if any(target.parent.glob(f"{prefix}*")):
+            shutil.rmtree(aside)
+        else:
+            aside.rename(aside.with_name(aside.name[1:].removesuffix(".old")))
+    for partial in target.parent.glob(f".{prefix}*.partial"):
+        shutil.rmtree(partial)
+
+
 def check_splits(file: Path | None, splits: list[dict[str, list[str]]], overwrite: bool) -> None:
     """Raise `DataError` if there are splits to write and `file` holds others that may not be overwritten."""
     if file and splits and file.is_file() and not overwrite and file.read_text() != _dumps(splits):

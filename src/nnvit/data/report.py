@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 MEANING = {
     "rgb01": "values reach the network in 0..1, so the backbone's own statistics (e.g. ImageNet mean and "
     "standard deviation) are applied inside the network",
     "zscore": "each image is z-scored, and the backbone's own statistics are not applied",
+    "ct": "values are clipped and scaled by the data set's own statistics, and the backbone's are not applied",
 }
 
 
@@ -34,12 +36,38 @@ class ImportReport:
     splits: Path | None = None
     """The splits_final.json that training will read; None leaves the choice to nnU-Net."""
     warnings: tuple[str, ...] = field(default=())
+    unchanged: bool = False
+    """Whether the data set stood there already, from the same files and options."""
+
+    def kept(self) -> dict[str, Any]:
+        """What the data set keeps of this report, for `of_earlier`."""
+        own = ("num_test", "label_fractions", "normalization", "num_groups", "fold_sizes", "warnings")
+        return {name: getattr(self, name) for name in own}
+
+    @classmethod
+    def of_earlier(cls, folder: Path, dataset_id: int, splits: Path, dataset: dict[str, Any]) -> "ImportReport":
+        """The report of an import that stands in `folder` unchanged, by its dataset.json."""
+        kept = dataset["nnvit_import"]["report"]
+        sizes = tuple((train, val) for train, val in kept["fold_sizes"])
+        return cls(
+            folder=folder,
+            dataset_id=dataset_id,
+            num_cases=dataset["numTraining"],
+            channels=len(dataset["channel_names"]),
+            channel_names=dataset["channel_names"],
+            labels=dataset["labels"],
+            splits=splits if sizes else None,
+            unchanged=True,
+            **kept | {"fold_sizes": sizes, "warnings": tuple(kept["warnings"])},
+        )
 
     def lines(self) -> list[str]:
         """The report for a terminal, ending with the command to run next."""
         test = f" + {self.num_test} held-out test cases" if self.num_test else ""
         labels = ", ".join(f"{n}={v} ({self.label_fractions[n]:.2%} of pixels)" for n, v in self.labels.items())
+        unchanged = ["unchanged: the same files were imported with the same options before; nothing was written"]
         return [
+            *(unchanged if self.unchanged else []),
             f"{self.folder}: {self.num_cases} training cases{test}",
             f"channels: {self.channels} ({', '.join(self.channel_names.values())})",
             f"labels: {labels}",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import DataError
-from .pairing import Pair, refuse
+from .pairing import Pair, refuse, stem_of
 
 Split = dict[str, list[str]]
 """nnU-Net's form: {"train": cases, "val": cases}."""
@@ -54,9 +54,9 @@ def group_cases(pairs: list[Pair], group_by: str | None) -> dict[str, str]:
         DataError: a bad expression, or images in which it finds nothing.
     """
     if group_by is None:
-        return {pair.case: pair.image.stem for pair in pairs}
+        return {pair.case: stem_of(pair.image) for pair in pairs}
     pattern = _compile(group_by, "--group-by")
-    found = {pair: pattern.search(pair.image.stem) for pair in pairs}
+    found = {pair: pattern.search(stem_of(pair.image)) for pair in pairs}
     groups = {
         pair.case: (match.group(1) if pattern.groups else match.group()) or "" for pair, match in found.items() if match
     }
