@@ -25,6 +25,7 @@ ALLOWED = {
     "cost": {"schema", "model"},
     "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
     "data": {"errors"},
+    "compare": {"errors"},
     "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights"},
 }
 
