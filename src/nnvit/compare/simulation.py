@@ -25,6 +25,7 @@ class World:
 
     gain: of the first arm over all others. case_sd: of the paired difference of two arms on a case. run_sd: of a training's
     shift. shared: the share of the case variance that all runs of an arm have in common; the rest is drawn anew per run.
+    overlap: correlation of one run's shifts over its folds, as training sets that overlap give rise to.
     skewed: case scores with the skewness -2 of Dice near its ceiling (a gamma's), at the same standard deviation.
     """
 
@@ -36,6 +37,7 @@ class World:
     case_sd: float = 0.03
     run_sd: float = 0.005
     shared: float = 1.0
+    overlap: float = 0.0
     skewed: bool = False
 
     def fold_of_case(self) -> NDArray[np.int_]:
@@ -46,7 +48,9 @@ class World:
         """(num, arms, runs, cases)."""
         persistent = self._noise((num, self.arms, 1, self.cases), rng) * self.shared**0.5
         fresh = self._noise((num, self.arms, self.runs, self.cases), rng) * (1 - self.shared) ** 0.5
-        shift = rng.normal(0, self.run_sd, (num, self.arms, self.runs, self.folds))
+        shape = (num, self.arms, self.runs)
+        shift = rng.normal(0, self.run_sd * (1 - self.overlap) ** 0.5, (*shape, self.folds))
+        shift += rng.normal(0, self.run_sd * self.overlap**0.5, (*shape, 1))
         gain = np.zeros((self.arms, 1, 1))
         gain[0] = self.gain
         return 0.8 + gain + persistent + fresh + shift[..., self.fold_of_case()]
@@ -93,8 +97,10 @@ def verdicts(world: World, scores: Floats, resamples: int, seed: int = 0) -> Ver
     low, high = bca(by_case.reshape(-1, cases).T, resamples, np.random.default_rng(seed))
     low, high = low.reshape(num, -1), high.reshape(num, -1)
     p_cases = holm(stats.wilcoxon(by_case, zero_method="pratt", axis=-1).pvalue)
+    above = stats.wilcoxon(by_case, zero_method="pratt", axis=-1, alternative="greater").statistic
+    effect = above - cases * (cases + 1) / 4  # no difference is exactly zero here
     omnibus = stats.friedmanchisquare(*scores.mean(axis=2).swapaxes(0, 1), axis=-1).pvalue[:, None] if arms > 2 else 0.0
-    first = cases_differ(low, high, p_cases, omnibus)
+    first = cases_differ(low, high, effect, p_cases, omnibus)
     by_training = _fold_means(world, gaps)  # (num, pairs, runs, folds)
     by_fold = by_training.mean(axis=2)
     p_folds = holm(stats.ttest_1samp(by_fold, 0, axis=-1).pvalue)
@@ -102,7 +108,7 @@ def verdicts(world: World, scores: Floats, resamples: int, seed: int = 0) -> Ver
     mean = by_fold.mean(axis=-1)
     sign = np.sign(mean).astype(int)
     return Verdicts(
-        wilcoxon=np.where(p_cases < 0.05, np.sign(by_case.mean(axis=-1)), 0).astype(int),
+        wilcoxon=np.where(p_cases < 0.05, np.sign(effect), 0).astype(int),
         cases=first,
         method=methods_differ(first, mean, p_folds),
         fold_t=np.where(p_folds < 0.05, sign, 0),

@@ -25,6 +25,8 @@ SCHEMA = 1
 MEAN = "mean"
 """The label that stands for the mean over a case's labels."""
 RESAMPLES = 9999
+FEW_CASES = 60
+"""Below it, BCa intervals of skewed scores cover less than 93%."""
 
 
 def analyse(
@@ -53,7 +55,7 @@ def analyse(
         "baseline": baseline,
         "metric": metric,
         "lower_is_better": metric in LOWER_IS_BETTER,
-        "options": {"confidence": tests.CONFIDENCE, "resamples": num_bootstrap, "rng": rng},
+        "settings": {"confidence": tests.CONFIDENCE, "resamples": num_bootstrap, "rng": rng},
         "datasets": {cube.dataset: _dataset(cube, metrics, human, options) for cube in tables},
         "across_datasets": _across(tables, metrics) if len(tables) > 1 else None,
     }
@@ -109,8 +111,16 @@ def _block(cube: Cube, metric: str, label: str, human: pd.DataFrame | None, opti
         "ranks": ranks.stability(means, resampled_means(by_case, options.num, options.rng()), arms, lower)
         if n
         else None,
+        "notes": _notes(n),
         "human": None if human is None else _human(cube, by_case, keep, human, metric, label, options),
     }
+
+
+def _notes(n: int) -> list[str]:
+    """What a reader of a block has to know; docs/statistics.md has the simulated coverage."""
+    if 0 < n < FEW_CASES:
+        return [f"{n} case{'s' * (n != 1)}: BCa intervals of fewer than {FEW_CASES} cases are too narrow"]
+    return []
 
 
 def _arms(cube: Cube, values: dict[str, Floats], by_case: Floats, options: _Options) -> dict[str, Any]:

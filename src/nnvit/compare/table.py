@@ -118,7 +118,8 @@ def _check_same_cases(
     if lacking:
         raise CompareError(
             f"{dataset}: the arms do not have the same cases, and only the same cases can be compared: "
-            + "; ".join(lacking)
+            + "; ".join(lacking[:6])
+            + (f"; and {len(lacking) - 6} more" if len(lacking) > 6 else "")
             + ". Predict what is missing, or compare the folds that every arm has."
         )
 

@@ -20,15 +20,18 @@ RATIOS = {
 LENGTHS = {"hd95_mm": ("HD95", "mm"), "fp_volume_mm3": ("false-positive volume", "mm³")}
 
 
-def cases_differ(low: ArrayLike, high: ArrayLike, p_holm: ArrayLike, p_friedman: ArrayLike = 0.0) -> NDArray[np.int_]:
+def cases_differ(
+    low: ArrayLike, high: ArrayLike, effect: ArrayLike, p_holm: ArrayLike, p_friedman: ArrayLike = 0.0
+) -> NDArray[np.int_]:
     """First layer: 1 or -1 where the trained models differ, the sign of the difference; 0 where that is not shown.
 
-    Wilcoxon after Holm and the interval of the mean have to agree, and Friedman, where there is one, comes before them.
-    NaN, for what could not be computed, shows nothing. Works on arrays, so that a simulation decides as `analyse` does.
+    The interval (low, high) of the mean and Wilcoxon after Holm, whose direction is that of `effect`, have to agree, and
+    Friedman, where there is one, comes before them. NaN, for what could not be computed, shows nothing. Works on arrays,
+    so that a simulation decides as `analyse` does.
     """
-    low, high = np.asarray(low, float), np.asarray(high, float)
+    low, high, effect = (np.asarray(value, float) for value in (low, high, effect))
     shown = (np.asarray(p_holm, float) < ALPHA) & (np.asarray(p_friedman, float) < ALPHA)
-    return np.where(shown & (low > 0), 1, np.where(shown & (high < 0), -1, 0))
+    return np.where(shown & (low > 0) & (effect > 0), 1, np.where(shown & (high < 0) & (effect < 0), -1, 0))
 
 
 def methods_differ(cases: ArrayLike, difference: ArrayLike, p_holm: ArrayLike) -> NDArray[np.int_]:
@@ -43,7 +46,8 @@ def decide(pair: dict[str, Any], friedman: dict[str, Any], lower_is_better: bool
     omnibus = friedman["p"] if friedman["arms"] > 2 else 0.0
     spread, rank_test, folds = pair["interval"], pair["wilcoxon"], pair["method_layer"]
     test = folds[folds["decides"]]
-    cases = int(cases_differ(*map(_number, (spread["low"], spread["high"], rank_test["p_holm"], omnibus))))
+    evidence = (spread["low"], spread["high"], rank_test["rank_biserial"], rank_test["p_holm"], omnibus)
+    cases = int(cases_differ(*map(_number, evidence)))
     method = int(methods_differ(cases, _number(test["difference"]), _number(test["p_holm"])))
     ahead = pair["a"] if (cases > 0) != lower_is_better else pair["b"]
     behind = pair["b"] if ahead == pair["a"] else pair["a"]
@@ -69,7 +73,7 @@ def _first_layer(pair: dict[str, Any], friedman: dict[str, Any], cases: int, ahe
     if friedman["arms"] > 2 and (friedman["p"] is None or friedman["p"] >= ALPHA):
         return f"not shown that these trained models differ (Friedman over all arms: {_p(friedman['p'])})"
     if test["p_holm"] < ALPHA:
-        why = pair["interval"]["reason"] or "the interval of the mean difference holds zero"
+        why = pair["interval"]["reason"] or "the interval of the mean difference does not agree"
         return (
             f"not shown that these trained models differ: Wilcoxon says so ({_p(test['p_holm'])} after Holm), but {why}"
         )
@@ -91,6 +95,8 @@ def _second_layer(pair: dict[str, Any], level: str, ahead: str, behind: str) -> 
         return f"that one method is better {_as_claim(folds['reason'] or test['reason'])}"
     if level == "models differ":
         return f"not shown that one method is better: the folds do not agree ({what}), so it may be training noise"
+    if test["p_holm"] < ALPHA:
+        return f"not shown that one method is better: the folds say so ({what}), but the cases do not"
     return f"not shown that one method is better ({what})"
 
 
