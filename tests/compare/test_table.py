@@ -52,7 +52,7 @@ def test_a_run_that_lacks_a_fold_is_named() -> None:
 def test_an_arm_that_lacks_a_data_set_is_named(cases: pd.DataFrame) -> None:
     other = cases[cases["arm"] == "arm_0"].assign(dataset="second")
     with pytest.raises(
-        CompareError, match="second: the arms do not have the same cases.*arm 'arm_1' has no case at all"
+        CompareError, match=r"second: the arms do not have the same cases.*arm 'arm_1' has no case at all"
     ):
         cubes(pd.concat([cases, other]), ["dice"])
 

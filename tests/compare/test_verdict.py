@@ -127,10 +127,19 @@ def test_a_baseline_that_wins_is_said_to() -> None:
     assert headline(_stats(0.02, "arm_0"), "fair").startswith("arm_0 is better than arm_1")
 
 
-def test_the_audit_stands_before_the_claim() -> None:
-    stats = _stats(0.02)
-    assert headline(stats, "not comparable").startswith("No claim, because the audit finds the arms not comparable")
-    assert headline(stats, "fair with declared differences").endswith("; the audit's declared differences apply.")
+def test_arms_that_are_not_comparable_get_figures_and_no_claim() -> None:
+    said = headline(_stats(0.02), "not comparable")
+    assert said.startswith(
+        "no claim, because the audit finds the arms not comparable; as measured, arm_0 against arm_1 on"
+    )
+    assert "is better" not in said
+    assert "95% BCa interval" in said
+
+
+def test_declared_differences_are_said_after_the_claim() -> None:
+    assert headline(_stats(0.02), "fair with declared differences").endswith(
+        "; the audit's declared differences apply."
+    )
 
 
 def test_notes_on_twins_are_repeated_and_others_are_not() -> None:

@@ -83,7 +83,7 @@ def _first_layer(pair: dict[str, Any], friedman: dict[str, Any], cases: int, ahe
 def _second_layer(pair: dict[str, Any], level: str, ahead: str, behind: str) -> str:
     folds = pair["method_layer"]
     test = folds[folds["decides"]]
-    what = f"{_name(folds)}: {_p(test['p_holm'])}, {folds['n_folds']} folds, {_trainings(folds)}"
+    what = _evidence(folds)
     if level == "better":
         return f"{ahead} is better than {behind} as a method ({what})"
     if level == "ahead, too few seeds":
@@ -104,8 +104,16 @@ def _as_claim(reason: str) -> str:
     return reason if reason.startswith("cannot") else f"cannot be claimed ({reason})"
 
 
-def _name(folds: dict[str, Any]) -> str:
-    return "fold-level t" if folds["decides"] == "paired_t" else "Nadeau–Bengio t"
+def _evidence(folds: dict[str, Any]) -> str:
+    """`fold-level t p = 0.012 after Holm, stricter Nadeau–Bengio p = 0.04, 5 folds, 3 trainings per fold`."""
+    test, strict = folds[folds["decides"]], folds["nadeau_bengio"]
+    beside = "" if test is strict or strict["p"] is None else f", stricter Nadeau–Bengio {_after_holm(strict)}"
+    name = "Nadeau–Bengio t" if test is strict else "fold-level t"
+    return f"{name} {_after_holm(test)}{beside}, {folds['n_folds']} folds, {_trainings(folds)}"
+
+
+def _after_holm(test: dict[str, Any]) -> str:
+    return _p(test["p_holm"]) + (" after Holm" if test["p_holm"] != test["p"] else "")
 
 
 def _trainings(folds: dict[str, Any]) -> str:
@@ -129,20 +137,15 @@ def headline(stats: Mapping[str, Any], audit: str | Mapping[str, Any]) -> str:
     stats: of `analyse`. audit: the verdict's words, or the whole audit as a dict, whose notes on twins are then repeated.
     """
     told: Mapping[str, Any] = {"verdict": audit} if isinstance(audit, str) else audit
+    fair = told["verdict"] != "not comparable"
     if len(stats["datasets"]) > 1:
-        body = _over_datasets(stats)
+        body = _over_datasets(stats, fair)
     else:
         ((dataset, results),) = stats["datasets"].items()
-        body = _one_dataset(stats, dataset, results["metrics"].get(stats["metric"], {}).get("mean"))
-    return _under_audit(body, told["verdict"]) + _twins(told.get("notes", [])) + "."
-
-
-def _under_audit(body: str, verdict: str) -> str:
-    if verdict == "not comparable":
-        return f"No claim, because the audit finds the arms not comparable; as measured, {body}"
-    if verdict == "fair with declared differences":
-        return f"{body}; the audit's declared differences apply"
-    return body
+        body = _one_dataset(stats, dataset, results["metrics"].get(stats["metric"], {}).get("mean"), fair)
+    before = "" if fair else "no claim, because the audit finds the arms not comparable; as measured, "
+    after = "; the audit's declared differences apply" if told["verdict"] == "fair with declared differences" else ""
+    return before + body + after + _twins(told.get("notes", [])) + "."
 
 
 def _twins(notes: list[str]) -> str:
@@ -151,7 +154,7 @@ def _twins(notes: list[str]) -> str:
     return f"; the audit notes: {'; '.join(about)}" if about else ""
 
 
-def _one_dataset(stats: Mapping[str, Any], dataset: str, block: dict[str, Any] | None) -> str:
+def _one_dataset(stats: Mapping[str, Any], dataset: str, block: dict[str, Any] | None, fair: bool) -> str:
     if not block or not block["n"]:
         return f"on {dataset} nothing can be said of {_label(stats['metric'])}: no case has a value for every arm"
     pair = leading_pair(block, stats["baseline"], stats["lower_is_better"])
@@ -162,15 +165,21 @@ def _one_dataset(stats: Mapping[str, Any], dataset: str, block: dict[str, Any] |
     if verdict["better"]:
         a, b = verdict["better"], pair["b"] if verdict["better"] == pair["a"] else pair["a"]
     test = folds[folds["decides"]]
-    what = f"{_name(folds)} {_p(test['p_holm'])}, {folds['n_folds']} folds, {_trainings(folds)}"
+    effect = _effect(stats["metric"], block, pair, a, b)
+    if not fair:
+        return f"{a} against {b} on {dataset}: {effect}"
     claims = {
         "better": f"{a} is better than {b} on {dataset}",
         "ahead, too few seeds": f"{a} is ahead of {b} on {dataset}, but to call it better takes {SEEDS} trainings per fold",
         "models differ": f"as trained, {a} scores better than {b} on {dataset}; that it is the better method is not shown",
         "not shown": f"it is not shown that {a} is better than {b} on {dataset}",
     }
-    why = f"; {what}" if test["p"] is not None else f"; the folds say nothing, {folds['reason'] or test['reason']}"
-    return f"{claims[verdict['level']]}: {_effect(stats['metric'], block, pair, a, b)}{why}"
+    why = (
+        f"; {_evidence(folds)}"
+        if test["p"] is not None
+        else f"; the folds say nothing, {folds['reason'] or test['reason']}"
+    )
+    return f"{claims[verdict['level']]}: {effect}{why}"
 
 
 def leading_pair(block: dict[str, Any], baseline: str | None, lower_is_better: bool) -> dict[str, Any]:
@@ -203,7 +212,7 @@ def _label(metric: str) -> str:
     return RATIOS.get(metric) or LENGTHS.get(metric, (metric, ""))[0]
 
 
-def _over_datasets(stats: Mapping[str, Any]) -> str:
+def _over_datasets(stats: Mapping[str, Any], fair: bool) -> str:
     """By average rank, and how often the leader's verdict is `better` on a data set of its own."""
     across = stats["across_datasets"].get(stats["metric"])
     if not across or not across["n"]:
@@ -216,9 +225,10 @@ def _over_datasets(stats: Mapping[str, Any]) -> str:
         for results in stats["datasets"].values()
         if (block := results["metrics"].get(stats["metric"], {}).get("mean"))
     )
-    claim = "ranks above" if apart else "is not shown to rank above"
+    claim = "against" if not fair else "ranks above" if apart else "is not shown to rank above"
+    method = f", and is better than at least one other arm as a method on {wins} of them" if fair else ""
     return (
         f"over {across['n']} data sets {first['arm']} {claim} {second['arm']} by {_label(stats['metric'])} "
         f"(average ranks {first['average_rank']:.2f} and {second['average_rank']:.2f}, "
-        f"Nemenyi critical difference {critical:.2f}), and is better than at least one other arm as a method on {wins} of them"
+        f"Nemenyi critical difference {critical:.2f}){method}"
     )
