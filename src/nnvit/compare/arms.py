@@ -113,6 +113,7 @@ def find_arms(
         for path, dataset in _folders(where, datasets, configuration):
             found.append((name, _run(path, dataset, configuration, folds)))
     _refuse_twice([run for _, run in found])
+    found = _with_dataset(found)
     arms = [Arm(name=name, runs=_number(runs)) for name, runs in _group(found).items()]
     _refuse_mixed(arms)
     return arms
@@ -259,7 +260,7 @@ def _described(
             break
     block = configurations.get(configuration, {}).get("nnvit", {})
     return Run(
-        dataset=plans.get("dataset_name") or _dataset_in(path) or dataset or "data",
+        dataset=plans.get("dataset_name") or _dataset_in(path) or dataset,
         path=path,
         model=model,
         configuration=configuration,
@@ -335,6 +336,18 @@ def _number(runs: list[Run]) -> tuple[Run, ...]:
         else:
             numbered += [replace(run, name=str(number)) for number, run in enumerate(same)]
     return tuple(numbered)
+
+
+def _with_dataset(found: list[tuple[str, Run]]) -> list[tuple[str, Run]]:
+    """Folders of masks say no data set: they belong to that of the other arms."""
+    known = list(dict.fromkeys(run.dataset for _, run in found if run.dataset))
+    bare = [run.path for _, run in found if not run.dataset]
+    if bare and len(known) > 1:
+        raise CompareError(
+            f"{bare[0]} does not say which of the data sets it belongs to ({', '.join(known)}); put it in a folder of that name."
+        )
+    only = known[0] if known else "data"
+    return [(name, replace(run, dataset=run.dataset or only)) for name, run in found]
 
 
 def _refuse_twice(runs: list[Run]) -> None:

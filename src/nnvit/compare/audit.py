@@ -305,8 +305,9 @@ def _changed(record: Records, scores: Scored, labels: Labels) -> list[str]:
             "missing or left over from an earlier training"
         )
     evaluated = {_case(entry): entry["metrics"] for entry in record.summary.get("metric_per_case", ())}
+    started = _started(record)
     for case, path in predictions.items():
-        older = record.log.start is not None and path.stat().st_mtime < record.log.start.timestamp()
+        older = path.stat().st_mtime < started
         if evaluated and case not in evaluated:
             reasons.append(f"{path} is not in summary.json: it is left over from an earlier training, or came later")
         elif evaluated and not _as_evaluated(scores.get(path, {}), evaluated[case], labels):
@@ -317,6 +318,14 @@ def _changed(record: Records, scores: Scored, labels: Labels) -> list[str]:
             reasons.append(f"{path} is older than the start of this training: it is left over from an earlier one")
     gone = sorted(evaluated.keys() - predictions.keys())
     return reasons + ([f"{record.fold.folder} was evaluated with {some(gone)}, whose masks are gone"] if gone else [])
+
+
+def _started(record: Records) -> float:
+    """When the training began: by its log, whose clock may be another's, and by the file that it wrote first; the earlier."""
+    debug, start = record.fold.folder / "debug.json", record.log.start
+    if start is None or not debug.is_file():
+        return 0.0
+    return min(start.timestamp(), debug.stat().st_mtime)
 
 
 def _case(entry: dict[str, Any]) -> str:

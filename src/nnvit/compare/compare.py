@@ -68,27 +68,59 @@ def compare(
     out, given = Path(out), _paths(human=human, reference=reference, images=images)
     _check(metric, images=given["images"])
     found = find_arms(arms, datasets=_words(dataset), configuration=configuration, folds=_words(folds) or None)
-    if len(found) < 2:
-        raise CompareError(
-            f"a comparison needs two arms; these are one: {', '.join(arm.name for arm in found) or 'none'}."
-        )
     baseline = _baseline(baseline, found)
+    asked = {
+        "configuration": found[0].runs[0].configuration,
+        "baseline": baseline,
+        "metric": metric,
+        "allow": list(allow),
+    }
     fairness = audit(found, allow=allow, baseline=baseline)
     _say(fairness.lines(), quiet)
     fairness.refuse()
     work = _Work(found, given["reference"], given["human"], tubular, nsd_tolerance)
+    scored = _score(work, found, fairness, out, processes=processes, quiet=quiet)
+    return _write(out, found, fairness, work, scored, work.options(**asked), given["images"], quiet)
+
+
+def examine(
+    arms: Sequence[str | Path],
+    *,
+    dataset: str | int | Sequence[str | int] | None = None,
+    configuration: str = "2d",
+    folds: Sequence[str | int] | None = None,
+    baseline: str | None = None,
+    reference: Path | str | None = None,
+    allow: Sequence[str] = (),
+    out: Path | str = "comparison",
+) -> Audit:
+    """The audit alone, with what the masks tell; arguments as `compare`'s. It refuses nothing."""
+    found = find_arms(arms, datasets=_words(dataset), configuration=configuration, folds=_words(folds) or None)
+    fairness = audit(found, allow=allow, baseline=_baseline(baseline, found))
+    work = _Work(found, _paths(reference=reference)["reference"], None, (), None)
+    _score(work, found, fairness, Path(out), processes=None, quiet=True, refuse=False)
+    return fairness
+
+
+def _score(
+    work: "_Work",
+    arms: list[Arm],
+    fairness: Audit,
+    out: Path,
+    *,
+    processes: int | None,
+    quiet: bool,
+    refuse: bool = True,
+) -> list[Scores]:
+    """The scores of all jobs; what the masks tell is added to the audit, which may refuse to go on."""
     fairness.notes += work.notes
     out.mkdir(parents=True, exist_ok=True)
     scored = score_all(work.jobs, cache=out / CACHE, processes=processes, quiet=quiet)
-    check_masks(
-        fairness, found, {job.prediction: scores for job, scores in zip(work.jobs, scored, strict=True)}, work.labels
-    )
-    fairness.refuse()
-    cases, observer = work.tables(scored)
-    options = work.options(
-        configuration=found[0].runs[0].configuration, folds=folds, baseline=baseline, metric=metric, allow=list(allow)
-    )
-    return _write(out, found, fairness, cases, observer, options, work, given["images"], quiet)
+    of_mask = {job.prediction: scores for job, scores in zip(work.jobs, scored, strict=True)}
+    check_masks(fairness, arms, of_mask, work.labels)
+    if refuse:
+        fairness.refuse()
+    return scored
 
 
 class _Work:
@@ -219,30 +251,38 @@ def _write(
     out: Path,
     arms: list[Arm],
     fairness: Audit,
-    cases: "pd.DataFrame",
-    observer: "pd.DataFrame | None",
-    options: dict[str, Any],
     work: _Work,
+    scored: list[Scores],
+    options: dict[str, Any],
     images: Path | None,
     quiet: bool,
 ) -> Result:
     from . import report, statistics
 
+    cases, observer = work.tables(scored)
     cases.to_csv(out / "cases.csv", index=False)
     if observer is not None:
         observer.to_csv(out / "cases_human.csv", index=False)
     _say(["statistics …"], quiet)
     stats = statistics.analyse(cases, options["baseline"], options["metric"], observer)
-    headline = statistics.headline(stats, fairness.to_dict())
-    cost = costs(arms)
-    everything = stats | {"headline": headline, "audit": fairness.to_dict(), "cost": cost, "options": options}
+    judged, cost = fairness.to_dict(), costs(arms)
+    headline = statistics.headline(stats, judged)
+    everything = stats | {"headline": headline, "audit": judged, "cost": cost, "options": options}
     data.write_json(out / "stats.json", everything)
     references, predictions = work.masks(arms)
     _say(["report …"], quiet)
     page = report.write(
-        out, cases=cases, stats=stats, audit=fairness.to_dict(), cost=cost, arms=arms, options=options, images=images,
-        references=references, predictions=predictions,
-    )  # fmt: skip
+        out,
+        cases=cases,
+        stats=stats,
+        audit=judged,
+        cost=cost,
+        arms=arms,
+        options=options,
+        images=images,
+        references=references,
+        predictions=predictions,
+    )
     return Result(out=out, headline=headline, audit=fairness, cases=cases, stats=everything, cost=cost, report=page)
 
 
@@ -257,7 +297,12 @@ def _check(metric: str, *, images: Path | None) -> None:
 
 
 def _baseline(given: str | None, arms: list[Arm]) -> str | None:
-    """The name of the arm that `given` means, by its name or its folder."""
+    """The name of the arm that `given` means, by its name or its folder. Raises CompareError, for a single arm too."""
+    if len(arms) < 2:
+        raise CompareError(
+            f"a comparison needs two arms, got one: {', '.join(arm.name for arm in arms)}. Give another results folder; seeds "
+            "of one recipe are runs of one arm."
+        )
     if given is None:
         return None
     for arm in arms:

@@ -36,7 +36,13 @@ def labels_of(arms: Sequence[Arm], dataset: str, references: dict[str, Path], tu
             raise CompareError(
                 f"--tubular {name} is no label of {dataset}, which has {', '.join(shared)}.{did_you_mean(name, shared)}"
             )
-    return Labels(values=shared, ignore=None if ignore is None else int(_numbers(ignore)[0]), tubular=tuple(tubular))
+    every = {value for table in tables for values in table.values() for value in values}
+    return Labels(
+        values=shared,
+        ignore=None if ignore is None else _numbers(ignore)[0],
+        tubular=tuple(tubular),
+        others=tuple(sorted(every - {value for values in shared.values() for value in values})),
+    )
 
 
 def references_of(arms: Sequence[Arm], dataset: str, given: Path | None, *, several: bool) -> dict[str, Path]:

@@ -50,17 +50,19 @@ NAN = float("nan")
 class Labels:
     """What is scored: name -> the values that belong to it, several for a region.
 
-    ignore: voxels of this value in the reference count for nothing. tubular: names that get clDice.
+    ignore: voxels of this value in the reference count for nothing. tubular: names that get clDice. others: values that
+    masks may hold besides, and that are not scored.
     """
 
     values: dict[str, tuple[int, ...]]
     ignore: int | None = None
     tubular: tuple[str, ...] = ()
+    others: tuple[int, ...] = ()
 
     @property
     def known(self) -> set[int]:
         """All values that a mask may hold."""
-        held = {value for values in self.values.values() for value in values} | {0}
+        held = {value for values in self.values.values() for value in values} | {0, *self.others}
         return held | ({self.ignore} if self.ignore is not None else set())
 
 

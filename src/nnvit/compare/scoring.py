@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ FORM = 1
 """Raised whenever a metric changes, so that no cached number outlives its definition."""
 BATCH = 8
 """Masks that a process scores before it reports."""
+PATIENCE = 1.0
+"""Seconds before processes are started, which takes about as long."""
 
 Scores = dict[str, dict[str, Any]]
 
@@ -87,13 +90,13 @@ def score_job(job: Job) -> Scores:
 
 
 def _scored(jobs: dict[str, Job], processes: int) -> Iterator[tuple[str, Scores]]:
-    """As they get done; few are done right here, which is quicker than starting processes."""
-    items = list(jobs.items())
-    if processes < 2 or len(items) <= BATCH:
-        for item in items:
-            yield from _score_batch([item])
+    """As they get done. Starting processes takes as long as many masks do: they are for what is left after a while."""
+    items, start = list(jobs.items()), time.perf_counter()
+    while items and (processes < 2 or time.perf_counter() - start < PATIENCE or len(items) <= BATCH):
+        yield from _score_batch([items.pop(0)])
+    if not items:
         return
-    batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+    batches = [items[first : first + BATCH] for first in range(0, len(items), BATCH)]
     with ProcessPoolExecutor(min(processes, len(batches)), mp_context=get_context("spawn")) as pool:
         waiting: set[Future[list[tuple[str, Scores]]]] = {pool.submit(_score_batch, batch) for batch in batches}
         try:
