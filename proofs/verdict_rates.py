@@ -1,11 +1,11 @@
 """How often the verdicts of `nnvit compare` are wrong, and how often a true gain is found: the table of docs/statistics.md.
 
-    python proofs/verdict_rates.py [--num 10000] [--out proofs/verdict_rates.json] [--fresh]
+    python proofs/verdict_rates.py [--num 10000] [--out proofs/verdict_rates.json] [--fresh | --table]
 
 Each world is simulated in parts of 1,000 comparisons, part i with seed i, and written as soon as it is done, so the script
 can be stopped and started at will; a file of another commit of src/nnvit/compare is begun anew only with --fresh. `analysed`
 worlds go through `analyse` and `headline` themselves, table and sentence included; the others through the same decisions on
-arrays. Prints the JSON that it writes.
+arrays. Prints the JSON that it writes, or with --table only the rows of docs/statistics.md, from what is there.
 """
 
 import argparse
@@ -33,6 +33,7 @@ WORLDS = {
     "no difference, 3 seeds, case scores new in every run": World(runs=3, shared=0.0),
     "no difference, 3 seeds, skewed scores": World(runs=3, skewed=True),
     "no difference, 3 seeds, 4 arms": World(runs=3, arms=4),
+    "no difference, 3 seeds, 4 arms, a baseline": World(runs=3, arms=4, baseline=True),
     "no difference, 3 seeds, 2 folds": World(runs=3, folds=2),
     "no difference, 3 seeds, folds correlated 0.1": World(runs=3, overlap=0.1),
     "no difference, 3 seeds, folds correlated 0.2": World(runs=3, overlap=0.2),
@@ -42,10 +43,11 @@ WORLDS = {
     "1 point, 3 seeds, case scores new in every run": World(runs=3, gain=0.01, shared=0.0),
     "1 point, 1 seed": World(gain=0.01),
     "1 point, 3 seeds, 4 arms": World(runs=3, gain=0.01, arms=4),
+    "1 point, 3 seeds, 4 arms, a baseline": World(runs=3, gain=0.01, arms=4, baseline=True),
     "1 point, 3 seeds, 2 folds": World(runs=3, gain=0.01, folds=2),
     **{
         f"intervals, {n} cases, {'skewed' if skewed else 'normal'}": World(run_sd=0.0, cases=n, skewed=skewed)
-        for n in (10, 20, 60, 300)
+        for n in (10, 20, 60, 100, 300)
         for skewed in (False, True)
     },
 }
@@ -85,13 +87,46 @@ def by_analyse(world: World, part: int) -> dict[str, int]:
     return {"headline": said}
 
 
+def tables(found: dict[str, Any]) -> str:
+    """Both tables of docs/statistics.md, in Markdown."""
+    lines = [
+        "| world | comparisons | Wilcoxon alone | first layer | **both: “A is better”** | fold t alone | Nadeau–Bengio alone |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    names = ("wilcoxon", "cases", "method", "fold_t", "nadeau_bengio")
+    for world in (name for name in WORLDS if not name.startswith("intervals")):
+        rates = found["worlds"][world]["rates"]
+        cells = [_percent(rates[name], bold=name == "method") for name in names]
+        lines.append(f"| {world} | {rates['method']['n']:,} | {' | '.join(cells)} |")
+    for world, key in [(name, "hierarchical") for name in HIERARCHICAL] + [(name, "headline") for name in ANALYSED]:
+        seen = found["worlds"][world]["rates"][key]
+        cells = ["", "", _percent(seen, bold=True), "", ""]
+        lines.append(f"| {world} | {seen['n']:,} | {' | '.join(cells)} |")
+    lines += ["", "| cases | coverage, normal scores | coverage, skewed scores |", "| ---: | ---: | ---: |"]
+    for n in (10, 20, 60, 100, 300):
+        both = (found["worlds"][f"intervals, {n} cases, {kind}"]["rates"]["covered"] for kind in ("normal", "skewed"))
+        lines.append(f"| {n} | " + " | ".join(_percent(seen) for seen in both) + " |")
+    return "\n".join(lines)
+
+
+def _percent(seen: dict[str, float], bold: bool = False) -> str:
+    """`4.4% (4.0 to 4.8)`."""
+    rate, low, high = (100 * seen[key] for key in ("rate", "low", "high"))
+    mark = "**" * bold
+    return f"{mark}{rate:.1f}%{mark} ({low:.1f} to {high:.1f})"
+
+
 def main() -> None:
     """Goes on where it stopped, and prints what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=10_000, help="comparisons of each world; 2,000 of `analysed` ones")
     parser.add_argument("--out", type=Path, default=HERE / "verdict_rates.json")
     parser.add_argument("--fresh", action="store_true", help="throw away what is there")
+    parser.add_argument("--table", action="store_true", help="print the tables of --out and simulate nothing")
     args = parser.parse_args()
+    if args.table:
+        print(tables(json.loads(args.out.read_text(encoding="utf-8"))))
+        return
     found = _load(args.out, args.fresh)
     tasks = [(name, world, on_arrays, args.num) for name, world in WORLDS.items()]
     tasks += [(name, world, by_hierarchy, args.num) for name, world in HIERARCHICAL.items()]

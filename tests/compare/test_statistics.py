@@ -3,6 +3,7 @@
 import json
 import time
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,14 @@ def test_no_figure_depends_on_what_else_was_computed(cases: pd.DataFrame, found:
     assert _block(alone) == _block(found)
 
 
+def test_cases_csv_read_back_gives_the_same(cases: pd.DataFrame, found: dict[str, Any], tmp_path: Path) -> None:
+    cases.to_csv(tmp_path / "cases.csv", index=False)
+    again = analyse(pd.read_csv(tmp_path / "cases.csv"), "unet", num_bootstrap=999)
+    wanted, seen = (_pair(_block(each), "segformer", "unet") for each in (found, again))
+    assert seen["verdict"] == wanted["verdict"]
+    assert seen["interval"]["low"] == pytest.approx(wanted["interval"]["low"], rel=1e-12)
+
+
 def test_lower_is_better_turns_the_verdict_and_not_the_difference(found: dict[str, Any]) -> None:
     dice, distance = (_pair(_block(found, metric, "organ"), "segformer", "unet") for metric in ("dice", "hd95_mm"))
     assert dice["difference"] > 0 > distance["difference"]
@@ -189,7 +198,7 @@ def test_few_cases_and_folds_are_no_trouble(n: int, folds: int) -> None:
     json.dumps(found, allow_nan=False)
     block = _block(found, label="organ")
     pair = block["pairs"][0]
-    assert block["notes"] == [f"{n} case{'s' * (n > 1)}: BCa intervals of fewer than 60 cases are too narrow"]
+    assert block["notes"] == [f"{n} case{'s' * (n > 1)}: BCa intervals of fewer than 100 cases are too narrow"]
     assert (pair["interval"]["low"] is None) == (n < 3)
     assert (pair["wilcoxon"]["p"] is None) == (n < 2)
     assert (pair["method_layer"]["paired_t"]["p"] is None) == (folds < 2)

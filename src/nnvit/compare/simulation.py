@@ -26,6 +26,7 @@ class World:
     gain: of the first arm over all others. case_sd: of the paired difference of two arms on a case. run_sd: of a training's
     shift. shared: the share of the case variance that all runs of an arm have in common; the rest is drawn anew per run.
     overlap: correlation of one run's shifts over its folds, as training sets that overlap give rise to.
+    baseline: the second arm is one, so that only the pairs with it are compared.
     skewed: case scores with the skewness -2 of Dice near its ceiling (a gamma's), at the same standard deviation.
     """
 
@@ -38,7 +39,13 @@ class World:
     run_sd: float = 0.005
     shared: float = 1.0
     overlap: float = 0.0
+    baseline: bool = False
     skewed: bool = False
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """One family of Holm's correction, in the order of `analyse`."""
+        everyone = range(self.arms)
+        return [(arm, 1) for arm in everyone if arm != 1] if self.baseline else list(combinations(everyone, 2))
 
     def fold_of_case(self) -> NDArray[np.int_]:
         """(cases,), folds of sizes that differ by one at most."""
@@ -89,9 +96,9 @@ class Verdicts:
 
 
 def verdicts(world: World, scores: Floats, resamples: int, seed: int = 0) -> Verdicts:
-    """Both layers' decisions on each of (num, arms, runs, cases); pairs in the order of itertools.combinations."""
+    """Both layers' decisions on each of (num, arms, runs, cases), for each of the world's pairs."""
     num, arms, _, cases = scores.shape
-    pairs = list(combinations(range(arms), 2))
+    pairs = world.pairs()
     gaps = np.stack([scores[:, a] - scores[:, b] for a, b in pairs], axis=1)  # (num, pairs, runs, cases)
     by_case = gaps.mean(axis=2)
     low, high = bca(by_case.reshape(-1, cases).T, resamples, np.random.default_rng(seed))

@@ -25,8 +25,8 @@ SCHEMA = 1
 MEAN = "mean"
 """The label that stands for the mean over a case's labels."""
 RESAMPLES = 9999
-FEW_CASES = 60
-"""Below it, BCa intervals of skewed scores cover less than 93%."""
+FEW_CASES = 100
+"""Below it, BCa intervals of skewed scores may cover less than 93%."""
 
 
 def analyse(

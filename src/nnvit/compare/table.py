@@ -64,7 +64,7 @@ def _check_columns(cases: pd.DataFrame) -> None:
 
 
 def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str]) -> Cube:
-    rows = rows.assign(**{name: rows[name].fillna("").astype(str) for name in (*KEY, "fold")})
+    rows = rows.assign(**{name: _names(rows[name]) for name in (*KEY, "fold")})
     rows, crossed = _uncross(rows, dataset)
     tables = {arm: rows[rows["arm"] == arm].set_index(KEY) for arm in arms}
     labels = list(dict.fromkeys(rows["label"]))
@@ -84,6 +84,11 @@ def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str])
     return Cube(
         dataset=dataset, arms=arms, cases=names, labels=labels, runs=runs, folds=folds, values=values, crossed=crossed
     )  # fmt: skip
+
+
+def _names(column: pd.Series) -> pd.Series:
+    """As text; what is empty in a csv file is an empty name."""
+    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def _uncross(rows: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, bool]:

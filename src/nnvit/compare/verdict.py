@@ -105,7 +105,7 @@ def _as_claim(reason: str) -> str:
 
 
 def _evidence(folds: dict[str, Any]) -> str:
-    """`fold-level t p = 0.012 after Holm, stricter Nadeau–Bengio p = 0.04, 5 folds, 3 trainings per fold`."""
+    """`fold-level t p = 0.012 after Holm, stricter Nadeau–Bengio p = 0.041, 5 folds, 3 trainings per fold`."""
     test, strict = folds[folds["decides"]], folds["nadeau_bengio"]
     beside = "" if test is strict or strict["p"] is None else f", stricter Nadeau–Bengio {_after_holm(strict)}"
     name = "Nadeau–Bengio t" if test is strict else "fold-level t"
@@ -124,7 +124,7 @@ def _trainings(folds: dict[str, Any]) -> str:
 def _p(p: float | None) -> str:
     if p is None:
         return "p not computable"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _number(value: float | None) -> float:
