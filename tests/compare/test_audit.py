@@ -119,7 +119,6 @@ def best_checkpoint(study: Study) -> None:
     for fold in folds_of(other):  # as `nnvit train … --val_best` writes its log
         path = next(fold.glob("training_log_*.txt"))
         line = "2026-03-01 11:00:00.000000: continuing after epoch 2 of 3, from the checkpoint in fold \n"
-        path.write_text(path.read_text().replace("2026-03-01 09:00:35", "2026-03-01 09:00:35"))
         later = line + "2026-03-01 11:00:01.000000: validating 6 cases with nnU-Net's sliding window, with mirroring \n"
         path.with_name("training_log_2026_3_1_11_00_00.txt").write_text(later)
 
