@@ -378,6 +378,7 @@ def cd_groups(ranks: Sequence[float], cd: float) -> list[tuple[float, float]]:
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Writes `name`.svg and `name`.pdf, on white; the same figure gives the same svg, byte for byte."""
     with rc_context(_STYLE):
+        _settle(figure)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
@@ -389,13 +390,26 @@ def inline(figure: Figure, name: str, title: str) -> str:
     """
     buffer = io.StringIO()
     with rc_context(_STYLE):
+        _settle(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r"(?<=\d\.\d\d)\d+", "", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]*>", lambda tag: _tag_of_the_page(tag[0], name), svg)
     opening = f'<svg role="img" aria-label="{html.escape(title)}" class="chart" '
     return re.sub(r'^<svg (?:xmlns:xlink="[^"]*" )?(?:width="[^"]*" height="[^"]*" )?', opening, svg, count=1).strip()
+
+
+def _settle(figure: Figure) -> None:
+    """Lays the figure out once; every file is then drawn from the same layout."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def _tag_of_the_page(tag: str, name: str) -> str:
+    """A tag with the figure's name before its ids, the page's colours, and hundredths of a point for coordinates."""
+    tag = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", tag)
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, f"var({variable})")
+    return re.sub(r"(?<=\d\.\d\d)\d+", "", tag)
