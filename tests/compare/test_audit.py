@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nnvit.compare.arms import find_arms
+from nnvit.compare.audit import audit
 from nnvit.compare.compare import examine
 from nnvit.errors import CompareError
 
@@ -22,6 +24,7 @@ from .planted import (
     change_json,
     folds_of,
     recipe,
+    reference_mask,
     set_configuration,
     set_debug,
     write_json,
@@ -331,3 +334,44 @@ def test_an_unfinished_fold_is_named(study: Study) -> None:
         for path in (model / "fold_1" / "validation").glob("*.png"):
             path.unlink()
     assert "fold 1 holds no validation masks and is left out" in notes(study)
+
+
+def test_masks_that_a_results_folders_model_predicted_have_its_records(study: Study) -> None:
+    """As `nnUNetv2_predict` and `make demo` leave them: new cases, in a folder inside the model's."""
+    references = study.root / "references"
+    references.mkdir()
+    models = sorted(study.results.iterdir())
+    for number in range(3):
+        for model in (None, *models):
+            folder = model / "predicted" if model else references
+            folder.mkdir(exist_ok=True)
+            write_png(folder / f"new_{number}.png", reference_mask(number + 1))
+    found = examine([model / "predicted" for model in models], reference=references, out=study.root / "out")
+    assert found.verdict == "fair"
+    rows = {row.key: row for row in found.rows}
+    assert rows["patch_size"].values == {"nnUNetTrainer": "64 x 64", "vit": "64 x 64"}
+    assert rows["held_out"].status == "equal"
+    assert rows["predictions"].status == "unknown"
+
+
+def test_predictions_of_cases_that_other_folds_were_trained_on_are_not_known_to_be_held_out(study: Study) -> None:
+    for model in sorted(study.results.iterdir()):
+        shutil.copytree(study.references, model / "predicted")
+    found = examine([model / "predicted" for model in sorted(study.results.iterdir())], out=study.root / "out")
+    assert {row.key: row for row in found.rows}["held_out"].status == "unknown"
+
+
+def test_a_refusal_names_what_else_differs(study: Study) -> None:
+    one_case_missing(study)
+    other_patch_size(study)
+    with pytest.raises(CompareError, match=r"vit lacks case_03[\s\S]*would not stop[\s\S]*patch size \(patch_size\)"):
+        audit(find_arms(sorted(study.results.iterdir()))).refuse()
+
+
+def test_values_are_told_by_run_and_fold_where_they_differ(study: Study) -> None:
+    content = recipe(name="vit_s1", training={"seed": 1})
+    study.nnvit("vit_s1", content)
+    rows = look(study)["rows"]
+    assert rows["seeds"]["values"]["vit"] == "run 0: 0; run 1: 1"
+    assert rows["splits"]["values"]["vit"] == "fold 0: 0eeeeeee; fold 1: 1eeeeeee"
+    assert rows["cases"]["values"]["vit"] == "12"

@@ -69,21 +69,32 @@ class Audit:
         }
 
     def lines(self) -> list[str]:
-        """The verdict and what speaks against it, for a terminal."""
-        shown = [row for row in self.rows if row.status in ("different", "declared")]
-        details = [
-            f"  {row.status}: {row.title} ({row.key}): "
-            + "; ".join(f"{arm} {value}" for arm, value in row.values.items())
-            for row in shown
-        ]
-        return [f"audit: {self.verdict}", *details, *(f"  stop: {reason}" for reason in self.stop),
-                *(f"  note: {note}" for note in self.notes)]  # fmt: skip
+        """The verdict, what speaks against it and what a reader should know, for a terminal."""
+        notes = [f"  note: {note}" for note in self.notes]
+        return [f"audit: {self.verdict}", *(f"  {line}" for line in self._differences()), *notes]
 
     def refuse(self) -> None:
-        """Raises CompareError where something forbids the comparison."""
-        if self.stop:
-            reasons = "\n".join(f"- {reason}" for reason in self.stop)
-            raise CompareError(f"these arms cannot be compared:\n{reasons}")
+        """Raises CompareError where something forbids the comparison, with all that differs."""
+        if not self.stop:
+            return
+        stopped = "\n".join(f"- {reason}" for reason in self.stop)
+        others = [line for line in self._differences() if line.startswith("different") and not self._stops(line)]
+        beside = "\nThey differ besides, which would not stop the comparison:\n" + "\n".join(
+            f"- {line}" for line in others
+        )
+        raise CompareError(f"these arms cannot be compared:\n{stopped}{beside if others else ''}")
+
+    def _differences(self) -> list[str]:
+        return [
+            f"{row.status}: {row.title} ({row.key}): "
+            + "; ".join(f"{arm} {value}" for arm, value in row.values.items())
+            for row in self.rows
+            if row.status in ("different", "declared")
+        ]
+
+    @staticmethod
+    def _stops(line: str) -> bool:
+        return any(f" ({key}): " in line for key in STOPPING)
 
     def add(self, key: str, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()) -> None:
         """A row of a thing that must be equal; its reasons stop the comparison unless --allow declares the difference."""
@@ -118,22 +129,13 @@ def audit(arms: Sequence[Arm], *, allow: Sequence[str] = (), baseline: str | Non
 
 def check_masks(found: Audit, arms: Sequence[Arm], scores: Scored, labels: dict[str, Labels]) -> None:
     """Adds whether the masks are those that were evaluated; labels: of each data set."""
-    reasons: dict[str, list[str]] = {
-        arm.name: [
-            reason
-            for run in arm.runs
-            for record in records_of(run)
-            for reason in _changed(record, scores, labels[run.dataset])
-        ]
-        for arm in arms
-    }
-    values = {}
+    values, every = {}, []
     for arm in arms:
-        summaries = [bool(record.summary) for run in arm.runs for record in records_of(run)]
-        values[arm.name] = (
-            f"{len(reasons[arm.name])} changed" if reasons[arm.name] else "yes" if all(summaries) else UNKNOWN
-        )
-    every = [f"{name}: {reason}" for name, listed in reasons.items() for reason in listed]
+        records = [Records(run, fold) for run in arm.runs for fold in run.folds]
+        reasons = [reason for record in records for reason in _changed(record, scores, labels[record.run.dataset])]
+        known = all(record.summary for record in records)
+        values[arm.name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
+        every += [f"{arm.name}: {reason}" for reason in reasons]
     found.add("predictions", values, differs=bool(every), reasons=every)
 
 

@@ -76,10 +76,10 @@ def compare(
         "allow": list(allow),
     }
     fairness = audit(found, allow=allow, baseline=baseline)
-    _say(fairness.lines(), quiet)
     fairness.refuse()
     work = _Work(found, given["reference"], given["human"], tubular, nsd_tolerance)
     scored = _score(work, found, fairness, out, processes=processes, quiet=quiet)
+    _say(fairness.lines(), quiet)
     return _write(out, found, fairness, work, scored, work.options(**asked), given["images"], quiet)
 
 

@@ -170,5 +170,5 @@ def _of_summary(run: Run) -> list[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Writes beside and renames, so that nobody ever reads half a file."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)

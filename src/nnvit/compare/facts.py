@@ -7,10 +7,12 @@ import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from . import records as recorded
 from .cost import device_of
+from .reading import case_of
 from .records import Records, digest
 
 PREPROCESSING = (
@@ -82,7 +84,16 @@ def _held_out(record: Records) -> str | None:
         return "no: trained on all cases"
     if record.log.overlap:
         return "no: validation cases were trained on"
+    if _predicts_its_own_cases(record):
+        return None
     return "yes" if record.log.train_cases or "split_hash" in record.manifest else None
+
+
+def _predicts_its_own_cases(record: Records) -> bool:
+    """Whether a folder of masks holds cases of its model's cross-validation, which some of the folds were trained on."""
+    held = {case for fold in record.run.folds if not fold.name for case in fold.predictions}
+    own = {case_of(Path(entry["prediction_file"])) for entry in record.summary.get("metric_per_case", ())}
+    return bool(held & own)
 
 
 def _labels(record: Records) -> str | None:
