@@ -181,7 +181,7 @@ def test_a_metric_where_less_is_better(tmp_path: Path) -> None:
         tmp_path, metric="hd95_mm", options={"spacing_unit": "px"}, arms=("unet", "vit"), labels=("vessel",), runs=1
     )
     assert "difference to unet in mean HD95, px" in page.sections[""]
-    assert page.sections[""].index("arm better") < page.sections[""].index("unet better")
+    assert page.sections[""].index("← vit better") < page.sections[""].index("unet better →")
     assert "HD95 (px)" in page.sections["scores"]
 
 

@@ -312,7 +312,8 @@ def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_bet
     positive = [point.x for point in points if point.x]
     if len(positive) > 1 and max(positive) / min(positive) > 8:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        decades = np.log10(max(positive) / min(positive))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.4 else (1,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.15, y=0.12)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import ndimage
 
 from ..errors import CompareError
 from .reading import read_mask
@@ -27,6 +28,8 @@ SIDES = (640, 480, 360, 240)
 BUDGET = 3_500_000
 """Bytes of all pictures of a report."""
 FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED = "#ffb000", "#648fff", "#dc267f"
+EDGE, INSIDE = 3, 110
+"""Pixels along an error's edge that are opaque, and the opacity (of 255) inside."""
 REFERENCE, PREDICTION = "#ffffff", "#35e0b0"
 PHOTOGRAPHS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
@@ -240,7 +243,7 @@ def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], vi
     for arm, mask_HW in view.predictions.items():
         mask_hw = _enlarged(mask_HW, height, width)
         layers[arm] = Layers(
-            errors=_png(errors(reference_hw, mask_hw), (FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED)),
+            errors=_png(_see_through(errors(reference_hw, mask_hw)), (FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED) * 2),
             outline=_png(outline(mask_hw), (PREDICTION,)),
         )
     return Overlay(
@@ -277,6 +280,12 @@ def errors(reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(reference == mask, 0, wrong).astype(np.uint8)
 
 
+def _see_through(errors_hw: np.ndarray) -> np.ndarray:
+    """Errors as 1 to 3 along their edges and as 4 to 6 further inside, where the image shall shine through."""
+    inside = np.any([ndimage.binary_erosion(errors_hw == kind, iterations=EDGE) for kind in (1, 2, 3)], axis=0)
+    return np.where(inside, errors_hw + 3, errors_hw).astype(np.uint8)
+
+
 def outline(mask_hw: np.ndarray) -> np.ndarray:
     """1 on the pixels of a label that touch another label or the background from inside, also along the picture's edge."""
     padded = np.pad(mask_hw, 1)
@@ -297,12 +306,13 @@ def _ground(view: _View, height: int, width: int) -> str:
 
 
 def _png(index_hw: np.ndarray, colours: Sequence[str]) -> str:
-    """Index 0 is transparent, index k is colours[k − 1]."""
+    """Index 0 is transparent, index k is colours[k − 1]; those beyond the third are half transparent."""
     image = Image.fromarray(index_hw)
     image.putpalette(bytes(3) + b"".join(bytes.fromhex(colour[1:]) for colour in colours))
-    alpha = bytes([0] + [255] * len(colours))
+    alpha = bytes([0, *(255 if i < 3 else INSIDE for i in range(len(colours)))])
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"transparency": alpha, "optimize": True, "bits": 1 if len(colours) == 1 else 2}
+    bits = 1 if len(colours) == 1 else 4
+    options: dict[str, Any] = {"transparency": alpha, "optimize": True, "bits": bits}
     image.save(buffer, "PNG", **options)
     return _uri(buffer, "png")
 

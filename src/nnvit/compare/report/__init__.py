@@ -105,11 +105,11 @@ def _opening(
         f"{len(facts.arms)} arms",
         f"n = {facts.cases} case{'s' * (facts.cases != 1)}",
         f"{facts.folds or 'no'} fold{'s' * (facts.folds != 1)}",
-        f"{facts.runs} training{'s' * (facts.runs != 1)} per fold",
+        f"{view.trainings(stats)} per fold",
     ]
     return {
         "title": options.get("title") or f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
-        "headline": _parted(headline(stats, dict(audit))),
+        "headline": _parted(headline(stats, dict(audit)), facts.arms),
         "scope": " · ".join(scope),
         "audit": audit,
         "verdict_class": kind,
@@ -130,8 +130,11 @@ def _opening(
     }
 
 
-def _parted(sentence: str) -> tuple[str, str]:
-    """The claim, and what it rests on, for two sizes of type."""
+def _parted(sentence: str, arms: Sequence[str]) -> tuple[str, str]:
+    """The claim, and what it rests on, for two sizes of type; with a capital unless it opens with an arm's name."""
+    sentence = re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
+    if not sentence.startswith(tuple(arms)):
+        sentence = sentence[0].upper() + sentence[1:]
     claim, colon, rest = sentence.partition(": ")
     return claim + colon.rstrip(), rest
 

@@ -194,6 +194,13 @@ def claims(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def trainings(stats: Mapping[str, Any]) -> str:
+    """`3 trainings`, or `1 to 3 trainings` where arms differ."""
+    counts = [len(runs) for results in stats["datasets"].values() for runs in results["runs"].values()]
+    low, high = min(counts), max(counts)
+    return f"{low} training{'s' * (low != 1)}" if low == high else f"{low} to {high} trainings"
+
+
 def omnibus(stats: Mapping[str, Any]) -> list[str]:
     """Friedman's test of each data set, or why there is none."""
     lines = []
@@ -279,11 +286,20 @@ def _forest_rows(stats: Mapping[str, Any], block: Mapping[str, Any]) -> list[For
     return rows
 
 
+def _two(stats: Mapping[str, Any]) -> tuple[str, str]:
+    """The arms of the only pair, in the order of its difference."""
+    first = next(arm for arm in stats["arms"] if arm != stats["baseline"])
+    return first, next(arm for arm in stats["arms"] if arm != first)
+
+
 def _forest(stats: Mapping[str, Any], groups: Mapping[str, Sequence[ForestRow]]) -> Figure:
     _, unit = scale_of(stats, stats["metric"])
     baseline = stats["baseline"]
-    better = "arm better" if baseline else "first better"
-    worse = f"{figures.short(baseline, 24)} better" if baseline else "second better"
+    better, worse = ("arm better", f"{baseline} better") if baseline else ("first better", "second better")
+    if len(stats["arms"]) == 2:
+        first, second = _two(stats)
+        better, worse = f"{first} better", f"{second} better"
+    better, worse = figures.short(better, 30), figures.short(worse, 30)
     if stats["lower_is_better"]:
         better, worse = worse, better
     to = f" to {figures.short(baseline, 24)}" if baseline else ""
@@ -460,7 +476,7 @@ def _pareto(stats: Mapping[str, Any], cost: Sequence[Mapping[str, Any]]) -> list
                 title=f"Mean {main_name(stats)} on {dataset} against {', '.join(panels)}; the cost table has the numbers",
                 caption=f"Mean {main_name(stats)} on {dataset} (n = {block['n']}, 95% interval) against what it costs; "
                 "the dashed step joins the arms that no other beats at the same or a lower cost. "
-                "Axes over a wide range are logarithmic.",
+                "Axes over a wide range are logarithmic; an arm whose records don't tell a cost is not in its panel.",
             )
         )
     return found
@@ -574,7 +590,11 @@ def cost_rows(cost: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cost(value: float | None, factor: float, digits: int) -> Cell:
-    return Cell(text="unknown") if value is None else Cell(text=number(value * factor, digits), value=value * factor)
+    if value is None:
+        return Cell(text="unknown")
+    least = 10.0**-digits
+    text = f"< {least:.{digits}f}" if 0 < value * factor < least else number(value * factor, digits)
+    return Cell(text=text, value=value * factor)
 
 
 def cost_note(cost: Sequence[Mapping[str, Any]]) -> str:
@@ -582,7 +602,7 @@ def cost_note(cost: Sequence[Mapping[str, Any]]) -> str:
     of = {row["seconds_per_iteration_of"] for row in cost if row.get("seconds_per_iteration_of")}
     devices = {row["device"] for row in cost if row.get("device")}
     notes = [f"Seconds per iteration: {', '.join(sorted(of))}."] if of else []
-    notes += ["The arms ran on different devices: their times are not comparable."] if len(devices) > 1 else []
+    notes += ["The records name different devices, so that times may not be comparable."] if len(devices) > 1 else []
     return " ".join(notes)
 
 

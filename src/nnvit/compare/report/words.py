@@ -271,7 +271,7 @@ def _of_runs(facts: Facts) -> list[tuple[bool, str]]:
             f"Each fold was trained {_times(facts.runs)} in at least one arm; a headline claim takes three seeds.",
         ),
         (
-            facts.cases < 60,
+            facts.cases < 100,
             f"{_several(facts.cases, 'case')} are few: intervals are wide and may cover less than they say.",
         ),
     ]
@@ -332,8 +332,7 @@ def _of_records(facts: Facts) -> list[tuple[bool, str]]:
         ),
         (
             len(facts.devices) > 1,
-            f"Times and memory were measured on different devices ({', '.join(facts.devices)}) and can't be compared across "
-            "them.",
+            f"The records name different devices ({', '.join(facts.devices)}); times and memory can't be compared across them.",
         ),
     ]
 
