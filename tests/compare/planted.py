@@ -36,6 +36,7 @@ TRANSFORMS = (
     "(0, 1) ), RemoveLabelTransform( segmentation_channels = None, label_value = -1, set_to = 0 ), "
     "DownsampleSegForDSTransform( ds_scales = [[np.float64(1.0), np.float64(1.0)], [np.float64(0.5), np.float64(0.5)]] )] )"
 )
+TRANSFORMS_OF_OURS = TRANSFORMS.split(", DownsampleSegForDSTransform")[0] + "] )"
 MIRROR = "MirrorTransform( allowed_axes = (0, 1) ), "
 LOSS = "DC_and_CE_loss(\n    (ce): RobustCrossEntropyLoss()\n    (dc): MemoryEfficientSoftDiceLoss()\n  )"
 STOCK_LOSS = f"DeepSupervisionWrapper(\n  (loss): {LOSS}\n)"
@@ -195,15 +196,13 @@ class Study:
     def _nnvit_fold(
         self, fold: Path, number: str, cases: Sequence[str], content: dict[str, Any], configuration: dict[str, Any]
     ) -> None:
-        transforms = TRANSFORMS.replace(", DownsampleSegForDSTransform( ds_scales = [[np.float64(1.0), np.float64(1.0)], "
-                                        "[np.float64(0.5), np.float64(0.5)]] )", "")  # fmt: skip
         held = debug(
             number,
             loss=LOSS,
             optimizer="AdamW (\nParameter Group 0\n    betas: (0.9, 0.999)\n    lr: 0.001\n)",
             network="Segmenter",
         )
-        held |= {"dataloader_train.generator.transforms": transforms, "enable_deep_supervision": "False",
+        held |= {"dataloader_train.generator.transforms": TRANSFORMS_OF_OURS, "enable_deep_supervision": "False",
                  "lr_scheduler": "<nnvit.optim.EpochSchedule object at 0x7f94aa470090>", "initial_lr": "0.001",
                  "configuration_manager": str(configuration)}  # fmt: skip
         write_json(fold / "debug.json", held)
@@ -249,7 +248,9 @@ def manifest(fold: str, cases: Sequence[str], content: dict[str, Any], recipe_ha
         "weights": {"source": content["model"].get("weights", "random")}, "parameters": {"total": 26844386, "trainable": 4788194},
         "start": "2026-03-01T09:00:00+00:00", "resumed": [], "epochs_done": 3, "exit": "finished", "DONE": True,
         "seconds_per_iteration": {"data_wait": 0.1, "step": 0.9}, "peak_memory_bytes": 1783361536,
-        "end": "2026-03-01T10:00:00+00:00",
+        "end": "2026-03-01T10:00:00+00:00", "flops_per_patch": 12_000_000_000, "augmentation": TRANSFORMS_OF_OURS,
+        "mirroring_axes": [0, 1], "oversample_foreground_percent": 0.33,
+        "validation": {"checkpoint": "checkpoint_final.pth", "mirroring_axes": [0, 1]},
     }  # fmt: skip
 
 
@@ -338,6 +339,13 @@ def set_debug(model: Path, **changes: str) -> None:
         change_json(
             fold / "debug.json", lambda held: held.update({k.replace("__", "."): v for k, v in changes.items()})
         )
+
+
+def set_run(model: Path, **changes: Any) -> None:
+    """Changes keys of every fold's nnvit_run.json; None removes one."""
+    for fold in folds_of(model):
+        held = json.loads((fold / "nnvit_run.json").read_text()) | changes
+        write_json(fold / "nnvit_run.json", {key: value for key, value in held.items() if value is not None})
 
 
 def set_configuration(model: Path, **changes: Any) -> None:

@@ -27,6 +27,7 @@ from .planted import (
     reference_mask,
     set_configuration,
     set_debug,
+    set_run,
     write_json,
     write_png,
 )
@@ -110,20 +111,16 @@ def more_iterations(study: Study) -> None:
 
 
 def mirroring_off(study: Study) -> None:
-    set_debug(
-        vit(study),
-        dataloader_train__generator__transforms=TRANSFORMS.replace(MIRROR, ""),
-        inference_allowed_mirroring_axes="None",
+    transforms = TRANSFORMS.replace(MIRROR, "")
+    set_debug(vit(study), dataloader_train__generator__transforms=transforms, inference_allowed_mirroring_axes="None")
+    set_run(
+        vit(study), augmentation=transforms, validation={"checkpoint": "checkpoint_final.pth", "mirroring_axes": None}
     )
 
 
 def best_checkpoint(study: Study) -> None:
     _, other = two_of_ours(study)
-    for fold in folds_of(other):  # as `nnvit train … --val_best` writes its log
-        path = next(fold.glob("training_log_*.txt"))
-        line = "2026-03-01 11:00:00.000000: continuing after epoch 2 of 3, from the checkpoint in fold \n"
-        later = line + "2026-03-01 11:00:01.000000: validating 6 cases with nnU-Net's sliding window, with mirroring \n"
-        path.with_name("training_log_2026_3_1_11_00_00.txt").write_text(later)
+    set_run(other, validation={"checkpoint": "checkpoint_best.pth", "mirroring_axes": [0, 1]})
 
 
 def one_case_missing(study: Study) -> None:
@@ -155,10 +152,9 @@ def other_loss(study: Study) -> None:
 
 
 def other_augmentation(study: Study) -> None:
-    set_debug(
-        vit(study),
-        dataloader_train__generator__transforms=TRANSFORMS.replace("scaling = (0.7, 1.4)", "scaling = (0.5, 2)"),
-    )
+    transforms = TRANSFORMS.replace("scaling = (0.7, 1.4)", "scaling = (0.5, 2)")
+    set_debug(vit(study), dataloader_train__generator__transforms=transforms)
+    set_run(vit(study), augmentation=transforms)
 
 
 def trained_on_all(study: Study) -> None:
@@ -301,6 +297,51 @@ def test_a_resenc_preset_for_less_memory_than_the_others_took_is_called_out(stud
 
 def test_arms_with_one_training_are_called_out(study: Study) -> None:
     assert "trainings per fold below 3, which a headline claim needs: nnUNetTrainer (1), vit (1)" in notes(study)
+
+
+def test_what_differs_in_the_augmentation_is_named(study: Study) -> None:
+    other_augmentation(study)
+    assert "augmentation that only vit has: SpatialTransform(" in notes(study)
+
+
+# --- runs of the first release -----------------------------------------------------------------------------------------
+
+
+def without_later_keys(study: Study) -> None:
+    """What nnvit_run.json held before it told of augmentation and validation."""
+    later = ("augmentation", "mirroring_axes", "oversample_foreground_percent", "validation", "flops_per_patch")
+    for model in study.results.glob("nnUNetTrainer_nnvit__*"):
+        set_run(model, **dict.fromkeys(later))
+
+
+def test_runs_without_later_keys_are_read_from_debug_file_and_log(study: Study) -> None:
+    without_later_keys(study)
+    found = look(study)
+    assert found["verdict"] == "fair"
+    assert found["rows"]["checkpoint"]["values"]["vit"] == "final"
+    assert {found["rows"][key]["status"] for key in ("augmentation", "mirroring", "mirroring_at_prediction")} == {
+        "equal"
+    }
+
+
+def test_the_log_tells_that_the_best_checkpoint_was_validated(study: Study) -> None:
+    _, other = two_of_ours(study)
+    without_later_keys(study)
+    for fold in folds_of(other):  # as `nnvit train … --val_best` says it
+        text = (
+            "2026-03-01 11:00:00.000000: continuing after epoch 2 of 3, from the checkpoint in fold \n"
+            "2026-03-01 11:00:01.000000: validating 6 cases with nnU-Net's sliding window, with mirroring \n"
+        )
+        (fold / "training_log_2026_3_1_11_00_00.txt").write_text(text)
+    row = look(study)["rows"]["checkpoint"]
+    assert (row["status"], row["values"]) == ("different", {"other": "best", "vit": "final"})
+
+
+def test_a_seeded_run_tells_its_augmentation_where_the_debug_file_does_not(study: Study) -> None:
+    for fold in folds_of(vit(study)):
+        change_json(fold / "debug.json", lambda held: held.pop("dataloader_train.generator.transforms"))
+    rows = look(study)["rows"]
+    assert {rows[key]["status"] for key in ("augmentation", "mirroring")} == {"equal"}
 
 
 # --- what nobody recorded ----------------------------------------------------------------------------------------------

@@ -54,13 +54,9 @@ def device_of(record: Records) -> str | None:
 
 
 def _flops(record: Records) -> int | None:
-    for key in ("flops", "flops_per_patch"):
-        held = record.manifest.get(key)
-        if isinstance(held, dict):
-            held = held.get("forward")
-        if held is not None:
-            return int(held)
-    return None
+    """Of predicting one patch."""
+    held = record.manifest.get("flops_per_patch")
+    return None if held is None else int(held)
 
 
 def _step_seconds(record: Records) -> float | None:

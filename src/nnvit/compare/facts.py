@@ -160,7 +160,7 @@ def _augmentation(record: Records) -> str | None:
 
 
 def _oversampling(record: Records) -> str | None:
-    share = record.debug.get("oversample_foreground_percent")
+    share = record.debug.get("oversample_foreground_percent", record.manifest.get("oversample_foreground_percent"))
     if share is None:
         return None
     return f"{share}{', drawn at random' if record.debug.get('probabilistic_oversampling') == 'True' else ''}"
@@ -169,16 +169,15 @@ def _oversampling(record: Records) -> str | None:
 def _mirroring(record: Records) -> str | None:
     text = _transforms_text(record)
     axes = recorded.mirror_axes(text if isinstance(text, str) else None)
-    if axes is None and _training(record).get("mirroring") is False:
-        axes = []
+    if axes is None and "mirroring_axes" in record.manifest:
+        axes = record.manifest["mirroring_axes"] or []
     return None if axes is None else _axes(axes)
 
 
 def _mirroring_at_prediction(record: Records) -> str | None:
     validation = record.manifest.get("validation", {})
-    if isinstance(validation, dict) and "mirroring" in validation:
-        held = validation["mirroring"]
-        return _axes(held) if isinstance(held, list) else "none" if not held else "on"
+    if "mirroring_axes" in validation:
+        return _axes(validation["mirroring_axes"] or [])
     held = record.debug.get("inference_allowed_mirroring_axes")
     if record.log.mirrored is False:
         return "none"
@@ -190,8 +189,7 @@ def _loss(record: Records) -> str | None:
 
 
 def _checkpoint(record: Records) -> str | None:
-    validation = record.manifest.get("validation", {})
-    held = validation.get("checkpoint") if isinstance(validation, dict) else None
+    held = record.manifest.get("validation", {}).get("checkpoint")
     return held.removeprefix("checkpoint_").removesuffix(".pth") if held else record.log.checkpoint
 
 
