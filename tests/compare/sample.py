@@ -16,6 +16,7 @@ from nnvit.compare.audit import Audit, Row
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'
 """A name that does harm where it isn't escaped."""
 NAN = float("nan")
+COMMAND = "nnvit compare unet=/home/somebody/results/folder_0 --out x/y"
 GAINS = (0.0, 0.04, 0.01, -0.02)
 """Of the arms, in Dice; one arm further with every data set."""
 
@@ -122,10 +123,11 @@ def write(out: Path, sample: Sample | None = None, **changes: Any) -> Path:
         stats=stats,
         audit=sample.audit(),
         cost=sample.cost(),
-        arms=[SimpleNamespace(name=arm, path=Path("/results") / f"folder_{i}") for i, arm in enumerate(sample.arms)],  # type: ignore[misc]
-        options=options
-        | {"hd95_rule": "the larger of two percentiles", "command": "nnvit compare unet"}
-        | sample.options,
+        arms=[
+            SimpleNamespace(name=arm, path=Path("/home/somebody/results") / f"folder_{i}")
+            for i, arm in enumerate(sample.arms)
+        ],  # type: ignore[misc]
+        options=options | {"hd95_rule": "the larger of two percentiles", "command": COMMAND} | sample.options,
         images=images,
         references=references,
         predictions=predictions,

@@ -122,6 +122,12 @@ def test_n_and_intervals_stand_beside_the_means(page: Page) -> None:
     assert re.search(r"0\.\d{4}\s*0\.\d{4} to 0\.\d{4}", page.sections["scores"])
 
 
+def test_a_mailed_page_does_not_say_whose_machine_it_was(page: Page) -> None:
+    assert "…/results/folder_0" in page.sections["files"]
+    assert "nnvit compare unet=…/results/folder_0 --out x/y" in page.sections["files"]
+    assert "somebody" not in page.text
+
+
 def test_figures_and_tables_lie_beside_the_page(out: Path) -> None:
     figures = {"differences", "classes", "cases", "ranks", "pareto"}
     assert {path.name for path in (out / "figures").iterdir()} == {

@@ -135,8 +135,8 @@ def _parted(sentence: str, arms: Sequence[str]) -> tuple[str, str]:
     sentence = re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
     if not sentence.startswith(tuple(arms)):
         sentence = sentence[0].upper() + sentence[1:]
-    claim, colon, rest = sentence.partition(": ")
-    return claim + colon.rstrip(), rest
+    at = min((found.start() for found in re.finditer(r"(?<=[:;]) | (?=\()", sentence)), default=len(sentence))
+    return sentence[:at], sentence[at + 1 :]
 
 
 def _breakable(text: str) -> Markup:
@@ -246,8 +246,8 @@ def _closing(
         "methods": paragraphs,
         "references": cited,
         "limits": words.limits(facts),
-        "command": options.get("command", ""),
-        "arm_paths": [(arm.name, str(arm.path)) for arm in arms],
+        "command": _without_home(str(options.get("command", ""))),
+        "arm_paths": [(arm.name, _without_home(str(arm.path))) for arm in arms],
         "files": [
             ("cases.csv", "every score: one row per arm, training, fold, case and class"),
             ("stats.json", "every statistic on this page, with its method's name; docs/statistics.md describes it"),
@@ -255,6 +255,11 @@ def _closing(
             ("tables/", f"{', '.join(tables)} for LaTeX (booktabs), and references.bib"),
         ],
     }
+
+
+def _without_home(text: str) -> str:
+    """Absolute paths by their last two parts: a page that is mailed need not say whose machine it was."""
+    return re.sub(r"(?<![\w.…])/(?:[^/\s=]+/)+(?=[^/\s]+/[^/\s]+)", "…/", text)
 
 
 def _tables(stats: Mapping[str, Any], audit: Mapping[str, Any], cost: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -20,7 +20,7 @@ NAMES = {
     "nsd": "NSD",
     "hd95_mm": "HD95",
     "cldice": "clDice",
-    "fp_volume_mm3": "false-positive volume",
+    "fp_volume_mm3": "FP volume",
 }
 """Columns of the table of cases, as the page names them."""
 UNITS = {"mm": {"hd95_mm": "mm", "fp_volume_mm3": "mm³"}, "px": {"hd95_mm": "px", "fp_volume_mm3": "px"}}
