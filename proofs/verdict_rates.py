@@ -3,12 +3,13 @@
     python proofs/verdict_rates.py [--num 10000] [--out proofs/verdict_rates.json] [--fresh | --table]
 
 Each world is simulated in parts of 1,000 comparisons, part i with seed i, and written as soon as it is done, so the script
-can be stopped and started at will; a file of another commit of src/nnvit/compare is begun anew only with --fresh. `analysed`
+can be stopped and started at will; a file that other sources made is begun anew only with --fresh. `analysed`
 worlds go through `analyse` and `headline` themselves, table and sentence included; the others through the same decisions on
 arrays. Prints the JSON that it writes, or with --table only the rows of docs/statistics.md, from what is there.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -27,6 +28,8 @@ from nnvit.compare.statistics import analyse, headline
 
 HERE = Path(__file__).parent
 PART, RESAMPLES = 1000, 1000
+MODULES = ("bootstrap", "difference", "method_layer", "ranks", "simulation", "statistics", "table", "verdict")
+SOURCES = [f"src/nnvit/compare/{name}.py" for name in MODULES]
 WORLDS = {
     "no difference, 1 seed": World(),
     "no difference, 3 seeds": World(runs=3),
@@ -166,26 +169,25 @@ def _do(
 
 def _load(out: Path, fresh: bool) -> dict[str, Any]:
     """What was simulated before, if it was with these very sources."""
-    commit = _git("log", "-1", "--format=%H", "--", *_sources())
-    if _git("status", "--porcelain", "--", *_sources()):
+    if _git("status", "--porcelain", "--", *SOURCES):
         sys.exit("The sources of the statistics have changes that are not committed; commit them, then run this again.")
+    digest = hashlib.sha256(b"".join((HERE.parent / name).read_bytes() for name in SOURCES)).hexdigest()
     if out.exists() and not fresh:
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-        if _git("diff", "--name-only", found["commit"], "HEAD", "--", *_sources()):
+        if found["sources"] != digest:
             sys.exit(
                 f"{out} is of commit {found['commit'][:7]}, and the statistics changed since; --fresh begins anew."
             )
         return found
-    machine = (
-        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
-    )
-    return {"commit": commit, "machine": machine, "part": PART, "resamples": RESAMPLES, "worlds": {}}
-
-
-def _sources() -> list[str]:
-    """What the rates depend on."""
-    names = ("bootstrap", "difference", "method_layer", "ranks", "simulation", "statistics", "table", "verdict")
-    return [f"src/nnvit/compare/{name}.py" for name in names]
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU used, Python {platform.python_version()}"
+    return {
+        "commit": _git("log", "-1", "--format=%H", "--", *SOURCES),
+        "sources": digest,
+        "machine": f"{machine}, numpy {np.__version__}",
+        "part": PART,
+        "resamples": RESAMPLES,
+        "worlds": {},
+    }
 
 
 def _git(*command: str) -> str:
