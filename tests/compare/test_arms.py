@@ -69,6 +69,23 @@ def test_predictions_inside_a_results_folder_know_their_model(study: Study) -> N
     assert [fold.name for fold in arm.runs[0].folds] == [""]
 
 
+def test_the_plans_that_nnunetv2_predict_copies_do_not_hide_the_results_folder(study: Study, tmp_path: Path) -> None:
+    inside, elsewhere = vit(study) / "predicted", tmp_path / "elsewhere"
+    for folder in (inside, elsewhere):
+        shutil.copytree(study.references, folder)
+        for name in ("plans.json", "dataset.json"):
+            shutil.copy(vit(study) / name, folder)
+    assert find_arms([inside])[0].runs[0].model == vit(study)
+    (arm,) = find_arms([elsewhere])
+    assert (arm.name, arm.runs[0].model, arm.runs[0].seed) == ("vit", elsewhere, 0)
+
+
+def test_a_validation_folder_is_its_fold(study: Study) -> None:
+    (arm,) = find_arms([vit(study) / "fold_1" / "validation"])
+    assert [fold.name for fold in arm.runs[0].folds] == ["1"]
+    assert arm.runs[0].model == vit(study)
+
+
 def test_seeds_of_one_recipe_are_runs_of_one_arm(study: Study) -> None:
     found = find_arms([stock(study), *reversed(seeds(study, 1, 2))])
     assert [arm.name for arm in found] == ["nnUNetTrainer", "vit"]

@@ -215,6 +215,17 @@ def test_a_stop_lists_the_cases_and_who_lacks_them(study: Study) -> None:
     assert "--allow cases" in reason
 
 
+def test_another_split_of_a_stock_arm_is_found_by_its_cases(study: Study) -> None:
+    """Which records no hash of its split."""
+    stock = study.results / "nnUNetTrainer__nnUNetPlans__2d"
+    for one, fold, other in (("case_01", "0", "1"), ("case_07", "1", "0")):
+        name = f"{one}.png"
+        shutil.move(stock / f"fold_{fold}" / "validation" / name, stock / f"fold_{other}" / "validation" / name)
+    for fold in folds_of(stock):
+        study.evaluate(fold)
+    assert any("case_01, case_07 lie in different folds of the arms" in reason for reason in look(study)["stop"])
+
+
 def test_an_unknown_key_of_allow_is_refused_with_the_nearest(study: Study) -> None:
     with pytest.raises(CompareError, match="Did you mean 'patch_size'"):
         look(study, allow=("patchsize",))

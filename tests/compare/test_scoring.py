@@ -87,3 +87,13 @@ def test_a_damaged_cache_is_made_anew(jobs: list[Job], tmp_path: Path) -> None:
     cache.write_text('{"cut sh')
     score_all(jobs[:2], cache=cache, processes=1, quiet=True)
     assert len(json.loads(cache.read_text())) == 2
+
+
+def test_progress_is_told_by_lines_where_there_is_no_terminal(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scoring, "LINE_EVERY", 0.0)
+    score_all(jobs[:3], processes=1)
+    assert "scoring masks: 2 of 3, " in capsys.readouterr().err
+    score_all(jobs[:3], processes=1, quiet=True)
+    assert capsys.readouterr().err == ""

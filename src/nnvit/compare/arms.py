@@ -202,6 +202,8 @@ def _results_of(dataset: str) -> Path:
 def _run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | None) -> Run:
     """Reads what a folder holds. Raises CompareError where it holds nothing to compare."""
     folders = sorted(sub for sub in path.iterdir() if sub.is_dir() and sub.name.startswith("fold_"))
+    if path.name == "validation" and path.resolve().parent.name.startswith("fold_"):
+        path = path.resolve().parent
     if not folders and path.name.startswith("fold_") and (path / "validation").is_dir():
         return _run_of_folds(path, [path], dataset, configuration, None)
     if folders:
@@ -212,8 +214,15 @@ def _run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | N
             f"{path} holds neither fold_0, fold_1, … nor masks ({', '.join(ENDINGS)}). An arm is a results folder "
             "(Trainer__Plans__configuration) with its validation masks, or a folder of predicted masks."
         )
-    model = next((folder for folder in (path, *list(path.parents)[:2]) if (folder / "plans.json").is_file()), None)
-    return _described(path, model, dataset, configuration, (Fold(name="", folder=path, predictions=masks),), ())
+    return _described(
+        path, _model_of_masks(path), dataset, configuration, (Fold(name="", folder=path, predictions=masks),), ()
+    )
+
+
+def _model_of_masks(path: Path) -> Path | None:
+    """The results folder that a folder of masks lies in; else the folder itself, where nnUNetv2_predict copied the plans to."""
+    above = [folder for folder in list(path.resolve().parents)[:2] if any(folder.glob("fold_*"))]
+    return next((folder for folder in (*above, path) if (folder / "plans.json").is_file()), None)
 
 
 def _run_of_folds(

@@ -73,8 +73,10 @@ def read(path: Path) -> Mask:
 
 def spacing_of(path: Path) -> tuple[float, ...]:
     """mm along each axis, from the header alone where the format has one."""
-    if path.suffix.lower() in NATURAL:
+    if path.suffix.lower() in (".tif", ".tiff"):  # which may be volumes
         return _photograph(path).spacing
+    if path.suffix.lower() in NATURAL:
+        return 1.0, 1.0
     reader = _header(path)
     size, spacing = reader.GetSize()[::-1], reader.GetSpacing()[::-1]
     return tuple(spacing[1:]) if len(size) == 3 and size[0] == 1 else tuple(spacing)

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +21,8 @@ BATCH = 8
 """Masks that a process scores before it reports."""
 PATIENCE = 1.0
 """Seconds before processes are started, which takes about as long."""
+LINE_EVERY = 10.0
+"""Seconds between two lines of progress, where there is no terminal for a bar."""
 
 Scores = dict[str, dict[str, Any]]
 
@@ -151,13 +153,25 @@ def _listed(numbers: set[int]) -> str:
 
 
 @contextmanager
-def _bar(total: int, quiet: bool) -> Iterator[Any]:
-    """Calls of what this yields move a bar that says how long it will take."""
+def _bar(total: int, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Calls of what this yields move a bar that says how long it will take; without a terminal, now and then a line."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not total or not console.is_terminal) as progress:
+    hidden = quiet or not total
+    with Progress(*columns, console=console, disable=hidden or not console.is_terminal) as progress:
         task = progress.add_task("scoring masks", total=total)
-        yield lambda: progress.advance(task)
+        start = last = time.monotonic()
+
+        def advance() -> None:
+            nonlocal last
+            progress.advance(task)
+            now, done = time.monotonic(), int(progress.tasks[0].completed)
+            if not hidden and not console.is_terminal and now - last > LINE_EVERY:
+                last = now
+                left = (now - start) / done * (total - done)
+                console.print(f"scoring masks: {done} of {total}, {left:.0f} s left", highlight=False)
+
+        yield advance
