@@ -160,3 +160,11 @@ def test_axe_finds_nothing_serious(page: Page, theme: str) -> None:
         for rule in found
         if rule["impact"] in ("serious", "critical")
     ] == []
+
+
+def test_the_methods_are_copied_or_at_least_selected(page: Page) -> None:
+    button = page.get_by_role("button", name="copy the text")
+    button.click()
+    page.wait_for_function("document.querySelector('[data-copy]').textContent !== 'copy the text'")
+    told = page.locator("[data-copy]").first.inner_text()
+    assert told == "copied" or "We compared 4 arms" in page.evaluate("getSelection().toString()")

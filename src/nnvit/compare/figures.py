@@ -145,7 +145,7 @@ def _forest_row(axes: Axes, y: int, row: ForestRow) -> None:
     axes.plot([row.low, row.high], [y, y], color=colour, linewidth=3.2, solid_capstyle="butt", zorder=3)
     marker = MARKERS[row.colour % len(MARKERS)]
     axes.plot(
-        [row.estimate], [y], marker, color=colour, markersize=7, markeredgecolor=GROUND, markeredgewidth=1, zorder=4
+        [row.estimate], [y], marker, color=colour, markersize=5.5, markeredgecolor=GROUND, markeredgewidth=1, zorder=4
     )
 
 
@@ -206,7 +206,7 @@ def paired_strip(
             )
             mean, low, high = means[arm]
             axes.plot([i + 0.13] * 2, [low, high], color=colour, linewidth=3.2, solid_capstyle="butt")
-            axes.plot([i + 0.13], [mean], marker, color=colour, markersize=8, markeredgecolor=GROUND, markeredgewidth=1)
+            axes.plot([i + 0.13], [mean], marker, color=colour, markersize=6, markeredgecolor=GROUND, markeredgewidth=1)
         if human:
             _human(axes, human)
         axes.set_xticks(range(len(arms)), [_stacked(arm, len(arms)) for arm in arms])
