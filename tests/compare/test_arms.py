@@ -98,6 +98,15 @@ def test_runs_of_a_stock_trainer_are_grouped_by_their_name(study: Study) -> None
     assert [run.name for run in arm.runs] == ["0", "1"]
 
 
+def test_equal_folder_names_are_no_proof_of_one_arm(study: Study) -> None:
+    """Two forks may call their trainers alike."""
+    other = study.root / "elsewhere" / "Dataset777_Planted" / stock(study).name
+    shutil.copytree(stock(study), other)
+    with pytest.raises(CompareError, match=r"would all be called 'nnUNetTrainer__nnUNetPlans__2d'.*NAME=PATH"):
+        find_arms([stock(study), other])
+    assert [arm.name for arm in find_arms([stock(study), f"theirs={other}"])] == ["nnUNetTrainer", "theirs"]
+
+
 def test_different_recipes_under_one_name_are_refused(study: Study) -> None:
     other = study.nnvit("other_s0", recipe(name="other_s0"), recipe_hash="12" * 32)
     with pytest.raises(CompareError, match="the arm 'a' is given runs of different recipes"):

@@ -137,6 +137,7 @@ def test_a_whole_comparison_imports_neither_torch_nor_nnunet(template: Study, tm
     assert done.returncode == 0, done.stderr[-2000:]
     assert "heavy: [] []" in done.stdout
     assert (tmp_path / "out" / "report.html").is_file()
+    assert set(pd.read_csv(tmp_path / "out" / "cases.csv")["dataset"]) == {PLANS["dataset_name"]}
 
 
 def test_the_command_prints_the_audit_the_answer_and_where_the_report_lies(study: Study, tmp_path: Path) -> None:

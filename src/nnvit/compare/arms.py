@@ -101,11 +101,12 @@ def find_arms(
     datasets: Sequence[str] = (),
     configuration: str = "2d",
     folds: Sequence[str] | None = None,
+    unnamed: str = "data",
 ) -> list[Arm]:
     """The arms of `given`: paths, names under nnUNet_results/<dataset>, or NAME=either.
 
-    Runs are one arm where they are given one NAME, or where their recipes differ in the seed alone. Raises CompareError
-    for what is not there, is there twice, or cannot be told apart.
+    Runs are one arm where they are given one NAME, or where their recipes differ in the seed alone. unnamed: what to call
+    the data set where no arm says one. Raises CompareError for what is not there, is there twice, or cannot be told apart.
     """
     found: list[tuple[str, Run]] = []
     for word in given:
@@ -113,7 +114,7 @@ def find_arms(
         for path, dataset in _folders(where, datasets, configuration):
             found.append((name, _run(path, dataset, configuration, folds)))
     _refuse_twice([run for _, run in found])
-    found = _with_dataset(found)
+    found = _with_dataset(found, unnamed)
     arms = [Arm(name=name, runs=_number(runs)) for name, runs in _group(found).items()]
     _refuse_mixed(arms)
     return arms
@@ -288,11 +289,14 @@ def _dataset_in(path: Path) -> str:
 
 
 def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
-    """Name -> runs."""
+    """Name -> runs: by the given name, the recipe, or, over several data sets, the folder's name."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for name, run in found:
-        key = ("name", name) if name else ("hash", run.recipe_hash) if run.recipe_hash else ("folder", _model_name(run))
-        if not name and not run.recipe_hash and not _is_model(run):
+        key = (
+            ("name", name) if name else ("recipe", run.recipe_hash) if run.recipe_hash else ("folder", _model_name(run))
+        )
+        taken = any(other.dataset == run.dataset for other in groups.get(key, ()))
+        if key[0] == "folder" and (taken or not _is_model(run)):  # equal names are no proof of equal trainings
             key = ("path", str(run.path.resolve()))
         groups[key].append(run)
     names = {key: key[1] if key[0] == "name" else _short_name(runs[0]) for key, runs in groups.items()}
@@ -347,15 +351,15 @@ def _number(runs: list[Run]) -> tuple[Run, ...]:
     return tuple(numbered)
 
 
-def _with_dataset(found: list[tuple[str, Run]]) -> list[tuple[str, Run]]:
-    """Folders of masks say no data set: they belong to that of the other arms."""
+def _with_dataset(found: list[tuple[str, Run]], unnamed: str) -> list[tuple[str, Run]]:
+    """Folders of masks say no data set: they belong to that of the other arms, or to one that is called `unnamed`."""
     known = list(dict.fromkeys(run.dataset for _, run in found if run.dataset))
     bare = [run.path for _, run in found if not run.dataset]
     if bare and len(known) > 1:
         raise CompareError(
             f"{bare[0]} does not say which of the data sets it belongs to ({', '.join(known)}); put it in a folder of that name."
         )
-    only = known[0] if known else "data"
+    only = known[0] if known else unnamed
     return [(name, replace(run, dataset=run.dataset or only)) for name, run in found]
 
 

@@ -121,7 +121,7 @@ def audit(arms: Sequence[Arm], *, allow: Sequence[str] = (), baseline: str | Non
     _add_recorded(found, records)
     for fact in FACTS:
         _add_fact(found, fact, records)
-    _note_unknown(found)
+    _note_unknown(found, records)
     _note_unfinished(found, arms, records)
     found.notes += call_outs(arms, records, baseline)
     return found
@@ -186,9 +186,10 @@ def _add_recorded(found: Audit, records: dict[str, list[Records]]) -> None:
     found.add("recorded", values, differs="no" in values.values())
     bare = [name for name, value in values.items() if value == "no"]
     if bare:
+        declares = "declares" if "recorded" in found.allow else "would declare"
         found.notes.append(
-            f"nothing is recorded about how {', '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
-            "declares that you know it was fair."
+            f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
+            f"{declares} that you know it was fair."
         )
 
 
@@ -269,8 +270,10 @@ def _differing_transforms(records: dict[str, list[Records]]) -> list[str]:
     ]
 
 
-def _note_unknown(found: Audit) -> None:
-    for name in dict.fromkeys(arm for row in found.rows for arm in row.values):
+def _note_unknown(found: Audit, records: dict[str, list[Records]]) -> None:
+    for name, listed in records.items():
+        if not any(record.configuration or record.manifest or record.debug for record in listed):
+            continue  # nothing at all is recorded, which was said
         keys = [row.title for row in found.rows if row.equal_expected and UNKNOWN in row.values.get(name, "")]
         if keys:
             found.notes.append(f"{name} does not record: {', '.join(keys)}.")

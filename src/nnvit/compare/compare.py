@@ -67,7 +67,13 @@ def compare(
     """
     out, given = Path(out), _paths(human=human, reference=reference, images=images)
     _check(metric, images=given["images"])
-    found = find_arms(arms, datasets=_words(dataset), configuration=configuration, folds=_words(folds) or None)
+    found = find_arms(
+        arms,
+        datasets=_words(dataset),
+        configuration=configuration,
+        folds=_words(folds) or None,
+        unnamed=_unnamed(dataset, given["reference"]),
+    )
     baseline = _baseline(baseline, found)
     asked = {
         "configuration": found[0].runs[0].configuration,
@@ -294,6 +300,15 @@ def _check(metric: str, *, images: Path | None) -> None:
         )
     if images is not None and not images.is_dir():
         raise CompareError(f"--images {images} is not a folder; give the folder of the images, for the overlays.")
+
+
+def _unnamed(dataset: Any, reference: Path | None) -> str:
+    """What to call the data set of arms that name none: as it was asked for, else as the folder of the references."""
+    words = _words(dataset)
+    if len(words) == 1 or reference is None:
+        return words[0] if len(words) == 1 else "data"
+    folder = reference.resolve()
+    return folder.parent.name if folder.name.startswith(("labels", "gt_")) else folder.name
 
 
 def _baseline(given: str | None, arms: list[Arm]) -> str | None:
