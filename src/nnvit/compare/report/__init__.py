@@ -16,12 +16,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from .. import figures, latex
+from .. import figures
 from .. import overlays as pictures_of_cases
 from ..arms import Arm
 from ..statistics import headline
-from . import view, words
-from .view import Picture
+from . import names, pictures, rows, words
+from .facts import Facts, facts_of
+from .paper import latex_tables
+from .pictures import Picture
 
 VERDICTS = {
     "fair": ("fair", "All that should be equal is equal, as far as the records tell."),
@@ -59,13 +61,13 @@ def write(
     Raises CompareError for a mask or an image that can't be read.
     """
     stats = dict(stats) | {"spacing_unit": options.get("spacing_unit", "mm")}
-    drawn = view.pictures(stats, cases, cost)
+    drawn = pictures.pictures(stats, cases, cost)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn.values():
         figures.save(picture.figure, out / "figures", picture.name)
-    facts = view.facts_of(stats, cases, audit, cost, options)
-    tables = _tables(stats, audit, cost)
+    facts = facts_of(stats, cases, audit, cost, options)
+    tables = latex_tables(stats, audit, cost)
     for name, text in tables.items():
         (out / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
     _, cited = words.methods(facts)
@@ -96,7 +98,7 @@ def _render(context: Mapping[str, Any]) -> str:
 
 
 def _opening(
-    stats: Mapping[str, Any], audit: Mapping[str, Any], options: Mapping[str, Any], facts: words.Facts
+    stats: Mapping[str, Any], audit: Mapping[str, Any], options: Mapping[str, Any], facts: Facts
 ) -> dict[str, Any]:
     kind, text = VERDICTS[audit["verdict"]]
     scope = [
@@ -105,7 +107,7 @@ def _opening(
         f"{len(facts.arms)} arms",
         f"n = {facts.cases} case{'s' * (facts.cases != 1)}",
         f"{facts.folds or 'no'} fold{'s' * (facts.folds != 1)}",
-        f"{view.trainings(stats)} per fold",
+        f"{rows.trainings(stats)} per fold",
     ]
     return {
         "title": options.get("title") or f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
@@ -147,11 +149,10 @@ def _breakable(text: str) -> Markup:
 def _numbers(
     stats: Mapping[str, Any], cases: pd.DataFrame, audit: Mapping[str, Any], cost: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    scores, pairs = view.score_rows(stats), view.pair_rows(stats)
-    rows, data, left_out = view.case_rows(cases, stats)
+    scores, pairs = rows.score_rows(stats), rows.pair_rows(stats)
+    of_cases, data, left_out = rows.case_rows(cases, stats)
     labels = list(dict.fromkeys(row["label"] for row in scores))
-    main = view.main_name(stats)
-    audited = view.audit_rows(audit, stats["arms"])
+    main = names.main_name(stats)
     return {
         "arms": stats["arms"],
         "datasets": list(stats["datasets"]),
@@ -160,23 +161,23 @@ def _numbers(
         "main_metric": main,
         "averaged": ", mean over classes" if len(labels) > 1 else "",
         "colours": {arm: i % len(figures.ARMS) for i, arm in enumerate(stats["arms"])},
-        "metrics": [{"key": metric, "name": view.long_name(stats, metric)} for metric in view.metrics_shown(stats)],
-        "claims": view.claims(stats),
-        "omnibus": view.omnibus(stats),
-        "human": view.human_lines(stats),
+        "metrics": [{"key": metric, "name": names.long_name(stats, metric)} for metric in names.metrics_shown(stats)],
+        "claims": rows.claims(stats),
+        "omnibus": rows.omnibus(stats),
+        "human": rows.human_lines(stats),
         "scores": scores,
         "score_labels": labels,
         "pairs": pairs,
         "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in pairs), key=lambda name: name != main) or [main],
-        "case_rows": rows,
+        "case_rows": of_cases,
         "case_data": data,
         "cases_left_out": left_out,
-        "case_labels": list(dict.fromkeys(row["label"] for row in rows)),
-        "case_folds": sorted({row["fold"] for row in rows} - {""}),
-        "cost": view.cost_rows(cost),
-        "cost_columns": [(name, unit) for _, name, unit, _, _ in view.COST_COLUMNS],
-        "cost_note": view.cost_note(cost),
-        "audit_rows": [row | {"values_": row["values"]} for row in audited],
+        "case_labels": list(dict.fromkeys(row["label"] for row in of_cases)),
+        "case_folds": sorted({row["fold"] for row in of_cases} - {""}),
+        "cost": rows.cost_rows(cost),
+        "cost_columns": [(name, unit) for _, name, unit, _, _ in rows.COST_COLUMNS],
+        "cost_note": rows.cost_note(cost),
+        "audit_rows": rows.audit_rows(audit, stats["arms"]),
     }
 
 
@@ -207,7 +208,7 @@ def _overlays(shown: Sequence[pictures_of_cases.Overlay], stats: Mapping[str, An
                 name: getattr(overlay, name)
                 for name in ("dataset", "case", "reasons", "width", "height", "image", "reference", "arms", "notes")
             }
-            | {"dice": {arm: view.number(dice, 3) for arm, dice in overlay.scores.items()}}
+            | {"dice": {arm: names.number(dice, 3) for arm, dice in overlay.scores.items()}}
             | _sides(overlay, stats["baseline"])
             for overlay in shown
         ],
@@ -235,7 +236,7 @@ def _sides(overlay: pictures_of_cases.Overlay, baseline: str | None) -> dict[str
 
 
 def _closing(
-    facts: words.Facts,
+    facts: Facts,
     arms: Sequence[Arm],
     options: Mapping[str, Any],
     drawn: Mapping[str, Picture],
@@ -260,63 +261,3 @@ def _closing(
 def _without_home(text: str) -> str:
     """Absolute paths by their last two parts: a page that is mailed need not say whose machine it was."""
     return re.sub(r"(?<![\w.…])/(?:[^/\s=]+/)+(?=[^/\s]+/[^/\s]+)", "…/", text)
-
-
-def _tables(stats: Mapping[str, Any], audit: Mapping[str, Any], cost: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Name -> LaTeX."""
-    metrics = view.metrics_shown(stats)
-    several = len(stats["datasets"]) > 1
-    ahead = ["data set"] if several else []
-
-    def lead(row: Mapping[str, Any]) -> list[str]:
-        return [row["dataset"]] if several else []
-
-    scores = [
-        [*lead(row), row["label"], row["arm"], str(row["n"]), *(_tex(row["cells"].get(metric)) for metric in metrics)]
-        for row in view.score_rows(stats)
-    ]
-    pairs = [
-        [*lead(row), row["label"], row["a"], row["b"], str(row["n"]), _tex(row["difference"]), row["p_holm"].text,
-         row["fold_t"].text, row["nadeau_bengio"].text, row["level"]]
-        for row in view.pair_rows(stats)
-        if row["main"]
-    ]  # fmt: skip
-    main, (_, unit) = view.main_name(stats), view.scale_of(stats, stats["metric"])
-    columns = [f"{name} ({unit_})" for _, name, unit_, _, _ in view.COST_COLUMNS]
-    lines = "l" * len(ahead)
-    return {
-        "scores": latex.table(
-            [*ahead, "class", "arm", "n", *(view.long_name(stats, metric) for metric in metrics)],
-            scores,
-            caption="Mean over n cases with its 95% BCa bootstrap interval.",
-            label="tab:scores",
-            align=f"{lines}llr{'l' * len(metrics)}",
-        ),
-        "differences": latex.table(
-            [*ahead, "class", "A", "B", "n", f"A − B ({unit})", "Wilcoxon p", "fold t p", "Nadeau–Bengio p", "verdict"],
-            pairs,
-            caption=f"Paired differences in {main} with 95% BCa bootstrap intervals over n cases; p values after Holm.",
-            label="tab:differences",
-            align=f"{lines}lllrlrrrl",
-        ),
-        "cost": latex.table(
-            ["arm", *columns],
-            [[row["arm"], *(cell.text for cell in row["cells"])] for row in view.cost_rows(cost)],
-            caption="What each arm costs, as its records tell.",
-            label="tab:cost",
-            align=f"l{'r' * len(columns)}",
-        ),
-        "audit": latex.table(
-            ["what", "state", *stats["arms"]],
-            [[row["key"], row["status"], *row["values"]] for row in view.audit_rows(audit, stats["arms"])],
-            caption=f"Audit of the arms: {audit['verdict']}.",
-            label="tab:audit",
-            align=f"ll{'l' * len(stats['arms'])}",
-        ),
-    }
-
-
-def _tex(cell: view.Cell | None) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell.text} [{cell.interval}]" if cell.interval else cell.text
