@@ -206,6 +206,8 @@ def test_not_comparable_arms_support_no_claim(tmp_path: Path) -> None:
     page = _page(tmp_path, verdict_rows=("different",), runs=1, num_cases=6, arms=("unet", "b"), labels=("vessel",))
     assert "Audit: not comparable" in page.sections[""]
     assert "support no claim" in page.sections["audit"]
+    assert "Nothing, because the audit finds the arms not comparable." in page.sections["answer"]
+    assert "shown" not in page.attributes("class")
 
 
 def test_too_many_cases_leave_those_that_arms_agree_on_to_the_file(

@@ -115,6 +115,7 @@ def _opening(
         "scope": " · ".join(scope),
         "audit": audit,
         "verdict_class": kind,
+        "claimable": kind != "not",
         "verdict_text": text,
         "version": options.get("version", ""),
         "date": options.get("date", ""),
