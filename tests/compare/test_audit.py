@@ -14,6 +14,7 @@ from PIL import Image
 from nnvit.compare.arms import find_arms
 from nnvit.compare.audit import audit
 from nnvit.compare.compare import examine
+from nnvit.compare.cost import costs
 from nnvit.errors import CompareError
 
 from .planted import (
@@ -378,6 +379,20 @@ def test_a_training_without_its_debug_file_leaves_loss_and_augmentation_unknown(
     found = look(study)
     assert {found["rows"][key]["status"] for key in ("loss", "augmentation", "iterations", "mirroring")} == {"unknown"}
     assert found["verdict"] == "fair with declared differences"
+
+
+def test_a_fork_may_write_what_nnunet_does_not(study: Study) -> None:
+    """Attributes that are named as nnU-Net's and hold something else are shown as they are, or unknown."""
+    stock = study.results / "nnUNetTrainer__nnUNetPlans__2d"
+    odd = dict.fromkeys(
+        ("num_epochs", "initial_lr", "num_iterations_per_epoch", "loss", "optimizer"), "<object at 0x7f>"
+    )
+    set_debug(stock, **odd, inference_allowed_mirroring_axes="[0, 1]", configuration_manager="<Configuration>")
+    rows = look(study)["rows"]
+    assert rows["loss"]["values"]["nnUNetTrainer"] == "unknown"
+    assert rows["mirroring_at_prediction"]["status"] == "equal"
+    assert rows["patch_size"]["status"] == "equal"
+    assert [cost["arm"] for cost in costs(find_arms([stock]))] == ["nnUNetTrainer"]
 
 
 def test_an_unfinished_fold_is_named(study: Study) -> None:

@@ -235,6 +235,12 @@ def test_arms_on_several_data_sets(study: Study, monkeypatch: pytest.MonkeyPatch
     assert f"{other.name}/case_03" in given["references"]
 
 
+def test_an_arm_may_be_called_human(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = [f"human={models(study)[0]}", models(study)[1]]
+    result, _ = rows(study, monkeypatch, arms=arms, human=human(study))
+    assert result.cases.groupby("arm").size().to_dict() == {"human": 24, "vit": 24}
+
+
 def test_the_report_gets_the_masks_of_the_first_run(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     study.nnvit("vit_s1", recipe(name="vit_s1", training={"seed": 1}), noise=4)
     _, given = rows(study, monkeypatch)

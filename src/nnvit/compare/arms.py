@@ -295,8 +295,8 @@ def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
         key = (
             ("name", name) if name else ("recipe", run.recipe_hash) if run.recipe_hash else ("folder", _model_name(run))
         )
-        taken = any(other.dataset == run.dataset for other in groups.get(key, ()))
-        if key[0] == "folder" and (taken or not _is_model(run)):  # equal names are no proof of equal trainings
+        there = any(other.dataset == run.dataset for other in groups.get(key, ()))
+        if key[0] == "folder" and (there or not _is_model(run)):  # equal names are no proof of equal trainings
             key = ("path", str(run.path.resolve()))
         groups[key].append(run)
     names = {key: key[1] if key[0] == "name" else _short_name(runs[0]) for key, runs in groups.items()}

@@ -343,8 +343,8 @@ def _as_evaluated(scored: dict[str, dict[str, Any]], evaluated: dict[str, dict[s
     entries = {tuple(sorted(map(int, re.findall(r"\d+", key)))): entry for key, entry in evaluated.items()}
     for name, columns in scored.items():
         entry = entries.get(tuple(sorted(labels.values[name])))
-        if entry is None:
-            continue
+        if entry is None or (labels.ignore is not None and entry["n_ref"] != columns["n_ref"]):
+            continue  # another reference ignores other voxels
         if entry["n_pred"] != columns["n_pred"]:
             return False
         if entry["n_ref"] == columns["n_ref"] and entry["TP"] != columns["n_both"]:

@@ -203,15 +203,14 @@ class _Work:
         """The rows of the arms, and those of the second observer."""
         import pandas as pd
 
-        rows = [
-            place | {"label": label} | {key: columns[key] for key in COLUMNS if key in columns}
-            for place, scores in zip(self.places, scored, strict=True)
-            for label, columns in scores.items()
-        ]
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        of_human = table["arm"] == HUMAN
-        observer = table[of_human].reset_index(drop=True) if self.human is not None else None
-        return table[~of_human].reset_index(drop=True), observer
+        rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+        for job, place, scores in zip(self.jobs, self.places, scored, strict=True):
+            rows[job.lenient] += [
+                place | {"label": label} | {key: columns[key] for key in COLUMNS if key in columns}
+                for label, columns in scores.items()
+            ]
+        of_arms, of_human = (pd.DataFrame(rows[human], columns=list(COLUMNS)) for human in (False, True))
+        return of_arms, of_human if self.human is not None else None
 
     def masks(self, arms: list[Arm]) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
         """References, and of each arm its first run's masks; cases of several data sets are called DATASET/CASE."""

@@ -68,7 +68,7 @@ def _step_seconds(record: Records) -> float | None:
 
 def _epoch_seconds(record: Records) -> float | None:
     iterations, seconds = record.debug.get("num_iterations_per_epoch"), median(record.log.epoch_seconds)
-    return seconds / int(iterations) if iterations and seconds is not None else None
+    return seconds / int(str(iterations)) if str(iterations).isdigit() and seconds is not None else None
 
 
 def _hours(record: Records) -> float | None:

@@ -3,7 +3,6 @@
 Each answer is a short text to show and to compare; None where no record tells, which the audit calls unknown.
 """
 
-import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ def _epochs(record: Records) -> str | None:
     done = record.log.epochs or record.manifest.get("epochs_done")
     if done is None:
         return None
-    return f"{done} of {planned}" if planned and int(planned) != int(done) else str(done)
+    return f"{done} of {planned}" if planned and str(planned) != str(done) else str(done)
 
 
 def _debug_or_recipe(key: str) -> Callable[[Records], str | None]:
@@ -181,7 +180,7 @@ def _mirroring_at_prediction(record: Records) -> str | None:
     held = record.debug.get("inference_allowed_mirroring_axes")
     if record.log.mirrored is False:
         return "none"
-    return None if held is None else "none" if held == "None" else _axes(ast.literal_eval(held))
+    return None if held is None else "none" if held == "None" else _axes(re.findall(r"\d+", held))
 
 
 def _loss(record: Records) -> str | None:
@@ -238,8 +237,8 @@ def _rate(record: Records) -> str | None:
     if training:
         backbone = record.run.recipe["model"].get("backbone") and tuning_of(record.run.recipe) != "frozen"
         return f"{training['lr']:g}" + (f", backbone {training['backbone_lr']:g}" if backbone else "")
-    held = record.debug.get("initial_lr") or record.log.first_rate
-    return f"{float(held):g}" if held is not None else None
+    held = record.log.first_rate if record.debug.get("initial_lr") in (None, "None") else record.debug["initial_lr"]
+    return None if held is None else f"{held:g}" if isinstance(held, float) else f"{held}"
 
 
 def _schedule(record: Records) -> str | None:
