@@ -72,6 +72,13 @@ def test_the_page_opens_with_the_answer_the_verdict_and_a_picture(page: Page) ->
     assert "is better than" in page.sections[""]
 
 
+def test_the_reserve_stands_as_large_as_the_claim(tmp_path: Path) -> None:
+    page = _page(tmp_path, arms=("unet", "vit"), labels=("vessel",), runs=1, human=False)
+    (large, small) = re.findall(r"<h1>(.*?)<span>(.*?)</span></h1>", page.text)[0]
+    assert "3 trainings" in large or "not shown" in large
+    assert small.startswith("mean Dice 0.")
+
+
 def test_every_section_is_there_and_linked(page: Page) -> None:
     assert [name for name in page.sections if name] == SECTIONS
     links = {target[1:] for target in page.attributes("href") if target.startswith("#")}

@@ -134,11 +134,11 @@ def _opening(
 
 
 def _parted(sentence: str, arms: Sequence[str]) -> tuple[str, str]:
-    """The claim, and what it rests on, for two sizes of type; with a capital unless it opens with an arm's name."""
+    """The claim with its reserve, and the figures that it rests on, for two sizes of type; capital unless an arm opens it."""
     sentence = re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
     if not sentence.startswith(tuple(arms)):
         sentence = sentence[0].upper() + sentence[1:]
-    at = min((found.start() for found in re.finditer(r"(?<=[:;]) | (?=\()", sentence)), default=len(sentence))
+    at = min((found.start() for found in re.finditer(r"(?<=:) | (?=\()", sentence)), default=len(sentence))
     return sentence[:at], sentence[at + 1 :]
 
 
