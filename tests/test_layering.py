@@ -27,6 +27,7 @@ ALLOWED = {
     "fetch": {"errors", "schema", "registry", "config", "model", "weights"},
     "data": {"errors"},
     "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights", "cost", "data", "lora"},
+    "compare": {"errors"},
 }
 
 

@@ -24,6 +24,10 @@ class PlansError(NnvitError):
     """A plans file, or a results folder that belongs to other plans."""
 
 
+class CompareError(NnvitError):
+    """Arms of a comparison that are absent, broken or do not belong together."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest choice, or an empty string when none is near."""
     near = get_close_matches(word, list(choices), n=1, cutoff=0.5)

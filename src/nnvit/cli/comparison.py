@@ -1,0 +1,93 @@
+"""`nnvit compare`: arms against each other, in one report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples: nnvit compare unet segformer vit -d 101 --baseline unet --tubular vessel
+· nnvit compare results/Dataset101_CHASE/nnUNetTrainer__nnUNetPlans__2d vit=results/Dataset101_CHASE/myTrainer__nnUNetPlans__2d
+· nnvit compare a=masks_of_a b=masks_of_b --reference labelsTs --images imagesTs --out comparison"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to nnvit's app."""
+    app.command(epilog=EXAMPLES)(compare)
+
+
+def compare(
+    arms: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARM...",
+            help="Results folder of any nnU-Net 2 trainer, folder of masks, or (with --dataset) Trainer__Plans or a recipe's "
+            "name; NAME=… names it. Runs of one NAME, and recipes that differ in their seed alone, are one arm.",
+            show_default=False,
+        ),
+    ],
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-d",
+            "--dataset",
+            help="Data set under nnUNet_results in which names are looked for; repeat it for several.",
+        ),
+    ] = None,
+    configuration: Annotated[
+        str, typer.Option("-c", "--configuration", help="Configuration of arms given by name.")
+    ] = "2d",
+    folds: Annotated[
+        str | None,
+        typer.Option("-f", "--folds", help="Folds to compare, such as 0,1,2; by default all that an arm has."),
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="The arm that the others are held against.")] = None,
+    human: Annotated[Path | None, typer.Option(help="Masks of a second observer, shown as the human line.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Reference masks, where nnU-Net's own folders are not at hand.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Images, to lay the masks over in the report.")] = None,
+    tubular: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Label that is thin and branches: it gets clDice. Repeat it for several."),
+    ] = None,
+    nsd_tolerance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MM", help="Tolerance of the normalised surface Dice; by default the longest edge of a voxel."
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Key of the audit whose difference you declare; it is printed in the report. Repeatable.",
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What the headline is about.")] = "dice",
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that score masks; by default one for each core.", min=1)
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, cases.csv, stats.json, figures and tables.")
+    ] = Path("comparison"),
+) -> None:
+    """Compare arms fairly: audit, metrics, statistics and one report."""
+    from ..compare.compare import compare as run
+
+    result = run(
+        arms,
+        dataset=dataset,
+        configuration=configuration,
+        folds=folds.replace(",", " ").split() if folds else None,
+        baseline=baseline,
+        human=human,
+        reference=reference,
+        images=images,
+        tubular=tubular or (),
+        nsd_tolerance=nsd_tolerance,
+        allow=allow or (),
+        metric=metric,
+        processes=processes,
+        out=out,
+    )
+    print(f"\n{result.headline}\nreport: {result.report}")

@@ -1,0 +1,169 @@
+"""What may be said, for every mix of evidence, and the sentence that says it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nnvit.compare.simulation import World
+from nnvit.compare.statistics import analyse, headline
+from nnvit.compare.verdict import cases_differ, leading_pair, methods_differ
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "effect", "p", "p_friedman", "shown"),
+    [
+        (0.1, 0.2, 0.5, 0.01, 0.01, 1),
+        (-0.2, -0.1, -0.5, 0.01, 0.01, -1),
+        (-0.1, 0.2, 0.5, 0.01, 0.01, 0),  # the interval holds zero
+        (0.1, 0.2, 0.5, 0.06, 0.01, 0),  # Wilcoxon does not say so
+        (0.1, 0.2, 0.5, 0.01, 0.06, 0),  # Friedman does not
+        (0.1, 0.2, -0.5, 0.01, 0.01, 0),  # most cases go the other way
+        (NAN, NAN, 0.5, 0.01, 0.01, 0),
+        (0.1, 0.2, NAN, NAN, 0.01, 0),
+        (0.1, 0.2, 0.5, 0.01, NAN, 0),
+    ],
+)
+def test_cases_differ_only_where_all_agree(
+    low: float, high: float, effect: float, p: float, p_friedman: float, shown: int
+) -> None:
+    assert cases_differ(low, high, effect, p, p_friedman) == shown
+
+
+@pytest.mark.parametrize(
+    ("cases", "difference", "p", "shown"),
+    [
+        (1, 0.1, 0.01, 1),
+        (-1, -0.1, 0.01, -1),
+        (1, -0.1, 0.01, 0),
+        (1, 0.1, 0.06, 0),
+        (0, 0.1, 0.01, 0),
+        (1, NAN, NAN, 0),
+    ],
+)
+def test_methods_differ_only_where_the_folds_agree_with_the_cases(
+    cases: int, difference: float, p: float, shown: int
+) -> None:
+    assert methods_differ(cases, difference, p) == shown
+
+
+def _frame(gain: float, *, runs: int = 3, arms: int = 2, folds: int = 5, run_sd: float = 0.001) -> pd.DataFrame:
+    world = World(gain=gain, runs=runs, arms=arms, folds=folds, cases=100, run_sd=run_sd)
+    return world.frame(world.scores(1, np.random.default_rng(0))[0])
+
+
+def _stats(gain: float, baseline: str | None = None, **world: Any) -> dict[str, Any]:
+    return analyse(_frame(gain, **world), baseline, num_bootstrap=500)
+
+
+def _verdict(stats: dict[str, Any]) -> dict[str, Any]:
+    verdict: dict[str, Any] = stats["datasets"]["simulated"]["metrics"]["dice"]["mean"]["pairs"][0]["verdict"]
+    return verdict
+
+
+def test_three_seeds_and_agreement_make_a_headline() -> None:
+    stats = _stats(0.02)
+    assert _verdict(stats)["level"] == "better"
+    said = headline(stats, "fair")
+    assert said.startswith("arm_0 is better than arm_1 on simulated: mean Dice 0.8")
+    for part in (
+        "a difference of +",
+        "points (95% BCa interval +",
+        "over 100 cases)",
+        "fold-level t p",
+        "5 folds, 3 trainings",
+    ):
+        assert part in said
+    assert said.endswith(".")
+
+
+def test_one_seed_is_ahead_but_never_better() -> None:
+    stats = _stats(0.02, runs=1)
+    verdict = _verdict(stats)
+    assert (verdict["level"], verdict["better"]) == ("ahead, too few seeds", "arm_0")
+    assert not verdict["method"]["shown"]
+    assert "so it is not claimed" in verdict["method"]["text"]
+    said = headline(stats, "fair")
+    assert "arm_0 is ahead of arm_1" in said
+    assert "to call it better takes 3 trainings per fold" in said
+
+
+def test_one_fold_leaves_the_method_unclaimed() -> None:
+    stats = _stats(0.02, folds=1)
+    verdict = _verdict(stats)
+    assert (verdict["level"], verdict["method"]["shown"]) == ("models differ", False)
+    assert "cannot be claimed: one fold" in verdict["method"]["text"]
+    assert "that it is the better method is not shown" in headline(stats, "fair")
+
+
+def test_folds_that_disagree_are_training_noise() -> None:
+    stats = _stats(0.02, folds=2, run_sd=0.03)
+    verdict = _verdict(stats)
+    assert verdict["level"] == "models differ"
+    assert "it may be training noise" in verdict["method"]["text"]
+
+
+def test_no_difference_is_not_shown_and_names_the_arm_that_is_ahead_first() -> None:
+    stats = _stats(0.0)
+    assert _verdict(stats)["level"] == "not shown"
+    means = {arm: row["mean"] for arm, row in stats["datasets"]["simulated"]["metrics"]["dice"]["mean"]["arms"].items()}
+    ahead, behind = sorted(means, key=lambda arm: -means[arm])
+    said = headline(stats, "fair")
+    assert said.startswith(f"it is not shown that {ahead} is better than {behind} on simulated: mean Dice")
+    assert "a difference of +" in said
+
+
+def test_the_headline_is_about_the_best_arm_against_the_baseline() -> None:
+    stats = _stats(0.02, "arm_1", arms=4)
+    pair = leading_pair(stats["datasets"]["simulated"]["metrics"]["dice"]["mean"], "arm_1", lower_is_better=False)
+    assert (pair["a"], pair["b"]) == ("arm_0", "arm_1")
+    assert headline(stats, "fair").startswith("arm_0 is better than arm_1")
+
+
+def test_a_baseline_that_wins_is_said_to() -> None:
+    assert headline(_stats(0.02, "arm_0"), "fair").startswith("arm_0 is better than arm_1")
+
+
+def test_arms_that_are_not_comparable_get_figures_and_no_claim() -> None:
+    said = headline(_stats(0.02), "not comparable")
+    assert said.startswith(
+        "no claim, because the audit finds the arms not comparable; as measured, arm_0 against arm_1 on"
+    )
+    assert "is better" not in said
+    assert "95% BCa interval" in said
+
+
+def test_declared_differences_are_said_after_the_claim() -> None:
+    assert headline(_stats(0.02), "fair with declared differences").endswith(
+        "; the audit's declared differences apply."
+    )
+
+
+def test_notes_on_twins_are_repeated_and_others_are_not() -> None:
+    notes = ["arm_0 has no random-init twin, so its gain may be its pretraining's.", "The machines differ."]
+    said = headline(_stats(0.02), {"verdict": "fair", "notes": notes})
+    assert said.endswith("; the audit notes: arm_0 has no random-init twin, so its gain may be its pretraining's.")
+
+
+def test_a_distance_is_better_when_it_is_lower() -> None:
+    cases = _frame(-0.02).rename(columns={"dice": "hd95_mm"})
+    stats = analyse(cases, metric="hd95_mm", num_bootstrap=500)
+    assert stats["datasets"]["simulated"]["metrics"]["hd95_mm"]["mean"]["pairs"][0]["verdict"]["better"] == "arm_0"
+    said = headline(stats, "fair")
+    assert said.startswith("arm_0 is better than arm_1 on simulated: mean HD95 0.7")
+    assert "a difference of -0.02 mm (95% BCa interval -0.0" in said
+
+
+def test_several_data_sets_are_answered_by_average_ranks() -> None:
+    parts = [_frame(0.02).assign(dataset=f"set_{i}") for i in range(6)]
+    said = headline(analyse(pd.concat(parts), num_bootstrap=200), "fair")
+    assert said.startswith("over 6 data sets arm_0 ranks above arm_1 by Dice (average ranks 1.00 and 2.00")
+    assert "better than at least one other arm as a method on 6 of them" in said
+
+
+def test_nothing_to_say_is_said() -> None:
+    said = headline(analyse(_frame(0.0).assign(dice=np.nan), num_bootstrap=200), "fair")
+    assert said == "on simulated nothing can be said of Dice: no case has a value for every arm."
