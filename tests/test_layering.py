@@ -25,7 +25,7 @@ ALLOWED = {
     "cost": {"schema", "model"},
     "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
     "data": {"errors"},
-    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights"},
+    "nnunet": {"errors", "schema", "config", "architecture", "optim", "model", "weights", "data"},
 }
 
 

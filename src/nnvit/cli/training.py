@@ -1,17 +1,12 @@
 """`nnvit plan`, `nnvit train` and the train commands of the original fork: one function under several names."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
 from . import options as o
-
-if TYPE_CHECKING:
-    import torch
 
 RECIPE_HELP = (
     "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
@@ -102,7 +97,7 @@ def _train(
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         folders.folder(variable)
-    torch_device = _device(device)
+    torch_device = o.torch_device(device)
     dataset = folders.dataset_name(dataset)
     carries = planning.block_of(folders.read_plans(dataset, plans), configuration) is not None
     recipe = None if carries and not given else load_recipe(sources, overrides)
@@ -131,19 +126,6 @@ def _accept(licences: list[str] | None) -> None:
         from ..weights.licences import accept
 
         accept(licences)
-
-
-def _device(name: str | None) -> "torch.device":
-    """The device, with as many threads as nnU-Net gives it."""
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cuda", "cpu", "mps"):
-        raise ConfigError(f"-device {name} must be cuda, cpu or mps; which GPU it is says CUDA_VISIBLE_DEVICES.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("-device cuda: torch sees no CUDA device here; use -device cpu, or check `nvidia-smi`.")
-    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
-    return torch.device(name)
 
 
 def fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
