@@ -56,7 +56,25 @@ DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset
 ConfigurationArgument = Annotated[
     str, typer.Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
 ]
-FoldArgument = Annotated[str, typer.Argument(metavar="FOLD", help="Fold of the cross-validation, from 0; or 'all'.")]
+FoldArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FOLD]",
+        help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
+        "none to validate on. For several folds: --folds.",
+        show_default=False,
+    ),
+]
+FoldsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--folds",
+        metavar="FOLD...",
+        help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
+        "cross-validation. What is finished is left as it is, what was interrupted continues.",
+        show_default=False,
+    ),
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

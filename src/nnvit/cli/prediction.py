@@ -208,12 +208,61 @@ def predict(
         raise typer.Exit(1)
 
 
+def evaluate(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
+            show_default=False,
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REFERENCES]", help="Folder of the masks to compare with, of the same names.", show_default=False
+        ),
+    ] = None,
+    d: DatasetOption = None,
+    p: PlansOption = "nnUNetPlans",
+    tr: TrainerOption = "nnUNetTrainer",
+    c: ConfigurationOption = None,
+    folds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--folds",
+            metavar="FOLD...",
+            help="Of a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a cross-validation as a whole, or a folder of predictions, by nnU-Net's own metrics.
+
+    Of a model, the validation masks of all folds are gathered in crossval_results_folds_… within it and scored together, as
+    nnUNetv2_accumulate_crossval_results does; missing and left-over masks are refused by name.
+    """
+    from rich.console import Console
+
+    from ..nnunet import evaluation
+
+    if references is not None and folder is not None:
+        if folds:
+            raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
+        result = evaluation.evaluate_folder(folder, references)
+    else:
+        numbers = [number for number in map(_fold, folds) if number != "all"] if folds else None
+        result = evaluation.evaluate_model(_model_folder(folder, d, c, tr, p), numbers or None)  # type: ignore[arg-type]
+    Console().print(result.table())
+    print("\n".join(result.lines()))
+
+
 def _model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
     """What -m, or -d and -c and the rest, name."""
     from ..nnunet.prediction import find_model
 
     if (model is None) == (dataset is None):
-        raise ConfigError("name the model by -m FOLDER, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
+        raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
     if model is not None:
         return model
     if configuration is None:
@@ -224,13 +273,18 @@ def _model_folder(model: Path | None, dataset: str | None, configuration: str | 
 def _fold(name: str) -> int | str:
     if name == "all" or name.isdigit():
         return name if name == "all" else int(name)
-    raise ConfigError(f"-f {name} must be a number from 0, or 'all'.")
+    raise ConfigError(f"fold {name} must be a number from 0, or 'all'.")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `predict`."""
+    """Adds `predict` and `evaluate`."""
     app.command(
         cls=o.ManyFolds,
         epilog="Examples: nnvit predict -i photos -o masks -m results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d "
         "--overlay | nnvit predict -i imagesTs -o out -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet -f 0 1 2",
     )(predict)
+    app.command(
+        cls=o.ManyFolds,
+        epilog="Examples: nnvit evaluate results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d | "
+        "nnvit evaluate -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet --folds 0 1 | nnvit evaluate out labelsTs",
+    )(evaluate)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError
 from . import options as o
 
 RECIPE_HELP = (
@@ -46,8 +47,9 @@ def train_command(
     def command(
         dataset: o.DatasetArgument,
         configuration: o.ConfigurationArgument,
-        fold: o.FoldArgument,
+        fold: o.FoldArgument = None,
         overrides: o.OverridesArgument = None,
+        folds: o.FoldsOption = None,
         recipe: Annotated[list[str] | None, recipe_option] = None,
         tr: o.TrainerOption = trainer,
         p: o.PlansOption = "nnUNetPlans",
@@ -62,7 +64,8 @@ def train_command(
         accept_license: o.LicenseOption = None,
     ) -> None:
         _accept(accept_license)
-        given = [*(recipe or []), *(overrides or [])]
+        fold, overrides = _told_apart(fold, overrides or [], folds)
+        given = [*(recipe or []), *overrides]
         sources = [*base, *(recipe or [])]
         flags = {
             "pretrained_weights": pretrained_weights,
@@ -73,7 +76,7 @@ def train_command(
             "disable_checkpointing": disable_checkpointing,
             "val_with_best": val_best,
         }
-        _train(dataset, configuration, fold, tr, p, sources, overrides or [], bool(given), device, flags)
+        _train(dataset, configuration, folds or fold, tr, p, sources, overrides, bool(given), device, flags)
 
     command.__doc__ = summary
     return command
@@ -82,7 +85,7 @@ def train_command(
 def _train(
     dataset: str,
     configuration: str,
-    fold: str,
+    fold: str | list[str],
     trainer: str,
     plans: str,
     sources: Sequence[str],
@@ -91,9 +94,13 @@ def _train(
     device: str | None,
     flags: dict[str, Any],
 ) -> None:
-    """Plans that carry a recipe are trained as they are, unless the user gave one; others get the recipe first."""
+    """Plans that carry a recipe are trained as they are, unless the user gave one; others get the recipe first.
+
+    fold: a list is what `--folds` took.
+    """
     from ..config import load_recipe
     from ..nnunet import folders, planning, training
+    from ..nnunet.folds import choose, run_folds
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         folders.folder(variable)
@@ -101,24 +108,43 @@ def _train(
     dataset = folders.dataset_name(dataset)
     carries = planning.block_of(folders.read_plans(dataset, plans), configuration) is not None
     recipe = None if carries and not given else load_recipe(sources, overrides)
-    training.check_request(
-        dataset,
-        configuration,
-        fold,
-        trainer,
-        planning.identifier_of(recipe, plans) if recipe else plans,
-        c=flags["continue_training"],
-        val=flags["only_run_validation"],
-        pretrained_weights=flags["pretrained_weights"],
-        recipe=recipe,
-    )
+    chosen = choose(dataset, fold) if isinstance(fold, list) else []
+    requested: Sequence[int | str] = chosen or [str(fold)]
+    for one in requested:
+        training.check_request(
+            dataset,
+            configuration,
+            one,
+            trainer,
+            planning.identifier_of(recipe, plans) if recipe else plans,
+            c=flags["continue_training"] and not chosen,
+            val=flags["only_run_validation"],
+            pretrained_weights=flags["pretrained_weights"],
+            recipe=recipe,
+        )
     if recipe is not None:
         plans = planning.plan(dataset, configuration, recipe, plans).identifier
     try:
-        training.run_training(dataset, configuration, fold, trainer, plans, device=torch_device, **flags)
+        if chosen:
+            model = run_folds(dataset, configuration, chosen, trainer, plans, device=torch_device, **flags)
+            print(f"\nto evaluate all folds together: nnvit evaluate {model}")
+        else:
+            training.run_training(dataset, configuration, str(fold), trainer, plans, device=torch_device, **flags)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command with --c continues from the last checkpoint", file=sys.stderr)
+        again = "the same command" if chosen else "the same command with --c"
+        print(f"\ninterrupted; {again} continues from the last checkpoint", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def _told_apart(fold: str | None, overrides: Sequence[str], folds: list[str] | None) -> tuple[str, list[str]]:
+    """With --folds, the word in FOLD's place is the first KEY=VALUE. Raises ConfigError for both, or neither."""
+    if folds and fold and "=" in fold:
+        return "", [fold, *overrides]
+    if folds and fold:
+        raise ConfigError(f"give FOLD ({fold}) or --folds ({' '.join(folds)}), not both.")
+    if not folds and fold is None:
+        raise ConfigError("which fold? Give its number, such as 0, or --folds all for the whole cross-validation.")
+    return fold or "", list(overrides)
 
 
 def _accept(licences: list[str] | None) -> None:
@@ -132,7 +158,10 @@ def fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
     """`nnUNetv2_train_<name>` with `--<name>_config`, as users of the original fork type it."""
     command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
     app = o.new_app()
-    app.command(epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base")(
+    app.command(
+        cls=o.ManyFolds,
+        epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base",
+    )(
         train_command(
             flag,
             recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
@@ -149,8 +178,10 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: nnvit plan 101 2d --recipe segformer_packaged training.num_epochs=100")(plan)
     app.command(
         "train",
+        cls=o.ManyFolds,
         epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
-        "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c",
+        "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c | "
+        "nnvit train 101 2d --folds all --recipe unet",
     )(
         train_command(
             "--recipe",
