@@ -174,33 +174,37 @@ def predict(
     """
     from ..nnunet import prediction
 
-    outcome = prediction.predict(
-        i,
-        out,
-        _model_folder(m, d, c, tr, p),
-        o.torch_device(device),
-        folds=[_fold(name) for name in f] if f else None,
-        checkpoint=chk,
-        kind=as_,
-        flags=prediction.Flags(
-            save_probabilities=save_probabilities,
-            continue_prediction=continue_prediction,
-            npp=npp,
-            nps=nps,
-            prev_stage_predictions=prev_stage_predictions,
-            num_parts=num_parts,
-            part_id=part_id,
-        ),
-        values=prediction.Values(values) if values else None,
-        overlay=overlay,
-        probabilities=probabilities,
-        recursive=recursive,
-        step_size=step_size,
-        mirroring=not disable_tta,
-        on_device=not not_on_device,
-        verbose=verbose,
-        bar=not disable_progress_bar,
-    )
+    try:
+        outcome = prediction.predict(
+            i,
+            out,
+            _model_folder(m, d, c, tr, p),
+            o.torch_device(device),
+            folds=[_fold(name) for name in f] if f else None,
+            checkpoint=chk,
+            kind=as_,
+            flags=prediction.Flags(
+                save_probabilities=save_probabilities,
+                continue_prediction=continue_prediction,
+                npp=npp,
+                nps=nps,
+                prev_stage_predictions=prev_stage_predictions,
+                num_parts=num_parts,
+                part_id=part_id,
+            ),
+            values=prediction.Values(values) if values else None,
+            overlay=overlay,
+            probabilities=probabilities,
+            recursive=recursive,
+            step_size=step_size,
+            mirroring=not disable_tta,
+            on_device=not not_on_device,
+            verbose=verbose,
+            bar=not disable_progress_bar,
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --continue_prediction goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
     print("\n".join(outcome.lines()))
     for name, reason in outcome.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)

@@ -8,22 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ... import __version__
 from ...data import overlay
 from ...data.pairing import IMAGE_SUFFIXES, refuse
 from ...data.pixels import read_image
 from ...errors import ConfigError, DataError, NnvitError
-from .. import display, folders
+from .. import display
+from .account import Account
 from .model import Model, Predictor
 from .values import Meaning, channel_names
 
-ACCOUNT = "nnvit_predict.json"
-"""Beside the masks: what made them. Only what such a file names is ever overwritten."""
 PNG_EFFORT = 1
 SPACING = (999, 1, 1)
 """What nnU-Net's reader says of every flat picture."""
@@ -50,6 +47,9 @@ class Photograph:
     path: Path
     name: str
     mask: str
+
+
+Outputs = Callable[[Photograph], list[str]]
 
 
 @dataclass(kw_only=True)
@@ -90,11 +90,12 @@ def predict_photographs(
     """
     _check_model(model)
     photographs, notes = find_photographs(source, out, wanted.recursive)
-    _refuse_twins(photographs)
+    outputs = outputs_of(model, wanted)
+    _refuse_twins(photographs, outputs)
     mine = photographs[wanted.part_id :: wanted.num_parts]
-    account = _Account(model, predictor, wanted, out)
-    todo = account.claim(mine, outputs_of(model, wanted))
-    for line in [*notes, *account.notes, *wanted.meaning.lines(), *_legend(wanted)]:
+    account = _account(model, predictor, wanted, out)
+    todo, more = _claim(account, mine, outputs, wanted.keep)
+    for line in [*notes, *more, *wanted.meaning.lines(), *_legend(wanted)]:
         print(line, flush=True)
     outcome = Outcome(out=out, kept=[p.name for p in mine if p not in todo])
     start = time.perf_counter()
@@ -113,7 +114,7 @@ def predict_photographs(
             left = (time.perf_counter() - start) / done * (len(todo) - done)
             print(f"{done}/{len(todo)} {photograph.name} {what}  ETA {display.duration(left)}", flush=True)
             advance("")
-    account.close(outcome)
+    account.end(outcome.failed)
     return outcome
 
 
@@ -131,10 +132,8 @@ def find_photographs(source: Path, out: Path, recursive: bool) -> tuple[list[Pho
     others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
     notes = [f"other files are left out: {_few(others)}"] if others else []
     if below and not recursive:
-        names = ", ".join(folder.name for folder in below[:3])
-        notes.append(
-            f"{len(below)} folders within are left out ({names}{', …' * (len(below) > 3)}); --recursive takes them in"
-        )
+        names = _few([folder.relative_to(source).as_posix() for folder in below])
+        notes.append(f"folders within are left out, --recursive takes them in: {names}")
     if not chosen:
         endings = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError("; ".join([f"{source} holds no photograph ({endings})", *notes]) + ".")
@@ -148,10 +147,7 @@ def network_input(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, list[st
     """
     channels, notes = 1 if pixels.ndim == 2 else pixels.shape[2], []
     if channels == 1 and model.channels == 3:
-        pixels, notes = (
-            np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2),
-            ["grey, taken as three equal channels"],
-        )
+        pixels, notes = np.stack([np.squeeze(pixels)] * 3, axis=-1), ["grey, taken as three equal channels"]
     elif channels == 3 and model.channels == 1:
         pixels, notes = _one_of_three(pixels), ["three equal channels, taken as grey"]
     elif channels != model.channels:
@@ -163,8 +159,8 @@ def network_input(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, list[st
     return stacked[:, None].astype(np.float32), notes
 
 
-def outputs_of(model: Model, wanted: Wanted) -> Callable[[Photograph], list[str]]:
-    """All files of a photograph, relative to the output folder, the mask last: where it lies, the others do."""
+def outputs_of(model: Model, wanted: Wanted) -> Outputs:
+    """Photograph -> all that is written for it, relative to the output folder."""
     parts = ["overlays"] if wanted.overlay else []
     parts += [f"probabilities/{_safe(name)}" for name in channel_names(model).values()] if wanted.probabilities else []
     return lambda photograph: [*(f"{part}/{photograph.mask}" for part in parts), photograph.mask]
@@ -196,76 +192,39 @@ def write_image(path: Path, image: Image.Image) -> None:
     partial.replace(path)
 
 
-class _Account:
-    """`nnvit_predict.json`: the model, how it predicted, and which masks it made of what."""
+def _account(model: Model, predictor: Predictor, wanted: Wanted, out: Path) -> Account:
+    meaning = wanted.meaning
+    settings = {
+        "model": str(model.folder.resolve()),
+        "folds": list(model.folds),
+        "checkpoint": model.checkpoint,
+        "step_size": predictor.tile_step_size,
+        "mirroring": predictor.use_mirroring,
+        "values": {"background": 0} | {name: meaning.values[label] for label, name in meaning.names.items()},
+    }
+    return Account(out, settings, (wanted.num_parts, wanted.part_id))
 
-    def __init__(self, model: Model, predictor: Predictor, wanted: Wanted, out: Path) -> None:
-        self.out, self.wanted = out, wanted
-        part = f"_part{wanted.part_id}of{wanted.num_parts}" if wanted.num_parts > 1 else ""
-        self.path = out / ACCOUNT.replace(".json", f"{part}.json")
-        self.settings = {
-            "model": str(model.folder.resolve()),
-            "folds": list(model.folds),
-            "checkpoint": model.checkpoint,
-            "step_size": predictor.tile_step_size,
-            "mirroring": predictor.use_mirroring,
-            "values": {"background": 0} | {name: wanted.meaning.values[k] for k, name in wanted.meaning.names.items()},
-        }
-        self.notes: list[str] = []
-        self.masks: dict[str, str] = {}
-        """Mask -> photograph, of this run and of earlier ones in this folder."""
 
-    def claim(self, photographs: list[Photograph], outputs: Callable[[Photograph], list[str]]) -> list[Photograph]:
-        """Those to predict. Refuses files of others, and masks that were made otherwise and shall be kept."""
-        earlier = [folders.read_json(path) for path in sorted(self.out.glob(ACCOUNT.replace(".json", "*.json")))]
-        ours = {mask for account in earlier for mask in account["masks"]}
-        existing = [p for p in photographs if any((self.out / output).exists() for output in outputs(p))]
-        self._refuse_foreign([p.mask for p in existing if p.mask not in ours])
-        if self.wanted.keep:
-            self._refuse_other_settings(earlier)
-        finished = [p for p in existing if all((self.out / output).is_file() for output in outputs(p))]
-        if self.wanted.keep and finished:
-            self.notes.append(
-                f"{len(finished)} of {len(photographs)} are predicted already and kept (--continue_prediction)"
-            )
-        elif existing:
-            self.notes.append(
-                f"{len(existing)} masks in {self.out} are predicted again and overwritten; --continue_prediction keeps them"
-            )
-        held = folders.read_json(self.path)["masks"] if self.path.is_file() else {}
-        self.masks = held | {p.mask: p.name for p in photographs}
-        self._write({})
-        return [p for p in photographs if not (self.wanted.keep and p in finished)]
-
-    def close(self, outcome: Outcome) -> None:
-        """Failed photographs have no mask."""
-        lost = {name for mask, name in self.masks.items() if name in outcome.failed and not (self.out / mask).exists()}
-        self.masks = {mask: name for mask, name in self.masks.items() if name not in lost}
-        self._write(outcome.failed)
-
-    def _write(self, failed: dict[str, str]) -> None:
-        content: dict[str, Any] = {"nnvit": __version__} | self.settings
-        folders.write_json(self.path, content | {"masks": self.masks, "failed": failed})
-
-    def _refuse_foreign(self, masks: list[str]) -> None:
-        if masks:
-            raise DataError(
-                f"{self.out} holds {len(masks)} files under names that the masks would get and that nnvit predict did not "
-                f"write, e.g. {masks[0]}; give another -o, or move them away."
-            )
-
-    def _refuse_other_settings(self, earlier: list[dict[str, Any]]) -> None:
-        for account in earlier:
-            differ = [
-                f"{key} {account.get(key)}, now {value}"
-                for key, value in self.settings.items()
-                if account.get(key) != value
-            ]
-            if differ:
-                raise ConfigError(
-                    f"--continue_prediction: {self.out} was predicted with {'; '.join(differ)}; going on would mix the two. "
-                    "Give what it was predicted with, or another -o."
-                )
+def _claim(
+    account: Account, photographs: list[Photograph], outputs: Outputs, keep: bool
+) -> tuple[list[Photograph], list[str]]:
+    """Those to predict, and what the user should know of the others. Refuses files of others, and mixing."""
+    out = account.out
+    existing = [p for p in photographs if any((out / output).exists() for output in outputs(p))]
+    account.refuse_foreign([p.mask for p in existing])
+    finished = [p for p in existing if all((out / output).is_file() for output in outputs(p))]
+    kept = finished if keep else []
+    account.refuse_made_otherwise([p.mask for p in kept])
+    todo = [p for p in photographs if p not in kept]
+    account.begin({p.mask: p.name for p in todo})
+    notes = (
+        [f"{len(kept)} of {len(photographs)} are predicted already and kept (--continue_prediction)"] if kept else []
+    )
+    if existing and not keep:
+        notes.append(
+            f"{len(existing)} of {len(photographs)} are predicted already and overwritten; --continue_prediction keeps them"
+        )
+    return todo, notes
 
 
 def _check_model(model: Model) -> None:
@@ -277,13 +236,16 @@ def _check_model(model: Model) -> None:
         )
 
 
-def _refuse_twins(photographs: list[Photograph]) -> None:
+def _refuse_twins(photographs: list[Photograph], outputs: Outputs) -> None:
     """Also names that differ only in case or in how an accent is spelled: most file systems cannot hold both."""
-    by_mask = defaultdict(list)
+    by_output = defaultdict(list)
     for photograph in photographs:
-        by_mask[unicodedata.normalize("NFC", photograph.mask).casefold()].append(photograph.name)
-    twins = [f"{' and '.join(names)}: both would become {mask}" for mask, names in by_mask.items() if len(names) > 1]
-    refuse("several photographs would share one mask", twins, "Rename or remove all but one of each.")
+        for output in reversed(outputs(photograph)):
+            by_output[unicodedata.normalize("NFC", output).casefold()].append(photograph.name)
+    twins = [
+        f"{' and '.join(names)}: both would become {output}" for output, names in by_output.items() if len(names) > 1
+    ]
+    refuse("several photographs would share one file", twins, "Rename or remove all but one of each.")
 
 
 def _photograph(path: Path, name: Path) -> Photograph:
