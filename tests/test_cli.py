@@ -86,9 +86,10 @@ def options_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]]
         raise SystemExit
 
     def ask(entry: Callable[[], None]) -> dict[str, Any]:
-        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        with monkeypatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-            entry()
+            with pytest.raises(SystemExit):
+                entry()
         found = {flag: action.default for action in parsers[-1]._actions for flag in action.option_strings}
         return {flag: default for flag, default in found.items() if flag not in ("-h", "--help")}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.run_training import get_trainer_from_args
 from PIL import Image
 
 from nnvit import cli
@@ -246,6 +247,39 @@ def test_folders_within_are_taken_in_if_asked(vessels: Path, crop: Image.Image, 
         assert code == 0
         assert "1/1 patient 1/left/eye.png -> patient 1/left/eye.png" in printed
     assert (tmp_path / "out" / "overlays" / "patient 1" / "left" / "eye.png").is_file()
+
+
+def test_a_model_of_stock_nnunet_predicts_photographs_as_it_predicts_cases(
+    crops: str, crop: Image.Image, folders: Path, nnvit: Run, tmp_path: Path
+) -> None:
+    """A small U-Net, trained by stock nnU-Net in a few steps; its checkpoint holds what stock nnU-Net saves."""
+    path = folders / "preprocessed" / crops / "nnUNetPlans.json"
+    plans = json.loads(path.read_text()) | {"plans_name": "nnUNetPlans_small"}
+    planned = plans["configurations"]["2d"]
+    planned["patch_size"], planned["batch_size"] = [64, 64], 2
+    network = planned["architecture"]["arch_kwargs"]
+    network |= {"n_stages": 3, "features_per_stage": [8, 8, 8]}
+    network |= {key: network[key][:3] for key in ("kernel_sizes", "strides", "n_conv_per_stage")}
+    network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][:2]
+    path.with_name("nnUNetPlans_small.json").write_text(json.dumps(plans))
+    trainer = get_trainer_from_args(crops, "2d", 0, "nnUNetTrainer", "nnUNetPlans_small", device=torch.device("cpu"))
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 3, 1
+    trainer.run_training()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "stock").mkdir()
+    crop.save(tmp_path / "in" / "eye_0000.png")
+    stock_here(
+        folders / "results" / crops / "nnUNetTrainer__nnUNetPlans_small__2d", (0,), tmp_path / "in", tmp_path / "stock"
+    )
+    crop.save(tmp_path / "My eye.PNG")
+    code, printed, _ = nnvit(
+        "-i", tmp_path / "My eye.PNG", "-o", tmp_path / "out", "-d", crops, "-c", "2d", "-p", "nnUNetPlans_small"
+    )
+    assert code == 0
+    assert "vessel=1 (nnU-Net's labels)" in printed
+    mask = pixels(tmp_path / "out" / "My eye.png")
+    assert 0 < np.count_nonzero(mask) < mask.size
+    assert np.array_equal(mask, pixels(tmp_path / "stock" / "eye.png"))
 
 
 # --- what fits a model --------------------------------------------------------------------------------------------------

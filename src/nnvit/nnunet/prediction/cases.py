@@ -62,9 +62,10 @@ def predict_cases(
     """
     _check(model, flags, draw)
     cases = case_files(source, model.ending)
-    _refuse_incomplete(cases, source)
+    _refuse_incomplete(cases, source, model.ending)
     names = sorted(cases)[flags.part_id :: flags.num_parts]
-    there = [name for name in names if _is_there(out, name, model, flags)]
+    there = {name for name in names if _is_there(out, name, model, flags)}
+    kept = sorted(there) if flags.continue_prediction else []
     todo = [name for name in names if not (flags.continue_prediction and name in there)]
     if there:
         fate = (
@@ -88,7 +89,7 @@ def predict_cases(
         for name in names:
             drawn = _draw(cases[name][0], out / f"{name}{model.ending}", list(meaning_of(model, Values.LABELS).names))
             write_image(out / "overlays" / f"{name}.png", drawn)
-    return Outcome(out=out, predicted=todo, kept=[name for name in names if name not in todo])
+    return Outcome(out=out, predicted=todo, kept=kept)
 
 
 class _Progress:
@@ -139,10 +140,10 @@ def _check(model: Model, flags: Flags, draw: bool) -> None:
         )
 
 
-def _refuse_incomplete(cases: dict[str, list[Path]], source: Path) -> None:
+def _refuse_incomplete(cases: dict[str, list[Path]], source: Path, ending: str) -> None:
     """nnU-Net would find out in the network, case by case."""
     if not cases:
-        raise DataError(f"{source} holds no case_0000 files of this model's ending.")
+        raise DataError(f"{source} holds no files of nnU-Net's naming and of the model's ending, case_0000{ending}.")
     numbers = {name: {path.name[len(name) + 1 :][:4] for path in paths} for name, paths in cases.items()}
     all_numbers = set.union(*numbers.values())
     lacking = [

@@ -97,7 +97,7 @@ def predict_photographs(
     todo, more = _claim(account, mine, outputs, wanted.keep)
     for line in [*notes, *more, *wanted.meaning.lines(), *_legend(wanted)]:
         print(line, flush=True)
-    outcome = Outcome(out=out, kept=[p.name for p in mine if p not in todo])
+    outcome = Outcome(out=out, kept=sorted({p.name for p in mine} - {p.name for p in todo}))
     start = time.perf_counter()
     with display.bar("predicting", len(todo), bar) as advance:
         for done, photograph in enumerate(todo, start=1):
@@ -213,8 +213,8 @@ def _claim(
     existing = [p for p in photographs if any((out / output).exists() for output in outputs(p))]
     account.refuse_foreign([p.mask for p in existing])
     finished = [p for p in existing if all((out / output).is_file() for output in outputs(p))]
-    kept = finished if keep else []
-    account.refuse_made_otherwise([p.mask for p in kept])
+    kept = set(finished) if keep else set()
+    account.refuse_made_otherwise([p.mask for p in finished if keep])
     todo = [p for p in photographs if p not in kept]
     account.begin({p.mask: p.name for p in todo})
     notes = (
