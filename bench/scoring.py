@@ -46,7 +46,9 @@ def main(cases: int = 200, processes: int = 2) -> None:
         first = time.perf_counter()
         score_all(jobs, cache=Path(folder) / "cache.json", processes=processes)
         again = time.perf_counter() - first
-    print(f"{cases} masks of {SIZE} x {SIZE} with {len(LABELS.values)} classes, {processes} processes: {first - start:.1f} s")
+    print(
+        f"{cases} masks of {SIZE} x {SIZE} with {len(LABELS.values)} classes, {processes} processes: {first - start:.1f} s"
+    )
     print(f"the same again, from the cache: {again:.2f} s")
 
 

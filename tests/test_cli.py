@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -78,21 +78,56 @@ def test_the_default_trainers_exist_and_bring_the_commands_recipe() -> None:
     find_trainer("nnUNetTrainer_nnvit")
 
 
-def test_every_flag_of_nnunets_own_train_command_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnunetv2.run.run_training import run_training_entry
-
+@pytest.fixture
+def options_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], dict[str, Any]]:
+    """Flag -> default of a command of nnU-Net's, from its own parser."""
     parsers: list[argparse.ArgumentParser] = []
 
     def stop(parser: argparse.ArgumentParser, *_: Any) -> None:
         parsers.append(parser)
         raise SystemExit
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    with pytest.raises(SystemExit):
-        run_training_entry()
-    theirs = {flag for action in parsers[0]._actions for flag in action.option_strings} - {"-h", "--help"}
+    def ask(entry: Callable[[], None]) -> dict[str, Any]:
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+            with pytest.raises(SystemExit):
+                entry()
+        found = {flag: action.default for action in parsers[-1]._actions for flag in action.option_strings}
+        return {flag: default for flag, default in found.items() if flag not in ("-h", "--help")}
+
+    return ask
+
+
+def test_every_flag_of_nnunets_own_train_command_is_there(
+    options_of: Callable[[Callable[[], None]], dict[str, Any]],
+) -> None:
+    from nnunetv2.run.run_training import run_training_entry
+
+    theirs = options_of(run_training_entry)
     assert theirs
-    assert theirs <= flags(ALL["nnvit train"]).keys()
+    assert theirs.keys() <= flags(ALL["nnvit train"]).keys()
+
+
+def test_nnvit_predict_has_nnunets_flags_and_defaults(
+    options_of: Callable[[Callable[[], None]], dict[str, Any]],
+) -> None:
+    """But for the folds, those that are trained, and the device, the GPU where there is one."""
+    from nnunetv2.inference.predict_from_raw_data import predict_entry_point, predict_entry_point_modelfolder
+
+    ours = flags(ALL["nnvit predict"])
+    for entry in (predict_entry_point, predict_entry_point_modelfolder):
+        theirs = options_of(entry)
+        assert theirs.keys() <= ours.keys()
+        same = theirs.keys() - {"-f", "-device"}
+        assert {flag: theirs[flag] for flag in same} == {flag: ours[flag] for flag in same}
+
+
+def test_folds_are_given_in_a_row_as_to_nnunet() -> None:
+    words = ["-i", "in", "-o", "out", "-f", "0", "1", "all", "-c", "2d", "-m", "model"]
+    assert list(ALL["nnvit predict"].make_context("predict", words).params["f"]) == ["0", "1", "all"]
+    train = ALL["nnvit train"].make_context("train", ["101", "2d", "--folds", "0", "2", "lora.r=4", "--c"])
+    assert list(train.params["folds"]) == ["0", "2"]
+    assert train.params["fold"] == "lora.r=4"  # told apart by the command
 
 
 def test_every_installed_command_exists() -> None:

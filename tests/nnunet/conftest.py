@@ -184,6 +184,24 @@ def crops(folders: Path, shared_data: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def paired(crops: str, folders: Path) -> str:
+    """The four crops once more, preprocessed as they are, in two folds that validate on two of them each."""
+    name = "Dataset113_Paired"
+    for kind in ("raw", "preprocessed"):
+        shutil.copytree(folders / kind / crops, folders / kind / name)
+    for path in (folders / "preprocessed" / name).glob("nnUNetPlans*.json"):
+        plans = json.loads(path.read_text())
+        if plans["plans_name"] == "nnUNetPlans":
+            path.write_text(json.dumps(plans | {"dataset_name": name}))
+        else:
+            path.unlink()
+    first, second = ["Image_01L", "Image_01R"], ["Image_02L", "Image_03L"]
+    splits = [{"train": second, "val": first}, {"train": first, "val": second}]
+    (folders / "preprocessed" / name / "splits_final.json").write_text(json.dumps(splits))
+    return name
+
+
+@pytest.fixture(scope="session")
 def regions(folders: Path, shared_data: Path) -> str:
     """Three hippocampus volumes whose two labels make two overlapping regions."""
     name = "Dataset104_Regions"

@@ -1,8 +1,16 @@
 """What the commands share: the look of an app, and the arguments that several take."""
 
-from typing import Annotated, Any
+import os
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -18,11 +26,55 @@ def new_app(**settings: Any) -> typer.Typer:
     )
 
 
+class ManyFolds(TyperCommand):
+    """A command whose -f, or --folds, takes several values in a row, as nnU-Net's own do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`-f 0 1 2` is read as `-f 0 -f 1 -f 2`."""
+        spread: list[str] = []
+        flag = None
+        for word in args:
+            flag = word if word in ("-f", "--folds") else flag if flag and re.fullmatch(r"\d+|all", word) else None
+            spread += [flag, word] if flag and word != flag and spread[-1] != flag else [word]
+        return super().parse_args(ctx, spread)
+
+
+def torch_device(name: str | None) -> "torch.device":
+    """The device of `-device`, with as many threads as nnU-Net gives it. Raises ConfigError where there is none such."""
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cuda", "cpu", "mps"):
+        raise ConfigError(f"-device {name} must be cuda, cpu or mps; which GPU it is says CUDA_VISIBLE_DEVICES.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("-device cuda: torch sees no CUDA device here; use -device cpu, or check `nvidia-smi`.")
+    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
+    return torch.device(name)
+
+
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset name or ID.")]
 ConfigurationArgument = Annotated[
     str, typer.Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
 ]
-FoldArgument = Annotated[str, typer.Argument(metavar="FOLD", help="Fold of the cross-validation, from 0; or 'all'.")]
+FoldArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FOLD]",
+        help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
+        "none to validate on. For several folds: --folds.",
+        show_default=False,
+    ),
+]
+FoldsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--folds",
+        metavar="FOLD...",
+        help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
+        "cross-validation. What is finished is left as it is, what was interrupted continues.",
+        show_default=False,
+    ),
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

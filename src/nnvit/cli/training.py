@@ -1,18 +1,14 @@
 """`nnvit plan`, `nnvit train` and the train commands of the original fork: one function under several names."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from signal import SIGINT
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
 from . import options as o
-
-if TYPE_CHECKING:
-    import torch
 
 RECIPE_HELP = (
     "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
@@ -52,8 +48,9 @@ def train_command(
     def command(
         dataset: o.DatasetArgument,
         configuration: o.ConfigurationArgument,
-        fold: o.FoldArgument,
+        fold: o.FoldArgument = None,
         overrides: o.OverridesArgument = None,
+        folds: o.FoldsOption = None,
         recipe: Annotated[list[str] | None, recipe_option] = None,
         tr: o.TrainerOption = trainer,
         p: o.PlansOption = "nnUNetPlans",
@@ -68,7 +65,8 @@ def train_command(
         accept_license: o.LicenseOption = None,
     ) -> None:
         o.accept(accept_license)
-        given = [*(recipe or []), *(overrides or [])]
+        fold, overrides = _told_apart(fold, overrides or [], folds)
+        given = [*(recipe or []), *overrides]
         sources = [*base, *(recipe or [])]
         flags = {
             "pretrained_weights": pretrained_weights,
@@ -79,7 +77,7 @@ def train_command(
             "disable_checkpointing": disable_checkpointing,
             "val_with_best": val_best,
         }
-        _train(dataset, configuration, fold, tr, p, sources, overrides or [], bool(given), device, flags)
+        _train(dataset, configuration, folds or fold, tr, p, sources, overrides, bool(given), device, flags)
 
     command.__doc__ = summary
     return command
@@ -88,7 +86,7 @@ def train_command(
 def _train(
     dataset: str,
     configuration: str,
-    fold: str,
+    fold: str | list[str],
     trainer: str,
     plans: str,
     sources: Sequence[str],
@@ -97,54 +95,67 @@ def _train(
     device: str | None,
     flags: dict[str, Any],
 ) -> None:
-    """Plans that carry a recipe are trained as they are, unless the user gave one; others get the recipe first."""
+    """Plans that carry a recipe are trained as they are, unless the user gave one; others get the recipe first.
+
+    fold: a list is what `--folds` took.
+    """
     from ..config import load_recipe
     from ..nnunet import folders, planning, training
+    from ..nnunet.folds import choose, run_folds
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         folders.folder(variable)
-    torch_device = _device(device)
+    torch_device = o.torch_device(device)
     dataset = folders.dataset_name(dataset)
     carries = planning.block_of(folders.read_plans(dataset, plans), configuration) is not None
     recipe = None if carries and not given else load_recipe(sources, overrides)
-    training.check_request(
-        dataset,
-        configuration,
-        fold,
-        trainer,
-        planning.identifier_of(recipe, plans) if recipe else plans,
-        c=flags["continue_training"],
-        val=flags["only_run_validation"],
-        pretrained_weights=flags["pretrained_weights"],
-        recipe=recipe,
-    )
+    chosen = choose(dataset, fold) if isinstance(fold, list) else []
+    requested: Sequence[int | str] = chosen or [str(fold)]
+    for one in requested:
+        training.check_request(
+            dataset,
+            configuration,
+            one,
+            trainer,
+            planning.identifier_of(recipe, plans) if recipe else plans,
+            c=flags["continue_training"] and not chosen,
+            val=flags["only_run_validation"],
+            pretrained_weights=flags["pretrained_weights"],
+            recipe=recipe,
+        )
     if recipe is not None:
         plans = planning.plan(dataset, configuration, recipe, plans).identifier
     try:
-        training.run_training(dataset, configuration, fold, trainer, plans, device=torch_device, **flags)
+        if chosen:
+            model = run_folds(dataset, configuration, chosen, trainer, plans, device=torch_device, **flags)
+            print(f"\nto evaluate all folds together: nnvit evaluate {model}")
+        else:
+            training.run_training(dataset, configuration, str(fold), trainer, plans, device=torch_device, **flags)
     except KeyboardInterrupt as interruption:
-        print("\ninterrupted; the same command with --c continues from the last checkpoint", file=sys.stderr)
+        again = "the same command" if chosen else "the same command with --c"
+        print(f"\ninterrupted; {again} continues from the last checkpoint", file=sys.stderr)
         raise typer.Exit(128 + getattr(interruption, "signal", SIGINT)) from None
 
 
-def _device(name: str | None) -> "torch.device":
-    """The device, with as many threads as nnU-Net gives it."""
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cuda", "cpu", "mps"):
-        raise ConfigError(f"-device {name} must be cuda, cpu or mps; which GPU it is says CUDA_VISIBLE_DEVICES.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("-device cuda: torch sees no CUDA device here; use -device cpu, or check `nvidia-smi`.")
-    torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
-    return torch.device(name)
+def _told_apart(fold: str | None, overrides: Sequence[str], folds: list[str] | None) -> tuple[str, list[str]]:
+    """With --folds, the word in FOLD's place is the first KEY=VALUE. Raises ConfigError for both, or neither."""
+    if folds and fold and "=" in fold:
+        return "", [fold, *overrides]
+    if folds and fold:
+        raise ConfigError(f"give FOLD ({fold}) or --folds ({' '.join(folds)}), not both.")
+    if not folds and fold is None:
+        raise ConfigError("which fold? Give its number, such as 0, or --folds all for the whole cross-validation.")
+    return fold or "", list(overrides)
 
 
 def fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
     """`nnUNetv2_train_<name>` with `--<name>_config`, as users of the original fork type it."""
     command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
     app = o.new_app()
-    app.command(epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base")(
+    app.command(
+        cls=o.ManyFolds,
+        epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base",
+    )(
         train_command(
             flag,
             recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
@@ -161,8 +172,10 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: nnvit plan 101 2d --recipe segformer_packaged training.num_epochs=100")(plan)
     app.command(
         "train",
+        cls=o.ManyFolds,
         epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
-        "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c",
+        "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c | "
+        "nnvit train 101 2d --folds all --recipe unet",
     )(
         train_command(
             "--recipe",

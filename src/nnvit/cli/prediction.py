@@ -1,0 +1,294 @@
+"""`nnvit predict` and `nnvit evaluate`."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from . import options as o
+
+
+class Kind(StrEnum):
+    """What `-i` holds."""
+
+    PHOTOGRAPHS = "photographs"
+    NNUNET = "nnunet"
+
+
+class MaskValues(StrEnum):
+    """How labels are written in the masks of photographs."""
+
+    STORED = "stored"
+    LABELS = "labels"
+    VISIBLE = "visible"
+
+
+InputOption = Annotated[
+    Path,
+    typer.Option(
+        "-i",
+        help="Photographs as they are: a folder, or one file (jpg, png, tif, …); or a folder of nnU-Net's naming, "
+        "case_0000.png.",
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("-o", help="Folder for the masks; made if need be.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-m",
+        help="Folder of a trained model, …/Trainer__Plans__2d, of nnvit or of stock nnU-Net; or name it by -d, -c, -tr, -p.",
+        show_default=False,
+    ),
+]
+OverlayOption = Annotated[
+    bool, typer.Option("--overlay", help="Also OUT/overlays: each photograph with its mask drawn on it.")
+]
+ProbabilitiesOption = Annotated[
+    bool, typer.Option("--probabilities", help="Also OUT/probabilities/LABEL: 16-bit grey png, 65535 is 1.")
+]
+ValuesOption = Annotated[
+    MaskValues | None,
+    typer.Option(
+        help="Of the labels in the masks: as stored in the mask files of the import (the default, where the model knows "
+        "them), nnU-Net's labels 0..n, or visible ones, spread over 0..255.",
+        show_default=False,
+    ),
+]
+RecursiveOption = Annotated[
+    bool, typer.Option("--recursive", help="Photographs in folders within too; the masks are laid out alike.")
+]
+KindOption = Annotated[
+    Kind | None,
+    typer.Option(
+        "--as",
+        help="Take -i as this; by default as nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
+        show_default=False,
+    ),
+]
+DatasetOption = Annotated[
+    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of -m.", show_default=False)
+]
+PlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
+TrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
+ConfigurationOption = Annotated[
+    str | None, typer.Option("-c", help="With -d: configuration, such as 2d.", show_default=False)
+]
+FoldsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-f",
+        metavar="FOLD...",
+        help="Folds whose outputs are averaged, such as -f 0 1 2; by default all that are trained.",
+        show_default=False,
+    ),
+]
+CheckpointOption = Annotated[str, typer.Option("-chk", help="Name of the checkpoint.")]
+StepOption = Annotated[
+    float,
+    typer.Option(
+        "-step_size", help="Step of the sliding window, in patches, at most 1; larger is faster and less accurate."
+    ),
+]
+NoMirroringOption = Annotated[bool, typer.Option("--disable_tta", help="No mirroring: faster, less accurate.")]
+KeepOption = Annotated[
+    bool,
+    typer.Option(
+        "--continue_prediction",
+        "--c",
+        help="Keep what is predicted already; otherwise it is predicted again and overwritten.",
+    ),
+]
+NpzOption = Annotated[
+    bool,
+    typer.Option("--save_probabilities", help="nnU-Net's naming only: its npz of probabilities, for ensembles."),
+]
+StageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-prev_stage_predictions",
+        help="nnU-Net's naming only: predictions of a cascade's first stage.",
+        show_default=False,
+    ),
+]
+PreprocessingOption = Annotated[
+    int,
+    typer.Option(
+        "-npp",
+        envvar="nnUNet_npp",
+        show_envvar=False,
+        min=0,
+        help="nnU-Net's naming only: processes for preprocessing; -npp 0 -nps 0 is one for all.",
+    ),
+]
+ExportOption = Annotated[
+    int,
+    typer.Option(
+        "-nps", envvar="nnUNet_nps", show_envvar=False, min=0, help="nnU-Net's naming only: processes for export."
+    ),
+]
+PartsOption = Annotated[int, typer.Option("-num_parts", min=1, help="Share the images among so many commands.")]
+PartOption = Annotated[int, typer.Option("-part_id", min=0, help="Which of them this is, from 0.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="nnU-Net's messages, and the traceback of a failure.")]
+NoBarOption = Annotated[bool, typer.Option("--disable_progress_bar", help="No bar; a line for each image stays.")]
+OffDeviceOption = Annotated[
+    bool, typer.Option("--not_on_device", help="Collect the outputs in main memory, for large images.")
+]
+
+
+def predict(
+    i: InputOption,
+    out: OutputOption,
+    m: ModelOption = None,
+    overlay: OverlayOption = False,
+    probabilities: ProbabilitiesOption = False,
+    values: ValuesOption = None,
+    recursive: RecursiveOption = False,
+    as_: KindOption = None,
+    d: DatasetOption = None,
+    p: PlansOption = "nnUNetPlans",
+    tr: TrainerOption = "nnUNetTrainer",
+    c: ConfigurationOption = None,
+    f: FoldsOption = None,
+    chk: CheckpointOption = "checkpoint_final.pth",
+    step_size: StepOption = 0.5,
+    disable_tta: NoMirroringOption = False,
+    continue_prediction: KeepOption = False,
+    save_probabilities: NpzOption = False,
+    prev_stage_predictions: StageOption = None,
+    npp: PreprocessingOption = 3,
+    nps: ExportOption = 3,
+    num_parts: PartsOption = 1,
+    part_id: PartOption = 0,
+    device: o.DeviceOption = None,
+    verbose: VerboseOption = False,
+    disable_progress_bar: NoBarOption = False,
+    not_on_device: OffDeviceOption = False,
+) -> None:
+    """Predict photographs, of any name and geometry, or a folder of nnU-Net's naming, as nnUNetv2_predict does.
+
+    Photographs need no renaming: the mask of `My photo.JPG` is `My photo.png`, of the same size, turned as a viewer shows the
+    photograph. A file that cannot be predicted is listed at the end, the others are predicted, and the exit code is 1.
+    """
+    from ..nnunet import prediction
+
+    try:
+        outcome = prediction.predict(
+            i,
+            out,
+            _model_folder(m, d, c, tr, p),
+            o.torch_device(device),
+            folds=[_fold(name) for name in f] if f else None,
+            checkpoint=chk,
+            kind=as_,
+            flags=prediction.Flags(
+                save_probabilities=save_probabilities,
+                continue_prediction=continue_prediction,
+                npp=npp,
+                nps=nps,
+                prev_stage_predictions=prev_stage_predictions,
+                num_parts=num_parts,
+                part_id=part_id,
+            ),
+            values=prediction.Values(values) if values else None,
+            overlay=overlay,
+            probabilities=probabilities,
+            recursive=recursive,
+            step_size=step_size,
+            mirroring=not disable_tta,
+            on_device=not not_on_device,
+            verbose=verbose,
+            bar=not disable_progress_bar,
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --continue_prediction goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print("\n".join(outcome.lines()))
+    for name, reason in outcome.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def evaluate(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
+            show_default=False,
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REFERENCES]", help="Folder of the masks to compare with, of the same names.", show_default=False
+        ),
+    ] = None,
+    d: DatasetOption = None,
+    p: PlansOption = "nnUNetPlans",
+    tr: TrainerOption = "nnUNetTrainer",
+    c: ConfigurationOption = None,
+    folds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--folds",
+            metavar="FOLD...",
+            help="Of a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a cross-validation as a whole, or a folder of predictions, by nnU-Net's own metrics.
+
+    Of a model, the validation masks of all folds are gathered in crossval_results_folds_… within it and scored together, as
+    nnUNetv2_accumulate_crossval_results does; missing and left-over masks are refused by name.
+    """
+    from rich.console import Console
+
+    from ..nnunet import evaluation
+
+    if references is not None and folder is not None:
+        if folds:
+            raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
+        result = evaluation.evaluate_folder(folder, references)
+    else:
+        numbers = [number for number in map(_fold, folds) if number != "all"] if folds else None
+        result = evaluation.evaluate_model(_model_folder(folder, d, c, tr, p), numbers or None)  # type: ignore[arg-type]
+    Console().print(result.table())
+    print("\n".join(result.lines()))
+
+
+def _model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
+    """What -m, or -d and -c and the rest, name."""
+    from ..nnunet.prediction import find_model
+
+    if (model is None) == (dataset is None):
+        raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
+    if model is not None:
+        return model
+    if configuration is None:
+        raise ConfigError(f"-d {dataset} also needs -c, the configuration, such as -c 2d.")
+    return find_model(str(dataset), configuration, trainer, plans)
+
+
+def _fold(name: str) -> int | str:
+    if name == "all" or name.isdigit():
+        return name if name == "all" else int(name)
+    raise ConfigError(f"fold {name} must be a number from 0, or 'all'.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `predict` and `evaluate`."""
+    app.command(
+        cls=o.ManyFolds,
+        epilog="Examples: nnvit predict -i photos -o masks -m results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d "
+        "--overlay | nnvit predict -i imagesTs -o out -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet -f 0 1 2",
+    )(predict)
+    app.command(
+        cls=o.ManyFolds,
+        epilog="Examples: nnvit evaluate results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d | "
+        "nnvit evaluate -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet --folds 0 1 | nnvit evaluate out labelsTs",
+    )(evaluate)

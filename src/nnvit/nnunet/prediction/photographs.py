@@ -1,0 +1,290 @@
+"""Photographs as they are -> masks under their own names, in their own size, turned as a viewer shows them."""
+
+import os
+import time
+import traceback
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...data import overlay
+from ...data.pairing import IMAGE_SUFFIXES, refuse
+from ...data.pixels import read_image
+from ...errors import ConfigError, DataError, NnvitError
+from .. import display
+from .account import Account
+from .model import Model, Predictor
+from .values import Meaning, channel_names
+
+PNG_EFFORT = 1
+SPACING = (999, 1, 1)
+"""What nnU-Net's reader says of every flat picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is written for each photograph beside its mask, and how."""
+
+    meaning: Meaning
+    overlay: bool = False
+    probabilities: bool = False
+    keep: bool = False
+    """Keep what is there (`--continue_prediction`) rather than predict it again."""
+    recursive: bool = False
+    num_parts: int = 1
+    part_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photograph:
+    """path: of the file; name: relative to the folder of photographs; mask: the mask's, relative to the output folder."""
+
+    path: Path
+    name: str
+    mask: str
+
+
+Outputs = Callable[[Photograph], list[str]]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """Names of the photographs by what became of them; of the failed, with the reason."""
+
+    predicted: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    out: Path
+
+    def lines(self) -> list[str]:
+        """The last words."""
+        kept = f", {len(self.kept)} kept" if self.kept else ""
+        failed = f", {len(self.failed)} FAILED" if self.failed else ""
+        return [f"{len(self.predicted)} predicted{kept}{failed}: {self.out}"]
+
+
+def predict_photographs(
+    model: Model,
+    predictor: Predictor,
+    source: Path,
+    out: Path,
+    wanted: Wanted,
+    *,
+    verbose: bool = False,
+    bar: bool = True,
+) -> Outcome:
+    """Predicts each photograph by itself: one that fails is noted, and the others go on.
+
+    Args:
+        source: a folder of photographs, or one photograph.
+        out: gets the masks as png, `overlays/` and `probabilities/<label>/`, and nnvit_predict.json.
+        verbose: print the traceback of a failure.
+
+    Raises:
+        DataError: nothing to predict, two photographs with one name, or an output folder that holds other files of these names.
+    """
+    _check_model(model)
+    photographs, notes = find_photographs(source, out, wanted.recursive)
+    outputs = outputs_of(model, wanted)
+    _refuse_twins(photographs, outputs)
+    mine = photographs[wanted.part_id :: wanted.num_parts]
+    account = _account(model, predictor, wanted, out)
+    todo, more = _claim(account, mine, outputs, wanted.keep)
+    for line in [*notes, *more, *wanted.meaning.lines(), *_legend(wanted)]:
+        print(line, flush=True)
+    outcome = Outcome(out=out, kept=sorted({p.name for p in mine} - {p.name for p in todo}))
+    start = time.perf_counter()
+    with display.bar("predicting", len(todo), bar) as advance:
+        for done, photograph in enumerate(todo, start=1):
+            try:
+                notes = _predict(model, predictor, photograph, out, wanted)
+                outcome.predicted.append(photograph.name)
+                what = f"-> {photograph.mask}{''.join(f' ({note})' for note in notes)}"
+            except Exception as error:  # whatever one file brings about, the others are still wanted
+                what = str(error) if isinstance(error, NnvitError) else f"{type(error).__name__}: {error}"
+                outcome.failed[photograph.name] = what
+                what = f"FAILED: {what}"
+                if verbose:
+                    print(traceback.format_exc())
+            left = (time.perf_counter() - start) / done * (len(todo) - done)
+            print(f"{done}/{len(todo)} {photograph.name} {what}  ETA {display.duration(left)}", flush=True)
+            advance("")
+    account.end(outcome.failed)
+    return outcome
+
+
+def find_photographs(source: Path, out: Path, recursive: bool) -> tuple[list[Photograph], list[str]]:
+    """The photographs, sorted, and what the user should know of the rest. Raises DataError where there is none."""
+    if source.is_file():
+        return [_photograph(source, Path(source.name))], []
+    if not source.is_dir():
+        raise DataError(f"-i {source} does not exist; give a folder of photographs, or one photograph.")
+    if source.resolve() == out.resolve():
+        raise DataError(f"-i and -o are both {source}; the masks need a folder of their own.")
+    below = _folders_below(source, out)
+    files = [p for folder in [source, *(below if recursive else [])] for p in sorted(folder.iterdir()) if _visible(p)]
+    chosen = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+    notes = [f"other files are left out: {_few(others)}"] if others else []
+    if below and not recursive:
+        names = _few([folder.relative_to(source).as_posix() for folder in below])
+        notes.append(f"folders within are left out, --recursive takes them in: {names}")
+    if not chosen:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError("; ".join([f"{source} holds no photograph ({endings})", *notes]) + ".")
+    return [_photograph(path, path.relative_to(source)) for path in chosen], notes
+
+
+def network_input(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(H, W) or (H, W, C) -> (C, 1, H, W) float32, as nnU-Net's reader gives the imported picture; and what was done to fit.
+
+    Raises DataError where the channels or the bits are not the model's.
+    """
+    channels, notes = 1 if pixels.ndim == 2 else pixels.shape[2], []
+    if channels == 1 and model.channels == 3:
+        pixels, notes = np.stack([np.squeeze(pixels)] * 3, axis=-1), ["grey, taken as three equal channels"]
+    elif channels == 3 and model.channels == 1:
+        pixels, notes = _one_of_three(pixels), ["three equal channels, taken as grey"]
+    elif channels != model.channels:
+        raise DataError(f"it has {channels} channels, the model takes {model.channels}")
+    schemes = model.configuration.normalization_schemes
+    if pixels.max() > 255 and "RGBTo01Normalization" in schemes:
+        raise DataError(f"it has 16 bits (up to {pixels.max()}), the model was trained on 8; save it with 8 bits")
+    stacked = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return stacked[:, None].astype(np.float32), notes
+
+
+def outputs_of(model: Model, wanted: Wanted) -> Outputs:
+    """Photograph -> all that is written for it, relative to the output folder."""
+    parts = ["overlays"] if wanted.overlay else []
+    parts += [f"probabilities/{_safe(name)}" for name in channel_names(model).values()] if wanted.probabilities else []
+    return lambda photograph: [*(f"{part}/{photograph.mask}" for part in parts), photograph.mask]
+
+
+def _predict(model: Model, predictor: Predictor, photograph: Photograph, out: Path, wanted: Wanted) -> list[str]:
+    photo = read_image(photograph.path)
+    array, notes = network_input(model, photo.pixels)
+    result = predictor.predict_single_npy_array(
+        array, {"spacing": SPACING}, save_or_return_probabilities=wanted.probabilities
+    )
+    labels, probabilities = result if wanted.probabilities else (result, None)
+    if probabilities is not None:
+        for channel, name in channel_names(model).items():
+            scaled = (probabilities[channel, 0] * 65535).round().astype(np.uint16)
+            write_image(out / "probabilities" / _safe(name) / photograph.mask, Image.fromarray(scaled))
+    if wanted.overlay:
+        drawn = overlay.draw(photo.pixels, labels[0], list(wanted.meaning.names))
+        write_image(out / "overlays" / photograph.mask, drawn)
+    write_image(out / photograph.mask, Image.fromarray(wanted.meaning.translate(labels[0])))
+    return [*notes, *(["turned upright, as its EXIF entry says"] if photo.turned else [])]
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """Writes beside and renames, so that a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    image.save(partial, format="PNG", compress_level=PNG_EFFORT)
+    partial.replace(path)
+
+
+def _account(model: Model, predictor: Predictor, wanted: Wanted, out: Path) -> Account:
+    meaning = wanted.meaning
+    settings = {
+        "model": str(model.folder.resolve()),
+        "folds": list(model.folds),
+        "checkpoint": model.checkpoint,
+        "step_size": predictor.tile_step_size,
+        "mirroring": predictor.use_mirroring,
+        "values": {"background": 0} | {name: meaning.values[label] for label, name in meaning.names.items()},
+    }
+    return Account(out, settings, (wanted.num_parts, wanted.part_id))
+
+
+def _claim(
+    account: Account, photographs: list[Photograph], outputs: Outputs, keep: bool
+) -> tuple[list[Photograph], list[str]]:
+    """Those to predict, and what the user should know of the others. Refuses files of others, and mixing."""
+    out = account.out
+    existing = [p for p in photographs if any((out / output).exists() for output in outputs(p))]
+    account.refuse_foreign([p.mask for p in existing])
+    finished = [p for p in existing if all((out / output).is_file() for output in outputs(p))]
+    kept = set(finished) if keep else set()
+    account.refuse_made_otherwise([p.mask for p in finished if keep])
+    todo = [p for p in photographs if p not in kept]
+    account.begin({p.mask: p.name for p in todo})
+    notes = (
+        [f"{len(kept)} of {len(photographs)} are predicted already and kept (--continue_prediction)"] if kept else []
+    )
+    if existing and not keep:
+        notes.append(
+            f"{len(existing)} of {len(photographs)} are predicted already and overwritten; --continue_prediction keeps them"
+        )
+    return todo, notes
+
+
+def _check_model(model: Model) -> None:
+    if not model.takes_photographs:
+        reader, patch = model.plans.image_reader_writer_class.__name__, list(model.configuration.patch_size)
+        raise ConfigError(
+            f"{model.folder} was trained on {model.ending} files (reader {reader}, patch {patch}), not on photographs; -i must "
+            f"be a folder of case_0000{model.ending} files."
+        )
+
+
+def _refuse_twins(photographs: list[Photograph], outputs: Outputs) -> None:
+    """Also names that differ only in case or in how an accent is spelled: most file systems cannot hold both."""
+    by_output = defaultdict(list)
+    for photograph in photographs:
+        for output in reversed(outputs(photograph)):
+            by_output[unicodedata.normalize("NFC", output).casefold()].append(photograph.name)
+    twins = [
+        f"{' and '.join(names)}: both would become {output}" for output, names in by_output.items() if len(names) > 1
+    ]
+    refuse("several photographs would share one file", twins, "Rename or remove all but one of each.")
+
+
+def _photograph(path: Path, name: Path) -> Photograph:
+    return Photograph(path=path, name=name.as_posix(), mask=name.with_name(f"{name.stem}.png").as_posix())
+
+
+def _folders_below(source: Path, out: Path) -> list[Path]:
+    """All visible folders within, but for the output folder."""
+    found = []
+    for place, names, _ in os.walk(source):
+        names[:] = sorted(n for n in names if not n.startswith(".") and (Path(place) / n).resolve() != out.resolve())
+        found += [Path(place) / name for name in names]
+    return found
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _visible(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
+
+
+def _one_of_three(pixels: np.ndarray) -> np.ndarray:
+    differ = int((pixels != pixels[..., :1]).any(axis=-1).sum())
+    if differ:
+        raise DataError(
+            f"it is in colour (its channels differ in {differ} pixels), the model was trained on grey; save it as grey"
+        )
+    return pixels[..., 0]
+
+
+def _legend(wanted: Wanted) -> list[str]:
+    if not wanted.overlay:
+        return []
+    colours = ", ".join(f"{name} {overlay.colour_of(i)}" for i, name in enumerate(wanted.meaning.names.values()))
+    return [f"colours in the overlays: {colours}"]
+
+
+def _safe(name: str) -> str:
+    """A label's name as a folder's."""
+    return "".join(c if c.isalnum() or c in " -_.()" else "_" for c in name).strip(". ") or "_"
