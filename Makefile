@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## the whole path in ten minutes; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
+demo: $(INSTALLED)  ## the whole path, four arms and the report; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
 	@$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
 	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
 
@@ -35,11 +35,14 @@ format: $(INSTALLED)  ## let ruff rewrite the code
 bench: $(INSTALLED)  ## speeds against reference implementations
 	$(BIN)/python bench/segformer_head.py
 	$(BIN)/python bench/heads.py
+	$(BIN)/python bench/scoring.py
 
 chase: $(INSTALLED)  ## one table of examples/chase_db1: make chase TABLE=pretraining|heads|detail DATA=… (goes on where it stopped)
 	$(BIN)/python examples/chase_db1/run.py $(or $(TABLE),pretraining) --data $(or $(DATA),../shared/data/chase_db1)
 
 proof: $(INSTALLED)  ## every figure of README and examples, one after the other: make proof DATA=… (hours; goes on where it stopped)
+	$(BIN)/python proofs/verdict_rates.py
+	$(BIN)/python proofs/resume.py --data $(or $(DATA),../shared/data/chase_db1)
 	for table in detail heads pretraining; do $(MAKE) chase TABLE=$$table || exit 1; done
 	$(MAKE) bench
 
