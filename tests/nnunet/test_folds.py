@@ -21,7 +21,14 @@ from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 from .conftest import TINY
 
 Run = Callable[..., tuple[int, str, str]]
-KEYS = [*TINY, "training.patch_size=[128,128]", "training.save_every=1", "training.lr=2e-2", "name=folds"]
+KEYS = [
+    *TINY,
+    "training.mirroring=false",
+    "training.patch_size=[128,128]",
+    "training.save_every=1",
+    "training.lr=2e-2",
+    "name=folds",
+]
 
 
 @pytest.fixture

@@ -416,7 +416,8 @@ def test_an_ensemble_of_all_trained_folds_is_nnunets(
 
 
 def test_regions_of_volumes_are_nnunets_with_nnunets_flags(regions: str, nnvit: Run, tmp_path: Path) -> None:
-    fold = train(regions, "segformer_default", *TINY, ONE_TILE, "name=flags")
+    quick = ["training.num_epochs=1", "training.mirroring=false", ONE_TILE]
+    fold = train(regions, "segformer_default", *TINY, *quick, "name=flags")
     predict_here(fold, regions, tmp_path / "stock")
     images, out = tmp_path / "stock" / "in", tmp_path / "out"
     named = ["-d", 104, "-c", "2d", "-tr", "nnUNetTrainer_nnvit", "-p", "nnUNetPlans_flags"]

@@ -59,7 +59,7 @@ ConfigurationArgument = Annotated[
 FoldArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[FOLD]",
+        metavar="FOLD",
         help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
         "none to validate on. For several folds: --folds.",
         show_default=False,

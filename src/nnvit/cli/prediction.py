@@ -69,7 +69,7 @@ KindOption = Annotated[
     ),
 ]
 DatasetOption = Annotated[
-    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of -m.", show_default=False)
+    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.", show_default=False)
 ]
 PlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
 TrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
@@ -216,7 +216,7 @@ def evaluate(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FOLDER]",
+            metavar="FOLDER",
             help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
             show_default=False,
         ),
@@ -224,7 +224,7 @@ def evaluate(
     references: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[REFERENCES]", help="Folder of the masks to compare with, of the same names.", show_default=False
+            metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.", show_default=False
         ),
     ] = None,
     d: DatasetOption = None,
