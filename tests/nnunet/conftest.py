@@ -67,11 +67,13 @@ def command(*words: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def train(dataset: str, recipe: str, *overrides: str, trainer: str = "nnUNetTrainer_nnvit", **flags: Any) -> Path:
-    """Plans a shipped recipe and trains fold 0 in this process; returns the fold's folder."""
+def train(
+    dataset: str, recipe: str, *overrides: str, trainer: str = "nnUNetTrainer_nnvit", fold: int = 0, **flags: Any
+) -> Path:
+    """Plans a shipped recipe and trains a fold in this process; returns the fold's folder."""
     identifier = planning.plan(dataset, "2d", config.load_recipe([recipe], overrides)).identifier
-    training.run_training(dataset, "2d", 0, trainer, identifier, device=torch.device("cpu"), **flags)
-    return fold_of(dataset, trainer, identifier)
+    training.run_training(dataset, "2d", fold, trainer, identifier, device=torch.device("cpu"), **flags)
+    return fold_of(dataset, trainer, identifier).with_name(f"fold_{fold}")
 
 
 def fold_of(dataset: str, trainer: str, identifier: str) -> Path:
@@ -179,7 +181,7 @@ def crops(folders: Path, shared_data: Path) -> str:
             assert pixels.any()
             Image.fromarray(pixels.astype(np.uint8)).save(raw / kind / f"{case}{suffix}.png")
     channels = {str(i): "rgb_to_0_1" for i in range(3)}
-    _plan(folders, name, {"channel_names": channels, "labels": {"background": 0, "vessel": 1}, "file_ending": ".png"})
+    plan(folders, name, {"channel_names": channels, "labels": {"background": 0, "vessel": 1}, "file_ending": ".png"})
     return name
 
 
@@ -207,7 +209,7 @@ def regions(folders: Path, shared_data: Path) -> str:
     name = "Dataset104_Regions"
     _few_volumes(folders / "raw" / name, shared_data)
     labels = {"background": 0, "whole": [1, 2], "posterior": 2}
-    _plan(folders, name, {"labels": labels, "regions_class_order": [1, 2]})
+    plan(folders, name, {"labels": labels, "regions_class_order": [1, 2]})
     return name
 
 
@@ -223,7 +225,7 @@ def ignoring(folders: Path, shared_data: Path) -> str:
         changed = SimpleITK.GetImageFromArray(labels)
         changed.CopyInformation(image)
         SimpleITK.WriteImage(changed, str(path))
-    _plan(folders, name, {"labels": {"background": 0, "anterior": 1, "posterior": 2, "ignore": 3}})
+    plan(folders, name, {"labels": {"background": 0, "anterior": 1, "posterior": 2, "ignore": 3}})
     return name
 
 
@@ -234,7 +236,7 @@ def _few_volumes(raw: Path, shared_data: Path) -> None:
             shutil.copy(path, raw / kind / path.name.replace(".nii.gz", f"{suffix}.nii.gz"))
 
 
-def _plan(folders: Path, name: str, content: dict[str, Any]) -> None:
+def plan(folders: Path, name: str, content: dict[str, Any]) -> None:
     """dataset.json, the stock commands, and a split whose last case validates."""
     raw = folders / "raw" / name
     cases = sorted(path.name.split(".")[0] for path in (raw / "labelsTr").iterdir())
