@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def _validation_images(fold: Path, dataset: str, out: Path) -> Path:
     images = out / "in"
     images.mkdir(parents=True)
     for path in (Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir():
-        if path.name.split("_0000")[0] in cases:
+        if re.sub(r"_\d{4}\..*", "", path.name) in cases:
             shutil.copy(path, images)
     return images
 
