@@ -67,7 +67,7 @@ def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides
     assert said.parameter_bytes == sum(t.numel() * t.element_size() for t in held)
     assert said.gradient_bytes == 4 * said.trainable
     assert said.activation_bytes == pytest.approx(saved_for_backward(built), rel=0.02)
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=cost._FORMULAS) as flops, torch.no_grad():
         built.train()(torch.rand(IMAGE))
     assert said.forward_flops == flops.get_total_flops()
 
@@ -114,6 +114,17 @@ def test_a_loss_that_reads_every_layer_keeps_more() -> None:
     plain, native = (measured(recipe(*small, source=name)) for name in ("m2f_default", "m2f_native"))
     assert native.activation_bytes > plain.activation_bytes
     assert native.trainable == plain.trainable
+
+
+def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five() -> None:
+    """torch before 2.15 passes over the fused attention of a CPU."""
+    query, key, value = (torch.rand(2, 3, tokens, 16, requires_grad=True) for tokens in (10, 7, 7))
+    with FlopCounterMode(display=False, custom_mapping=cost._FORMULAS) as flops:
+        out = nn.functional.scaled_dot_product_attention(query, key, value)
+        product = 2 * 2 * 3 * 10 * 7 * 16
+        assert flops.get_total_flops() == 2 * product
+        out.sum().backward()
+    assert flops.get_total_flops() == 7 * product  # the product of queries and keys is made once more
 
 
 @pytest.mark.parametrize(
@@ -166,5 +177,16 @@ def test_the_forward_pass_of_any_network_is_counted() -> None:
     of = recipe()
     measured_flops = measured(of).forward_flops
     assert cost.forward_flops(lambda: network(of), IMAGE) == measured_flops
-    convolution = lambda: nn.Conv3d(2, 5, 3, padding=1, bias=False)  # noqa: E731
-    assert cost.forward_flops(convolution, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8
+    assert cost.forward_flops(Twice, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8
+
+
+class Twice(nn.Module):
+    """A convolution under two names, as the blocks of nnU-Net's networks hold theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 5, 3, padding=1, bias=False)
+        self.all_modules = nn.Sequential(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all_modules(x)

@@ -88,7 +88,11 @@ def forward_flops(build: Callable[[], nn.Module], image: Sequence[int]) -> int:
     """FLOPs of any network's prediction of images (B, C, H, W) or (B, C, D, H, W); `build` as for `measure`."""
     network = _on_meta(build).eval()
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as flops:
-        _fake(network)
+        for module in network.modules():  # `Module._apply` trips over those that nnU-Net's networks hold twice
+            for name, parameter in module.named_parameters(recurse=False):
+                module._parameters[name] = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
         network(torch.empty(*image))
     return flops.get_total_flops()
 
