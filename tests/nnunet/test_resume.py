@@ -115,28 +115,55 @@ def test_batches_are_the_same_with_any_number_of_workers(hippocampus: str, monke
             assert torch.equal(batch["target"], same["target"])
 
 
-def test_a_signal_ends_the_training_after_a_checkpoint(uninterrupted: Path, hippocampus: str) -> None:
-    """As SLURM does it before it takes a node away."""
-    keys = [*KEYS, "name=preempted"]
-    words = ["nnvit", "train", hippocampus, "2d", "0", "--recipe", "segformer_default", *keys, "-device", "cpu"]
-    slowed = Path(sys.executable).parent / "nnvit"
-    environment = {**os.environ, "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
-    fold = fold_of(hippocampus, TRAINER, "nnUNetPlans_preempted_s5")
-    process = subprocess.Popen(
-        [str(slowed), *words[1:]], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    while process.poll() is None and not (fold / "checkpoint_best.pth").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)  # somewhere in the second epoch
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 2)])
+def test_a_signal_ends_the_training_after_a_checkpoint(
+    number: signal.Signals, workers: int, uninterrupted: Path, hippocampus: str
+) -> None:
+    """To the whole group of processes, as a terminal and SLURM send it; the workers hear it too."""
+    name = f"preempted_{number.name}"
+    keys = [*KEYS, f"name={name}"]
+    fold = fold_of(hippocampus, TRAINER, f"nnUNetPlans_{name}_s5")
+    process = begin(hippocampus, workers, *keys)
+    wait_for(process, fold / "checkpoint_best.pth")
+    os.killpg(process.pid, number)  # somewhere in the second epoch
     printed, _ = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, printed[-2000:]
-    assert "SIGTERM: a checkpoint is written after this iteration" in printed
+    assert process.returncode == 128 + number, printed[-2000:]
+    assert f"{number.name}: a checkpoint is written after this iteration" in printed
     assert "the same command with --c continues" in printed
+    assert "Traceback" not in printed
     held = checkpoint.read(fold / "checkpoint_latest.pth")
     assert held["current_epoch"] == 1
-    assert json.loads((fold / "nnvit_run.json").read_text())["exit"] == "Interrupted: SIGTERM"
+    assert json.loads((fold / "nnvit_run.json").read_text())["exit"] == f"Interrupted: {number.name}"
     train(hippocampus, "segformer_default", *keys, continue_training=True)
     assert_same_training(uninterrupted, fold)
+
+
+def test_a_signal_that_takes_nnunets_own_workers_away_keeps_the_place_too(hippocampus: str) -> None:
+    """Without a seed they are nnU-Net's, and SIGTERM ends them."""
+    keys = [*(key for key in KEYS if "seed" not in key), "training.num_epochs=50", "name=preempted_unseeded"]
+    fold = fold_of(hippocampus, TRAINER, "nnUNetPlans_preempted_unseeded")
+    process = begin(hippocampus, 2, *keys)
+    wait_for(process, fold / "checkpoint_best.pth")
+    os.killpg(process.pid, signal.SIGTERM)
+    printed, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, printed[-2000:]
+    assert (fold / "checkpoint_latest.pth").is_file()
+
+
+def begin(dataset: str, workers: int, *keys: str) -> subprocess.Popen[str]:
+    """The command, in a group of processes of its own."""
+    program = str(Path(sys.executable).parent / "nnvit")
+    words = [program, "train", dataset, "2d", "0", "--recipe", "segformer_default", *keys, "-device", "cpu"]
+    environment = {**os.environ, "nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": "1"}
+    return subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], path: Path) -> None:
+    """Until the file is there, or the process has ended."""
+    while process.poll() is None and not path.exists():
+        time.sleep(0.02)
 
 
 def test_a_training_that_died_before_its_first_checkpoint_starts_again(

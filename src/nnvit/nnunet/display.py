@@ -109,11 +109,11 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 def duration(seconds: float) -> str:
     """`42 s`, `7 min`, `3 h 05 min`, `2 d 04 h`."""
-    minutes, hours, days = round(seconds / 60), int(seconds // 3600), int(seconds // 86400)
+    minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
     if minutes < 90:
         return f"{minutes} min"
-    if hours < 48:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{days} d {hours % 24:02d} h"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes // 60 % 24:02d} h"

@@ -45,3 +45,23 @@ def awaited(say: Callable[[str], None]) -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def withheld() -> Iterator[None]:
+    """Processes that are started within it never hear of Ctrl-C and SIGUSR1, which reach a whole group of processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS if number != signal.SIGTERM}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore(*_: int) -> None:
+    """For a worker that its parent ends by other means than signals."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -138,10 +138,18 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             return training.oversample_foreground_percent
         return 1 - round(batch * (1 - share)) / batch if training.probabilistic_oversampling else share
 
+    def _set_batch_size_and_oversample(self) -> None:
+        """nnU-Net's; what is drawn at random needs no sharing out among ranks, as in its class."""
+        share = self.oversample_foreground_percent
+        super()._set_batch_size_and_oversample()
+        if self.probabilistic_oversampling:
+            self.oversample_foreground_percent = share
+
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
         """nnU-Net's; with a seed, its loaders behind a queue that keeps the order."""
         if self.recipe.training.seed is None:
-            return super().get_dataloaders()
+            with interruption.withheld():  # from the workers, who would leave their parent without batches
+                return super().get_dataloaders()
         with batches.without_workers():
             train, val = super().get_dataloaders()
         return batches.in_order(self, train.data_loader, val.data_loader)
@@ -238,9 +246,13 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                     self._validate_epoch()
                     self.on_epoch_end()
             self.on_train_end()
+            if came := self._signal():
+                raise interruption.Interrupted(came)
         except BaseException as error:
             self.manifest.end(f"{type(error).__name__}: {error}".strip(": "))
             raise
+        finally:
+            batches.close(self.dataloader_train, self.dataloader_val)
         self.manifest.end("finished")
 
     def train_step(self, batch: dict) -> dict:
@@ -269,8 +281,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.outputs = []
         self.manifest.update(self._seconds)
         self._show_epoch()
-        if self.current_epoch < self.num_epochs:
-            self._save_latest(self.current_epoch % self.recipe.training.save_every == 0)
+        if self.current_epoch < self.num_epochs and self.current_epoch % self.recipe.training.save_every == 0:
+            self._save_latest()
 
     def on_train_end(self) -> None:
         """As nnU-Net's; the workers end, and with them what a killed process left half written."""
@@ -290,23 +302,43 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         advance = self.screen.phase(f"epoch {self.current_epoch + 1}/{self.num_epochs}", total, len(self.outputs))
         for done in range(len(self.outputs) + 1, total + 1):
             start = time.perf_counter()
-            batch = next(self.dataloader_train)
+            batch = self._next(self.dataloader_train)
+            if batch is None:
+                raise self._interrupted()
             loaded = time.perf_counter()
             self.outputs.append(self.train_step(batch))
             self._seconds.append((loaded - start, time.perf_counter() - loaded))
             advance(f"loss {self.outputs[-1]['loss']:.3f}")
-            self._save_latest(every is not None and done % every == 0)
+            if every is not None and done % every == 0:
+                self._save_latest()
         self.on_train_epoch_end(self.outputs)
 
     def _validate_epoch(self) -> None:
-        outputs = []
+        outputs: list[dict[str, Any]] = []
         advance = self.screen.phase("pseudo Dice", self.num_val_iterations_per_epoch)
         with torch.no_grad(), self._averaged():
             self.on_validation_epoch_start()
-            for _ in range(self.num_val_iterations_per_epoch):
-                outputs.append(self.validation_step(next(self.dataloader_val)))
+            while len(outputs) < self.num_val_iterations_per_epoch:
+                batch = self._next(self.dataloader_val)
+                if batch is None:
+                    break
+                outputs.append(self.validation_step(batch))
                 advance("")
-            self.on_validation_epoch_end(outputs)
+            else:
+                self.on_validation_epoch_end(outputs)
+                return
+        raise self._interrupted()  # outside, where the network has its own weights again
+
+    def _next(self, loader: Iterator[dict]) -> dict | None:
+        """The next batch; None where a signal has come, which may have taken the workers with it."""
+        if self._signal():
+            return None
+        try:
+            return next(loader)
+        except RuntimeError:
+            if self._signal():
+                return None
+            raise
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Within it the network has the running mean of its weights, where the recipe keeps one."""
@@ -353,14 +385,16 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             return
         checkpoint.write(Path(filename), checkpoint.content_of(self, self.current_epoch + 1, []))
 
-    def _save_latest(self, due: bool) -> None:
-        """Writes checkpoint_latest where one is due, or where a signal came, which then ends the training."""
-        came = self._signal()
-        if (due or came) and self.local_rank == 0 and not self.disable_checkpointing:
+    def _save_latest(self) -> None:
+        """checkpoint_latest, of wherever the training stands."""
+        if self.local_rank == 0 and not self.disable_checkpointing:
             content = checkpoint.content_of(self, self.current_epoch, self.outputs)
             checkpoint.write(Path(self.output_folder) / "checkpoint_latest.pth", content)
-        if came:
-            raise interruption.Interrupted(came)
+
+    def _interrupted(self) -> interruption.Interrupted:
+        """What ends the training after a signal, once its place is kept."""
+        self._save_latest()
+        return interruption.Interrupted(cast(int, self._signal()))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
