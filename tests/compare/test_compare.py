@@ -151,12 +151,15 @@ def test_the_command_prints_the_audit_the_answer_and_where_the_report_lies(study
         "0,1",
         "--allow",
         "patch_size",
+        "--metric",
+        "hd95_mm",
         "--out",
         str(tmp_path / "out"),
     ]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
     assert "audit: fair" in done.output
+    assert " px (95% BCa interval" in " ".join(done.output.split())
     assert f"report: {tmp_path / 'out' / 'report.html'}" in done.output
 
 

@@ -271,7 +271,7 @@ def _write(
     _say(["statistics …"], quiet)
     stats = statistics.analyse(cases, options["baseline"], options["metric"], observer)
     judged, cost = fairness.to_dict(), costs(arms)
-    headline = statistics.headline(stats, judged)
+    headline = statistics.headline(stats | {"spacing_unit": options["spacing_unit"]}, judged)
     everything = stats | {"headline": headline, "audit": judged, "cost": cost, "options": options}
     data.write_json(out / "stats.json", everything)
     references, predictions = work.masks(arms)
