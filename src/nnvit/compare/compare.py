@@ -243,7 +243,7 @@ class _Work:
             "spacing_unit": "px" if self._in_pixels() else "mm",
             "version": version("nnvit"),
             "date": datetime.now(UTC).date().isoformat(),
-            "command": " ".join(sys.argv) if Path(sys.argv[0]).stem == "nnvit" else "",
+            "command": data.without_home(" ".join(sys.argv)) if Path(sys.argv[0]).stem == "nnvit" else "",
         }
 
     def _in_pixels(self) -> bool:
