@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnvit.compare.arms import find_arms
 from nnvit.errors import CompareError
 
-from .planted import CASES, FOLDS, PLANS, Study, recipe, set_debug, write_json
+from .planted import CASES, FOLDS, PLANS, Study, recipe, set_debug, write_json, write_png
 
 
 def stock(study: Study) -> Path:
@@ -151,7 +152,11 @@ def test_short_names_that_clash_give_way_to_long_ones(study: Study) -> None:
 
 
 def test_a_fold_that_is_still_trained_is_left_out_and_noted(study: Study) -> None:
+    """nnU-Net's picture of its progress, which lies in the fold from the first epoch on, is no mask."""
     shutil.rmtree(vit(study) / "fold_1" / "validation")
     set_debug(vit(study))
+    write_png(vit(study) / "fold_1" / "progress.png", np.zeros((4, 4)))
     (arm,) = find_arms([vit(study)])
     assert arm.runs[0].unfinished == ("1",)
+    with pytest.raises(CompareError, match="holds neither fold_0"):
+        find_arms([vit(study) / "fold_1"])

@@ -280,6 +280,24 @@ def test_a_pretrained_arm_with_both_twins_is_not(study: Study) -> None:
     assert "twin" not in notes(study)
 
 
+def test_an_arm_that_took_another_checkpoints_weights_is_pretrained(study: Study) -> None:
+    """Whatever its recipe says: it is called out, and is nobody's random-init twin."""
+    study.nnvit("random_s0", recipe(name="random_s0", model={"weights": "random"}), recipe_hash="12" * 32)
+    full = recipe(name="full_s0", model={"weights": "random", "freeze_backbone": False}, training={"lr": 3e-4})
+    set_run(study.nnvit("full_s0", full, recipe_hash="34" * 32), weights={"source": "-pretrained_weights"})
+    said = notes(study)
+    assert "vit is pretrained and has no random-init twin trained in full" in said
+    assert "full is pretrained and has no random-init twin tuned alike (full)" in said
+    assert "Train one without -pretrained_weights." in said
+
+
+def test_how_often_a_twin_was_saved_does_not_matter(study: Study) -> None:
+    often = {"save_every": 5, "save_every_iterations": 50}
+    twin = recipe(name="random_s0", model={"weights": "random"}, training=often)
+    study.nnvit("random_s0", twin, recipe_hash="12" * 32)
+    assert "tuned alike" not in notes(study)
+
+
 def test_a_twin_with_another_head_is_no_twin(study: Study) -> None:
     study.nnvit(
         "random_s0", recipe(name="random_s0", model={"weights": "random", "head": "linear"}), recipe_hash="12" * 32
@@ -336,12 +354,14 @@ def test_runs_without_later_keys_are_read_from_debug_file_and_log(study: Study) 
     }
 
 
-def test_the_log_tells_that_the_best_checkpoint_was_validated(study: Study) -> None:
+@pytest.mark.parametrize("continuing", ["continuing after epoch 2 of 3", "continuing after 2 of 3 epochs"])
+def test_the_log_tells_that_the_best_checkpoint_was_validated(study: Study, continuing: str) -> None:
+    """In the words of the first release and of today's trainer."""
     _, other = two_of_ours(study)
     without_later_keys(study)
     for fold in folds_of(other):  # as `nnvit train … --val_best` says it
         text = (
-            "2026-03-01 11:00:00.000000: continuing after epoch 2 of 3, from the checkpoint in fold \n"
+            f"2026-03-01 11:00:00.000000: {continuing}, from the checkpoint in fold \n"
             "2026-03-01 11:00:01.000000: validating 6 cases with nnU-Net's sliding window, with mirroring \n"
         )
         (fold / "training_log_2026_3_1_11_00_00.txt").write_text(text)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from nnvit.cli import app
 from nnvit.compare.compare import Result, compare, examine
 from nnvit.compare.metrics import COLUMNS
+from nnvit.compare.statistics import analyse
 from nnvit.errors import CompareError
 
 from .planted import (
@@ -151,12 +152,15 @@ def test_the_command_prints_the_audit_the_answer_and_where_the_report_lies(study
         "0,1",
         "--allow",
         "patch_size",
+        "--metric",
+        "hd95_mm",
         "--out",
         str(tmp_path / "out"),
     ]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
     assert "audit: fair" in done.output
+    assert " px (95% BCa interval" in " ".join(done.output.split())
     assert f"report: {tmp_path / 'out' / 'report.html'}" in done.output
 
 
@@ -207,6 +211,55 @@ def test_different_labels_stop_and_declared_ones_leave_the_common(
         rows(study, monkeypatch)
     result, _ = rows(study, monkeypatch, allow=["labels"])
     assert set(result.cases["label"]) == {"disc"}
+
+
+def repeated(study: Study, *split_anew: str) -> None:
+    """Two arms with two runs each; those of `split_anew` hold two of the cases in the other fold."""
+    shutil.rmtree(models(study)[0])
+    shutil.rmtree(models(study)[0])
+    for number, name in enumerate(("one_s0", "one_s1", "two_s0", "two_s1")):
+        content = recipe(name=name, model={"weights": "random"}, training={"seed": int(name[-1])})
+        folder = study.nnvit(name, content, noise=1 + number % 3, recipe_hash=name[:2].encode().hex() * 16)
+        if name not in split_anew:
+            continue
+        for case, fold, other in (("case_01", 0, 1), ("case_07", 1, 0)):
+            mask = f"validation/{case}.png"
+            shutil.move(folder / f"fold_{fold}" / mask, folder / f"fold_{other}" / mask)
+        for fold in (0, 1):
+            study.evaluate(folder / f"fold_{fold}")
+            change_json(folder / f"fold_{fold}" / "nnvit_run.json", lambda run: run.update(split_hash="f" * 64))
+
+
+def test_repeated_cross_validation_may_have_another_split_in_each_run(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ones in all arms: then Nadeau and Bengio's test decides."""
+    repeated(study, "one_s1", "two_s1")
+    result, _ = rows(study, monkeypatch)
+    assert result.audit.verdict == "fair"
+    (splits,) = (row for row in result.audit.rows if row.key == "splits")
+    assert splits.status == "equal"
+    assert "run 1 fold 0: ffffffff" in splits.values["one"]
+    found = analyse(result.cases, num_bootstrap=99)["datasets"][PLANS["dataset_name"]]["metrics"]["dice"]["mean"]
+    assert found["pairs"][0]["method_layer"]["decides"] == "nadeau_bengio"
+
+
+@pytest.mark.parametrize("split_anew", [("one_s1",), ("one_s0", "two_s1")])
+def test_another_split_in_a_run_of_one_arm_stops_the_comparison(
+    study: Study, monkeypatch: pytest.MonkeyPatch, split_anew: tuple[str, ...]
+) -> None:
+    repeated(study, *split_anew)
+    with pytest.raises(CompareError, match="case_01, case_07 lie in different folds of the arms") as stop:
+        rows(study, monkeypatch)
+    assert "the arms differ in their split" in str(stop.value)
+
+
+def test_stats_json_does_not_say_whose_machine_it_was(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/home/somebody/env/bin/nnvit", "compare", "unet=/home/somebody/results/unet/masks", "vit", "-f", "0,1"]
+    monkeypatch.setattr("sys.argv", words)
+    rows(study, monkeypatch)
+    asked = json.loads((study.root / "out" / "stats.json").read_text())["options"]
+    assert asked["command"] == "…/bin/nnvit compare unet=…/unet/masks vit -f 0,1"
 
 
 def test_regions_are_scored_as_well_as_labels(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnvit.compare.difference import add_holm, friedman, holm, interval, nadeau_bengio, paired_t, wilcoxon
+from nnvit.compare.difference import add_holm, friedman, holm, interval, nadeau_bengio, paired_t, sign_test, wilcoxon
 
 
 def _differences(n: int, kind: str) -> np.ndarray:
@@ -40,6 +40,12 @@ def test_rank_biserial_from_scipys_one_sided_sums() -> None:
 
 def test_dust_from_averaging_makes_no_ranks() -> None:
     assert wilcoxon(np.array([1e-16, -1e-17, 0.0]))["reason"] == "not computable: every difference is zero"
+
+
+def test_the_sign_test_counts_who_is_ahead_and_leaves_ties_out() -> None:
+    ahead = np.array([[1.0, 2.0]] * 6 + [[1.5, 1.5]] * 3)
+    assert sign_test(ahead)["p"] == pytest.approx(2 / 2**6)
+    assert sign_test(ahead[4:])["p"] == pytest.approx(0.5)
 
 
 def test_friedman_is_scipys_with_ties() -> None:
@@ -94,6 +100,8 @@ def test_a_test_that_was_not_computable_is_no_part_of_its_family() -> None:
         (wilcoxon(np.array([])), "0 cases, and two are the least"),
         (wilcoxon(np.array([0.1])), "1 case, and two are the least"),
         (wilcoxon(np.zeros(9)), "every difference is zero"),
+        (sign_test(np.zeros((9, 2))), "both arms are equal on every data set"),
+        (sign_test(np.zeros((9, 3))), "3 arms, and it is for two"),
         (friedman(np.zeros((9, 2))), "two arms, and three are the least"),
         (friedman(np.ones((1, 3))), "1 case, and two are the least"),
         (friedman(np.ones((9, 3))), "all arms are equal on every case"),

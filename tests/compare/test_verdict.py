@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nnvit.compare.ranks import over_datasets
 from nnvit.compare.simulation import World
 from nnvit.compare.statistics import analyse, headline
 from nnvit.compare.verdict import cases_differ, leading_pair, methods_differ
@@ -142,6 +143,18 @@ def test_declared_differences_are_said_after_the_claim() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "reserve"),
+    [
+        ("declared", "the audit's declared differences apply."),
+        ("unknown", "what the audit could not find out applies."),
+    ],
+)
+def test_what_was_not_declared_is_not_called_so(status: str, reserve: str) -> None:
+    told = {"verdict": "fair with declared differences", "rows": [{"status": "equal"}, {"status": status}]}
+    assert headline(_stats(0.02), told).endswith(f"; {reserve}")
+
+
 def test_notes_on_twins_are_repeated_and_others_are_not() -> None:
     notes = ["arm_0 has no random-init twin, so its gain may be its pretraining's.", "The machines differ."]
     said = headline(_stats(0.02), {"verdict": "fair", "notes": notes})
@@ -157,11 +170,39 @@ def test_a_distance_is_better_when_it_is_lower() -> None:
     assert "a difference of -0.02 mm (95% BCa interval -0.0" in said
 
 
+def test_a_distance_in_pixels_is_said_in_pixels() -> None:
+    cases = _frame(-0.02).rename(columns={"dice": "hd95_mm"})
+    said = headline(analyse(cases, metric="hd95_mm", num_bootstrap=99) | {"spacing_unit": "px"}, "fair")
+    assert "a difference of -0.02 px (95% BCa interval" in said
+
+
 def test_several_data_sets_are_answered_by_average_ranks() -> None:
     parts = [_frame(0.02).assign(dataset=f"set_{i}") for i in range(6)]
     said = headline(analyse(pd.concat(parts), num_bootstrap=200), "fair")
     assert said.startswith("over 6 data sets arm_0 ranks above arm_1 by Dice (average ranks 1.00 and 2.00")
     assert "better than at least one other arm as a method on 6 of them" in said
+
+
+def test_four_data_sets_are_too_few_to_rank_two_arms() -> None:
+    """Although their average ranks are apart by more than the critical difference, the sign test can't be below an eighth."""
+    parts = [_frame(0.02, runs=1).assign(dataset=f"set_{i}") for i in range(4)]
+    said = headline(analyse(pd.concat(parts), num_bootstrap=99), "fair")
+    assert said.startswith("over 4 data sets arm_0 is not shown to rank above arm_1 by Dice")
+    assert "sign test p = 0.125, Nemenyi critical difference 0.98" in said
+
+
+@pytest.mark.parametrize(
+    ("p", "claim"), [(0.04, "ranks above"), (0.06, "is not shown to rank above"), (None, "is not")]
+)
+def test_three_arms_are_ranked_only_where_friedman_agrees(p: float | None, claim: str) -> None:
+    across = over_datasets(np.tile([0.9, 0.5, 0.1], (12, 1)), list("abc"), [str(i) for i in range(12)], False)
+    across["friedman"]["p"] = p
+    stats = {
+        "metric": "dice",
+        "datasets": {name: {"metrics": {}} for name in "12"},
+        "across_datasets": {"dice": across},
+    }
+    assert headline(stats, "fair").startswith(f"over 12 data sets a {claim}")
 
 
 def test_nothing_to_say_is_said() -> None:

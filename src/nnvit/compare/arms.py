@@ -30,6 +30,8 @@ GENERIC = {
     "output",
 }
 """Names of folders that say nothing about what made the masks."""
+TRAINING = ("debug.json", "training_log_*", "nnvit_run.json", "checkpoint_*.pth", "progress.png")
+"""What a training writes into its fold: pictures beside it are nnU-Net's, not masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +211,7 @@ def _run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | N
         return _run_of_folds(path, [path], dataset, configuration, None)
     if folders:
         return _run_of_folds(path, folders, dataset, configuration, wanted)
-    masks = masks_in(path)
+    masks = _loose_masks(path)
     if not masks:
         raise CompareError(
             f"{path} holds neither fold_0, fold_1, … nor masks ({', '.join(ENDINGS)}). An arm is a results folder "
@@ -218,6 +220,11 @@ def _run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | N
     return _described(
         path, _model_of_masks(path), dataset, configuration, (Fold(name="", folder=path, predictions=masks),), ()
     )
+
+
+def _loose_masks(folder: Path) -> dict[str, Path]:
+    """Of a folder that masks alone were copied to; none of one that a training writes to."""
+    return {} if any(any(folder.glob(name)) for name in TRAINING) else masks_in(folder)
 
 
 def _model_of_masks(path: Path) -> Path | None:
@@ -238,7 +245,7 @@ def _run_of_folds(
     found, unfinished = [], []
     for name in wanted if wanted is not None else there:
         folder = there[name]
-        masks = masks_in(folder / "validation") or masks_in(folder)
+        masks = masks_in(folder / "validation") or _loose_masks(folder)
         if masks:
             found.append(Fold(name=name, folder=folder, predictions=masks))
         else:

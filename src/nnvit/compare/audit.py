@@ -157,6 +157,7 @@ def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
     runs = {(arm.name, run.name): run for arm in arms for run in arm.runs if run.dataset == dataset}
     absent = [arm.name for arm in arms if dataset not in arm.datasets]
     reasons = [f"{name} has no results on {dataset}" for name in absent]
+    by_run = _same_runs([{run for arm, run in runs if arm == name} for name in dict.fromkeys(arm for arm, _ in runs)])
     held = {who: {case: fold.name for fold in run.folds for case in fold.predictions} for who, run in runs.items()}
     every = {case for cases in held.values() for case in cases}
     for (arm, run), cases in held.items():
@@ -164,10 +165,19 @@ def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
         missing = sorted(every - cases.keys())
         if missing:
             reasons.append(f"{who} lacks {some(missing)}, which other arms have{_shared_folds(runs.values())}")
-    moved = sorted(case for case in every if len({cases[case] for cases in held.values() if cases.get(case)}) > 1)
+    folds: dict[tuple[str, str], set[str]] = {}
+    for (_, run), cases in held.items():
+        for case, fold in cases.items():
+            folds.setdefault((run if by_run else "", case), set()).update([fold] if fold else [])
+    moved = sorted({case for (_, case), names in folds.items() if len(names) > 1})
     if moved:
         reasons.append(f"{dataset}: {some(moved)} lie in different folds of the arms: the splits are not the same")
     return reasons
+
+
+def _same_runs(names: Sequence[set[Any]]) -> bool:
+    """Whether runs are compared with those of their name: repeated cross-validation may have another split in each run."""
+    return all(of_arm == names[0] for of_arm in names)
 
 
 def _shared_folds(runs: Iterable[Any]) -> str:
@@ -228,18 +238,20 @@ def _reasons(fact: Fact, values: dict[str, str], records: dict[str, list[Records
 
 
 def _differs(answers: dict[str, dict[tuple[str, str, str], str | None]]) -> bool:
-    """Whether known answers differ; fold by fold where all arms have the same folds, else by data set."""
+    """Whether known answers differ; fold by fold where all arms have the same folds, else by data set; run by run likewise."""
     folds = [{key[2] for key in answer} for answer in answers.values()]
     by_fold = all(names == folds[0] for names in folds)
+    by_run = _same_runs([{key[:2] for key in answer} for answer in answers.values()])
     groups: dict[tuple[str, ...], set[str]] = {}
     for answer in answers.values():
-        for (dataset, _, fold), value in answer.items():
+        for (dataset, run, fold), value in answer.items():
             if value is not None:
-                groups.setdefault((dataset, fold) if by_fold else (dataset,), set()).add(value)
+                groups.setdefault((dataset, run if by_run else "", fold), set()).add(value)
     if by_fold:
         return any(len(values) > 1 for values in groups.values())
     per_arm = [
-        {(key[0], value) for key, value in answer.items() if value is not None} for answer in answers.values()
+        {(key[0], key[1] if by_run else "", value) for key, value in answer.items() if value is not None}
+        for answer in answers.values()
     ]  # folds that not all arms have may differ in themselves, as splits do
     known = [values for values in per_arm if values]
     return any(not (one <= other or other <= one) for one in known for other in known)

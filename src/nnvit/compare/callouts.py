@@ -11,31 +11,37 @@ GIB = 2**30
 RESENC = {"M": 8, "L": 24, "XL": 40}
 """nnU-Net's ResEnc presets and the GPU memory in GB that they are planned for."""
 SEEDS = 3
+TRANSFERRED = "-pretrained_weights"
+"""The source of the weights in nnvit_run.json where a checkpoint was given: the recipe knows nothing of it."""
 
 
 def call_outs(arms: Sequence[Arm], records: dict[str, list[Records]], baseline: str | None) -> list[str]:
     """Sentences for the report, each with what to do."""
-    return [*_twins(arms), *_weak_baseline(arms, records, baseline), *_few_runs(arms)]
+    return [*_twins(arms, records), *_weak_baseline(arms, records, baseline), *_few_runs(arms)]
 
 
-def _twins(arms: Sequence[Arm]) -> list[str]:
+def _twins(arms: Sequence[Arm], records: dict[str, list[Records]]) -> list[str]:
     """Every pretrained arm wants a random-init twin that is tuned alike, and one that is trained in full."""
     recipes = {arm.name: arm.runs[0].recipe for arm in arms if arm.runs[0].recipe}
+    transferred = {name for name in recipes if any(_is_transferred(record) for record in records[name])}
+    random = [recipe for name, recipe in recipes.items() if name not in transferred and not is_pretrained(recipe)]
     notes = []
     for name, recipe in recipes.items():
-        if not is_pretrained(recipe):
+        if name not in transferred and not is_pretrained(recipe):
             continue
-        others = [other for other in recipes.values() if _is_random(other) and _same_network(recipe, other)]
+        others = [other for other in random if _same_network(recipe, other)]
         alike = any(_training_alike(recipe, other) and other.get("lora") == recipe.get("lora") for other in others)
         full = any(tuning_of(other) == "full" for other in others)
         missing = [] if alike else [f"tuned alike ({tuning_of(recipe)})"]
         missing += [] if full or (tuning_of(recipe) == "full" and alike) else ["trained in full"]
         if missing:
-            weights = "model.weights=random"
-            hint = weights if not alike else f"{weights} lora.enabled=false model.freeze_backbone=false"
+            without = f" without {TRANSFERRED}" if name in transferred else ""
+            keys = ["model.weights=random"] if is_pretrained(recipe) else []
+            keys += ["lora.enabled=false model.freeze_backbone=false"] if alike else []
+            hint = without + (f" with {' '.join(keys)}" if keys else "")
             notes.append(
                 f"{name} is pretrained and has no random-init twin {' and none '.join(missing)}: what its pretraining did "
-                f"cannot be told from what its architecture did. Train one with {hint}."
+                f"cannot be told from what its architecture did. Train one{hint}."
             )
     return notes
 
@@ -46,9 +52,8 @@ def is_pretrained(recipe: dict[str, Any]) -> bool:
     return model.get("head", "plans") != "plans" and model.get("weights") not in (None, "random")
 
 
-def _is_random(recipe: dict[str, Any]) -> bool:
-    model = recipe.get("model", {})
-    return model.get("head", "plans") != "plans" and model.get("weights") == "random"
+def _is_transferred(record: Records) -> bool:
+    return record.manifest.get("weights", {}).get("source") == TRANSFERRED
 
 
 def _same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -58,7 +63,10 @@ def _same_network(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _training_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    trainings = [{key: value for key, value in recipe["training"].items() if key != "seed"} for recipe in (one, other)]
+    apart = {"seed", "save_every", "save_every_iterations"}
+    trainings = [
+        {key: value for key, value in recipe["training"].items() if key not in apart} for recipe in (one, other)
+    ]
     frozen = [recipe["model"].get("freeze_backbone") for recipe in (one, other)]
     return trainings[0] == trainings[1] and frozen[0] == frozen[1]
 

@@ -243,7 +243,7 @@ class _Work:
             "spacing_unit": "px" if self._in_pixels() else "mm",
             "version": version("nnvit"),
             "date": datetime.now(UTC).date().isoformat(),
-            "command": " ".join(sys.argv) if Path(sys.argv[0]).stem == "nnvit" else "",
+            "command": data.without_home(" ".join(sys.argv)) if Path(sys.argv[0]).stem == "nnvit" else "",
         }
 
     def _in_pixels(self) -> bool:
@@ -271,7 +271,7 @@ def _write(
     _say(["statistics …"], quiet)
     stats = statistics.analyse(cases, options["baseline"], options["metric"], observer)
     judged, cost = fairness.to_dict(), costs(arms)
-    headline = statistics.headline(stats, judged)
+    headline = statistics.headline(stats | {"spacing_unit": options["spacing_unit"]}, judged)
     everything = stats | {"headline": headline, "audit": judged, "cost": cost, "options": options}
     data.write_json(out / "stats.json", everything)
     references, predictions = work.masks(arms)

@@ -86,6 +86,20 @@ def friedman(values: Floats) -> dict[str, Any]:
     return found | {"statistic": float(result.statistic), "p": float(result.pvalue)}
 
 
+def sign_test(values: Floats) -> dict[str, Any]:
+    """Over (data sets, 2 arms), exact, ties left out: what Friedman is for three arms or more."""
+    n, arms = values.shape
+    found: dict[str, Any] = {"statistic": None, "p": None, "n": n, "reason": None}
+    found |= {"method": "exact sign test, two-sided, ties left out"}
+    if arms != 2:
+        return found | {"reason": f"not computable: {arms} arms, and it is for two"}
+    signs = np.sign(np.round(values[:, 0] - values[:, 1], DIGITS))
+    above, below = int((signs > 0).sum()), int((signs < 0).sum())
+    if above + below == 0:
+        return found | {"reason": "not computable: both arms are equal on every data set"}
+    return found | {"statistic": min(above, below), "p": float(stats.binomtest(above, above + below).pvalue)}
+
+
 def paired_t(differences: Floats) -> dict[str, Any]:
     """Of the mean differences of the folds, which are its sample."""
     return _t(differences, 1 / len(differences) if len(differences) else 0.0, "paired t over the folds' means")

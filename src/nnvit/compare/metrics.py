@@ -18,6 +18,21 @@ METRICS = ("dice", "iou", "sensitivity", "precision", "nsd", "hd95_mm", "cldice"
 LOWER_IS_BETTER = {"hd95_mm", "fp_volume_mm3"}
 """All other metrics are better when they are higher."""
 
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "nsd": "NSD",
+    "hd95_mm": "HD95",
+    "cldice": "clDice",
+    "fp_volume_mm3": "FP volume",
+}
+"""Columns of the table of cases, as the headline and the page name them."""
+UNITS = {"mm": {"hd95_mm": "mm", "fp_volume_mm3": "mm³"}, "px": {"hd95_mm": "px", "fp_volume_mm3": "px"}}
+"""Of the metrics that have one, by what the masks' spacing is in; the others lie between 0 and 1, and their differences are told
+in points of 0.01."""
+
 COLUMNS = (
     "dataset",
     "arm",

@@ -7,7 +7,7 @@ import scikit_posthocs
 from numpy.typing import NDArray
 from scipy import stats
 
-from .difference import DIGITS, friedman
+from .difference import DIGITS, friedman, sign_test
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def _kendall(full: Floats, drawn: Floats) -> dict[str, Any]:
 
 
 def over_datasets(means: Floats, arms: list[str], datasets: list[str], lower_is_better: bool) -> dict[str, Any]:
-    """Average ranks over data sets, Friedman, Nemenyi per pair and its critical difference (Demsar 2006).
+    """Average ranks over data sets, Friedman or for two arms the sign test, Nemenyi and its critical difference (Demsar 2006).
 
     means: (data sets, arms). Arms whose average ranks lie within the critical difference are not told apart: `groups`.
     """
@@ -95,6 +95,7 @@ def over_datasets(means: Floats, arms: list[str], datasets: list[str], lower_is_
         "n": n,
         "arms": sorted(rows, key=lambda row: row["average_rank"]),
         "friedman": friedman(by_dataset),
+        "sign_test": sign_test(by_dataset),
         "critical_difference": critical,
         "pairs": pairs,
         "groups": _groups(average, arms, critical),

@@ -201,7 +201,7 @@ def _validated(text: str) -> str | None:
     if place < 0:
         return None
     before = text[:place]
-    loaded = list(re.finditer(r"continuing after epoch (\d+) of (\d+)", before))
+    loaded = list(re.finditer(r"continuing after (?:epoch )?(\d+) of (\d+)", before))
     if loaded and loaded[-1].start() > before.rfind("Training done."):
         return "final" if loaded[-1][1] == loaded[-1][2] else "best"
     return "final" if "Training done." in before else None

@@ -6,18 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .metrics import NAMES, UNITS
+
 ALPHA = 0.05
 SEEDS = 3
 """Trainings per arm and fold that a headline claim takes."""
-RATIOS = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "nsd": "NSD",
-    "cldice": "clDice",
-}
-LENGTHS = {"hd95_mm": ("HD95", "mm"), "fp_volume_mm3": ("false-positive volume", "mm³")}
 
 
 def cases_differ(
@@ -134,7 +127,8 @@ def _number(value: float | None) -> float:
 def headline(stats: Mapping[str, Any], audit: str | Mapping[str, Any]) -> str:
     """The answer in one sentence: effect, interval, n, and what may be claimed.
 
-    stats: of `analyse`. audit: the verdict's words, or the whole audit as a dict, whose notes on twins are then repeated.
+    stats: of `analyse`; its "spacing_unit" is "px" where the masks' spacing is in pixels, mm by default. audit: the verdict's
+    words, or the whole audit as a dict, whose rows tell what was declared and whose notes on twins are then repeated.
     """
     told: Mapping[str, Any] = {"verdict": audit} if isinstance(audit, str) else audit
     fair = told["verdict"] != "not comparable"
@@ -144,8 +138,16 @@ def headline(stats: Mapping[str, Any], audit: str | Mapping[str, Any]) -> str:
         ((dataset, results),) = stats["datasets"].items()
         body = _one_dataset(stats, dataset, results["metrics"].get(stats["metric"], {}).get("mean"), fair)
     before = "" if fair else "no claim, because the audit finds the arms not comparable; as measured, "
-    after = "; the audit's declared differences apply" if told["verdict"] == "fair with declared differences" else ""
-    return before + body + after + _twins(told.get("notes", [])) + "."
+    return before + body + _reserve(told) + _twins(told.get("notes", [])) + "."
+
+
+def _reserve(audit: Mapping[str, Any]) -> str:
+    """The same verdict is given where something is declared and where too little is on record."""
+    if audit["verdict"] != "fair with declared differences":
+        return ""
+    if "rows" not in audit or any(row["status"] == "declared" for row in audit["rows"]):
+        return "; the audit's declared differences apply"
+    return "; what the audit could not find out applies"
 
 
 def _twins(notes: list[str]) -> str:
@@ -156,7 +158,7 @@ def _twins(notes: list[str]) -> str:
 
 def _one_dataset(stats: Mapping[str, Any], dataset: str, block: dict[str, Any] | None, fair: bool) -> str:
     if not block or not block["n"]:
-        return f"on {dataset} nothing can be said of {_label(stats['metric'])}: no case has a value for every arm"
+        return f"on {dataset} nothing can be said of {NAMES[stats['metric']]}: no case has a value for every arm"
     pair = leading_pair(block, stats["baseline"], stats["lower_is_better"])
     verdict, folds = pair["verdict"], pair["method_layer"]
     a, b = pair["a"], pair["b"]
@@ -165,7 +167,7 @@ def _one_dataset(stats: Mapping[str, Any], dataset: str, block: dict[str, Any] |
     if verdict["better"]:
         a, b = verdict["better"], pair["b"] if verdict["better"] == pair["a"] else pair["a"]
     test = folds[folds["decides"]]
-    effect = _effect(stats["metric"], block, pair, a, b)
+    effect = _effect(stats, block, pair, a, b)
     if not fair:
         return f"{a} against {b} on {dataset}: {effect}"
     claims = {
@@ -193,13 +195,13 @@ def _measured_better(pair: dict[str, Any], lower_is_better: bool) -> str:
     return str(pair["a"] if (pair["difference"] >= 0) != lower_is_better or pair["difference"] == 0 else pair["b"])
 
 
-def _effect(metric: str, block: dict[str, Any], pair: dict[str, Any], a: str, b: str) -> str:
+def _effect(stats: Mapping[str, Any], block: dict[str, Any], pair: dict[str, Any], a: str, b: str) -> str:
     """`mean Dice 0.812 against 0.802, a difference of +1.0 points (95% interval 0.6 to 1.4 over 300 cases)`."""
     sign = 1 if a == pair["a"] else -1
-    scale, unit = (100.0, "points") if metric in RATIOS else (1.0, LENGTHS.get(metric, ("", ""))[1])
-    digits = 3 if metric in RATIOS else 2
+    length = UNITS[stats.get("spacing_unit", "mm")].get(stats["metric"])
+    scale, unit, digits = (1.0, length, 2) if length else (100.0, "points", 3)
     means = " against ".join(f"{block['arms'][arm]['mean']:.{digits}f}" for arm in (a, b))
-    text = f"mean {_label(metric)} {means}, a difference of {sign * scale * pair['difference']:+.2f} {unit}".rstrip()
+    text = f"mean {NAMES[stats['metric']]} {means}, a difference of {sign * scale * pair['difference']:+.2f} {unit}"
     spread, n = pair["interval"], pair["n"]
     cases = f"{n} case{'s' * (n != 1)}"
     if spread["low"] is None:
@@ -208,18 +210,18 @@ def _effect(metric: str, block: dict[str, Any], pair: dict[str, Any], a: str, b:
     return f"{text} (95% BCa interval {low:+.2f} to {high:+.2f} over {cases})"
 
 
-def _label(metric: str) -> str:
-    return RATIOS.get(metric) or LENGTHS.get(metric, (metric, ""))[0]
-
-
 def _over_datasets(stats: Mapping[str, Any], fair: bool) -> str:
-    """By average rank, and how often the leader's verdict is `better` on a data set of its own."""
+    """By average rank, and how often the leader's verdict is `better` on a data set of its own.
+
+    Few data sets satisfy Nemenyi's critical difference, an approximation, too soon: a test of all arms has to agree.
+    """
     across = stats["across_datasets"].get(stats["metric"])
     if not across or not across["n"]:
-        return f"nothing can be said of {_label(stats['metric'])} over the data sets: none has a value for every arm"
+        return f"nothing can be said of {NAMES[stats['metric']]} over the data sets: none has a value for every arm"
     first, second = across["arms"][:2]
     critical = across["critical_difference"]
-    apart = second["average_rank"] - first["average_rank"] >= critical
+    name, test = ("Friedman", across["friedman"]) if len(across["arms"]) > 2 else ("sign test", across["sign_test"])
+    apart = second["average_rank"] - first["average_rank"] >= critical and _number(test["p"]) < ALPHA
     wins = sum(
         any(p["verdict"]["level"] == "better" and p["verdict"]["better"] == first["arm"] for p in block["pairs"])
         for results in stats["datasets"].values()
@@ -228,7 +230,7 @@ def _over_datasets(stats: Mapping[str, Any], fair: bool) -> str:
     claim = "against" if not fair else "ranks above" if apart else "is not shown to rank above"
     method = f", and is better than at least one other arm as a method on {wins} of them" if fair else ""
     return (
-        f"over {across['n']} data sets {first['arm']} {claim} {second['arm']} by {_label(stats['metric'])} "
+        f"over {across['n']} data sets {first['arm']} {claim} {second['arm']} by {NAMES[stats['metric']]} "
         f"(average ranks {first['average_rank']:.2f} and {second['average_rank']:.2f}, "
-        f"Nemenyi critical difference {critical:.2f}){method}"
+        f"{name} {_p(test['p'])}, Nemenyi critical difference {critical:.2f}){method}"
     )

@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from .. import figures
 from .. import overlays as pictures_of_cases
 from ..arms import Arm
+from ..data import without_home
 from ..statistics import headline
 from . import names, pictures, rows, words
 from .facts import Facts, facts_of
@@ -248,8 +249,8 @@ def _closing(
         "methods": paragraphs,
         "references": cited,
         "limits": words.limits(facts),
-        "command": _without_home(str(options.get("command", ""))),
-        "arm_paths": [(arm.name, _without_home(str(arm.path))) for arm in arms],
+        "command": without_home(str(options.get("command", ""))),
+        "arm_paths": [(arm.name, without_home(str(arm.path))) for arm in arms],
         "files": [
             ("cases.csv", "every score: one row per arm, training, fold, case and class"),
             ("stats.json", "every statistic on this page, with its method's name; docs/statistics.md describes it"),
@@ -257,8 +258,3 @@ def _closing(
             ("tables/", f"{', '.join(tables)} for LaTeX (booktabs), and references.bib"),
         ],
     }
-
-
-def _without_home(text: str) -> str:
-    """Absolute paths by their last two parts: a page that is mailed need not say whose machine it was."""
-    return re.sub(r"(?<![\w.…])/(?:[^/\s=]+/)+(?=[^/\s]+/[^/\s]+)", "…/", text)

@@ -7,20 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "nsd": "NSD",
-    "hd95_mm": "HD95",
-    "cldice": "clDice",
-    "fp_volume_mm3": "FP volume",
-}
-"""Columns of the table of cases, as the page names them."""
-UNITS = {"mm": {"hd95_mm": "mm", "fp_volume_mm3": "mm³"}, "px": {"hd95_mm": "px", "fp_volume_mm3": "px"}}
-"""Of the metrics that have one, by what the masks' spacing is in, which is `stats["spacing_unit"]`; the others lie between
-0 and 1, and their differences are told in points of 0.01."""
+from ..metrics import NAMES, UNITS
+
 MEAN = "mean"
 MAX_PAIRS = 15
 

@@ -256,8 +256,8 @@ def _critical(stats: Mapping[str, Any]) -> list[Picture]:
         return []
     average = {row["arm"]: row["average_rank"] for row in across["arms"]}
     ranks = {arm: average[arm] for arm in stats["arms"]}
-    p = across["friedman"]["p"]
-    omnibus = f" Friedman's test over the data sets: p = {p_value(p).text}." if p is not None else ""
+    name, test = ("Friedman's", across["friedman"]) if len(average) > 2 else ("Exact sign", across["sign_test"])
+    omnibus = f" {name} test over the data sets: p = {p_value(test['p']).text}." if test["p"] is not None else ""
     return [
         Picture(
             name="critical-difference",

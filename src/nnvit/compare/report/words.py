@@ -18,8 +18,9 @@ def methods(facts: Facts) -> tuple[list[str], list[Reference]]:
 
     paragraphs = [_protocol(facts, cite), _metrics(facts, cite), _tests(facts, cite)]
     if len(facts.datasets) > 1:
+        test = "Friedman's test" if len(facts.arms) > 2 else "the exact sign test"
         paragraphs.append(
-            f"Over the {len(facts.datasets)} data sets, arms were compared by their average ranks with Friedman's test and "
+            f"Over the {len(facts.datasets)} data sets, arms were compared by their average ranks with {test} and "
             f"the Nemenyi critical difference at 5% {cite('demsar2006comparisons')}."
         )
     return paragraphs, cited
