@@ -23,9 +23,9 @@ from nnvit.data.importer import import_dataset
 from nnvit.data.pixels import read_image
 from nnvit.errors import DataError, PlansError, WeightsError
 from nnvit.nnunet.prediction import is_case_folder, open_model
-from nnvit.nnunet.prediction.model import Model
+from nnvit.nnunet.prediction.model import Model, Predictor
 from nnvit.nnunet.prediction.photographs import network_input
-from nnvit.nnunet.prediction.values import Values, channel_names, meaning_of
+from nnvit.nnunet.prediction.values import Meaning, Values, channel_names, meaning_of
 
 from .conftest import ONE_PROCESS, ONE_TILE, TINY, assert_same_predictions, command, masks, predict_here, train
 
@@ -207,6 +207,75 @@ def test_one_file_that_cannot_be_read_costs_only_itself(
     assert (
         "c.png was predicted with values {'background': 0, 'vessel': 255}, now {'background': 0, 'vessel': 1}" in errors
     )
+
+
+@pytest.fixture
+def masks_of_another_run(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """Three photographs, and their masks with vessels of 1; the tests go on with 255, so that a mask shows its run."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in "abc":
+        crop.crop((0, 0, 128, 128)).save(photos / f"{name}.png")
+    assert nnvit("-i", photos, "-o", out, "-m", vessels, "--overlay")[0] == 0
+    return photos, out
+
+
+def values_in(out: Path) -> dict[str, set[int]]:
+    return {path.stem: set(np.unique(pixels(path)).tolist()) for path in out.glob("*.png")}
+
+
+def test_after_an_interruption_no_mask_of_another_run_is_kept_as_this_ones(
+    vessels: Path, masks_of_another_run: tuple[Path, Path], nnvit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = masks_of_another_run
+    words = ["-i", photos, "-o", out, "-m", vessels, "--overlay", "--values", "visible"]
+    original, calls = Predictor.predict_single_npy_array, []
+
+    def stopped(self: Predictor, *arguments: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_single_npy_array", stopped)
+        assert nnvit(*words)[0] == 130
+    assert values_in(out) == {"a": {0, 255}}
+    assert [path.name for path in (out / "overlays").iterdir()] == ["a.png"]
+    code, printed, _ = nnvit(*words, "--continue_prediction")
+    assert code == 0
+    assert "1 of 3 are predicted already and kept" in printed
+    assert values_in(out) == {name: {0, 255} for name in "abc"}
+
+
+def test_where_a_photograph_fails_no_mask_of_another_run_is_kept_as_this_ones(
+    vessels: Path, masks_of_another_run: tuple[Path, Path], nnvit: Run
+) -> None:
+    photos, out = masks_of_another_run
+    words = ["-i", photos, "-o", out, "-m", vessels, "--overlay", "--values", "visible"]
+    whole = (photos / "b.png").read_bytes()
+    (photos / "b.png").write_bytes(whole[:2000])
+    assert nnvit(*words)[0] == 1
+    assert values_in(out) == {"a": {0, 255}, "c": {0, 255}}
+    (photos / "b.png").write_bytes(whole)
+    assert nnvit(*words, "--continue_prediction")[0] == 0
+    assert values_in(out) == {name: {0, 255} for name in "abc"}
+
+
+def test_what_a_failure_left_half_written_does_not_pass_for_anothers(
+    vessels: Path, masks_of_another_run: tuple[Path, Path], nnvit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = masks_of_another_run
+    words = ["-i", photos, "-o", out, "-m", vessels, "--overlay"]
+
+    def full(self: Meaning, labels: np.ndarray) -> np.ndarray:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meaning, "translate", full)
+        assert nnvit(*words)[0] == 1
+    assert nnvit(*words)[0] == 0
+    assert values_in(out) == {name: {0, 1} for name in "abc"}
 
 
 def test_files_of_others_are_never_overwritten(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import traceback
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,6 +107,8 @@ def predict_photographs(
                 outcome.predicted.append(photograph.name)
                 what = f"-> {photograph.mask}{''.join(f' ({note})' for note in notes)}"
             except Exception as error:  # whatever one file brings about, the others are still wanted
+                with suppress(OSError):
+                    _delete(out, outputs(photograph))
                 what = str(error) if isinstance(error, NnvitError) else f"{type(error).__name__}: {error}"
                 outcome.failed[photograph.name] = what
                 what = f"FAILED: {what}"
@@ -216,6 +219,8 @@ def _claim(
     kept = set(finished) if keep else set()
     account.refuse_made_otherwise([p.mask for p in finished if keep])
     todo = [p for p in photographs if p not in kept]
+    for photograph in todo:  # before the account says what makes them, or one that is not made would pass for it
+        _delete(out, outputs(photograph))
     account.begin({p.mask: p.name for p in todo})
     notes = (
         [f"{len(kept)} of {len(photographs)} are predicted already and kept (--continue_prediction)"] if kept else []
@@ -225,6 +230,11 @@ def _claim(
             f"{len(existing)} of {len(photographs)} are predicted already and overwritten; --continue_prediction keeps them"
         )
     return todo, notes
+
+
+def _delete(out: Path, outputs: list[str]) -> None:
+    for output in outputs:
+        (out / output).unlink(missing_ok=True)
 
 
 def _check_model(model: Model) -> None:
