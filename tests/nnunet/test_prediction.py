@@ -268,10 +268,11 @@ def test_where_a_photograph_fails_no_mask_of_another_run_is_kept_as_this_ones(
 
 
 def test_what_a_failure_left_half_written_does_not_pass_for_anothers(
-    vessels: Path, masks_of_another_run: tuple[Path, Path], nnvit: Run, monkeypatch: pytest.MonkeyPatch
+    vessels: Path, crop: Image.Image, nnvit: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    photos, out = masks_of_another_run
-    words = ["-i", photos, "-o", out, "-m", vessels, "--overlay"]
+    """The overlay was written, the mask was not."""
+    crop.crop((0, 0, 128, 128)).save(tmp_path / "eye.png")
+    words = ["-i", tmp_path / "eye.png", "-o", tmp_path / "out", "-m", vessels, "--overlay"]
 
     def full(self: Meaning, labels: np.ndarray) -> np.ndarray:
         raise OSError("no space left")
@@ -280,7 +281,7 @@ def test_what_a_failure_left_half_written_does_not_pass_for_anothers(
         patch.setattr(Meaning, "translate", full)
         assert nnvit(*words)[0] == 1
     assert nnvit(*words)[0] == 0
-    assert values_in(out) == {name: {0, 1} for name in "abc"}
+    assert values_in(tmp_path / "out") == {"eye": {0, 1}}
 
 
 def test_files_of_others_are_never_overwritten(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> None:
