@@ -4,23 +4,26 @@ import numpy as np
 import SimpleITK
 from PIL import Image
 
-from nnvit.data.preview import COLOURS
+from nnvit.data import overlay
 
 from .conftest import Workplace
+
+COLOURS = list(overlay.COLOURS.values())
 
 
 def test_preview_outlines_the_labels_of_random_cases(place: Workplace) -> None:
     mask = np.zeros((60, 80), np.uint8)
     mask[20:40, 20:60] = 1
     mask[45:50, 5:15] = 2
+    mask[45:50, 25:35] = 3
     for stem in "abcdef":
         place.image(f"{stem}.png", np.full((60, 80), 90, np.uint8))
         place.mask(f"{stem}.png", mask)
     place.run(preview=3)
     sheet = np.asarray(Image.open(place.target / "preview.png"))
     first = sheet.tobytes()
-    assert np.isin([int(colour[1:], 16) for colour in COLOURS[:2]], sheet @ np.array([1 << 16, 1 << 8, 1])).all()
-    line = (sheet == tuple(bytes.fromhex(COLOURS[0][1:]))).all(axis=-1)
+    assert all((sheet == colour).all(axis=-1).any() for colour in COLOURS[:3])
+    line = (sheet == COLOURS[0]).all(axis=-1)
     # three outlines of a rectangle of 240 x 120 pixels of the sheet, and its square in the legend
     assert 3 * 720 < line.sum() < 3 * 740 + 15 * 15
     place.run(preview=3, overwrite=True)
@@ -39,7 +42,7 @@ def test_preview_shows_the_fullest_slice_of_a_volume_in_true_proportions(place: 
         SimpleITK.WriteImage(image, str(place.root / folder / "a.nii.gz"))
     place.run(preview=4)
     sheet = np.asarray(Image.open(place.target / "preview.png"))
-    line = (sheet[:-40] == tuple(bytes.fromhex(COLOURS[0][1:]))).all(axis=-1)
+    line = (sheet[:-40] == COLOURS[0]).all(axis=-1)
     rows, columns = np.nonzero(line)
     # 10 x 20 voxels of 4 x 1 mm: twice as high as it is wide, and the sheet shows 80 mm with 480 pixels
     assert np.ptp(rows) == 10 * 4 * 6 + 1

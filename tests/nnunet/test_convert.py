@@ -235,9 +235,9 @@ def test_what_does_not_fit_whole_is_refused_with_the_list_and_the_key(
 ) -> None:
     source = saved(fork(**keys), tmp_path / "fork.pth")
     with pytest.raises(WeightsError, match=said) as refusal:
-        convert(source, tmp_path / "ours.pth", [yaml(tmp_path, **yaml_keys)], overrides)
+        convert(source, tmp_path / "new" / "ours.pth", [yaml(tmp_path, **yaml_keys)], overrides)
     assert "Nothing was written" in str(refusal.value)
-    assert not (tmp_path / "ours.pth").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_network_with_another_decoder_is_named_by_its_prefixes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from nnvit import cli
 from nnvit.errors import ConfigError, DataError, PlansError
 from nnvit.nnunet import checkpoint, evaluation
-from nnvit.nnunet.folds import choose
+from nnvit.nnunet.folds import _said, choose, state_of
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
 from .conftest import TINY
@@ -129,6 +129,14 @@ def test_a_fold_or_folds(paired: str, nnvit: Run) -> None:
         assert said in errors
 
 
+def test_a_fold_with_a_checkpoint_and_no_account_of_its_run_can_be_described(tmp_path: Path) -> None:
+    """As where nnvit_run.json was lost, or stock nnU-Net trained."""
+    (tmp_path / "checkpoint_latest.pth").touch()
+    said = _said(tmp_path, state_of(tmp_path))
+    assert said.startswith("interrupted, continues from its checkpoint")
+    assert "no nnvit_run.json" in said
+
+
 # --- evaluation ---------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +181,12 @@ def test_missing_and_left_over_masks_and_folds_are_named(model: Path, tmp_path: 
         evaluation.evaluate_model(copy)
     with pytest.raises(PlansError, match="holds folds 0 to 1"):
         evaluation.evaluate_model(copy, [0, 7])
+
+
+def test_all_folds_and_some_of_them_at_once_are_refused(nnvit: Run, tmp_path: Path) -> None:
+    code, _, errors = nnvit("evaluate", str(tmp_path), "--folds", "all", "0")
+    assert code == 2
+    assert "--folds all 0: give numbers, or 'all' alone" in errors
 
 
 def test_empty_references_are_counted_and_kept_out_of_the_mean(model: Path, tmp_path: Path) -> None:

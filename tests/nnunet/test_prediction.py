@@ -12,20 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 
 from nnvit import cli
 from nnvit.data import overlay
 from nnvit.data.importer import import_dataset
+from nnvit.data.photo import Photo
 from nnvit.data.pixels import read_image
 from nnvit.errors import DataError, PlansError, WeightsError
+from nnvit.nnunet import checkpoint
 from nnvit.nnunet.prediction import is_case_folder, open_model
-from nnvit.nnunet.prediction.model import Model
-from nnvit.nnunet.prediction.photographs import network_input
-from nnvit.nnunet.prediction.values import Values, channel_names, meaning_of
+from nnvit.nnunet.prediction.model import Model, Predictor
+from nnvit.nnunet.prediction.photographs import fitted
+from nnvit.nnunet.prediction.values import Meaning, Values, channel_names, meaning_of
+from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
 from .conftest import ONE_PROCESS, ONE_TILE, TINY, assert_same_predictions, command, masks, predict_here, train
 
@@ -209,6 +214,76 @@ def test_one_file_that_cannot_be_read_costs_only_itself(
     )
 
 
+@pytest.fixture
+def masks_of_another_run(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """Three photographs, and their masks with vessels of 1; the tests go on with 255, so that a mask shows its run."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in "abc":
+        crop.crop((0, 0, 128, 128)).save(photos / f"{name}.png")
+    assert nnvit("-i", photos, "-o", out, "-m", vessels, "--overlay")[0] == 0
+    return photos, out
+
+
+def values_in(out: Path) -> dict[str, set[int]]:
+    return {path.stem: set(np.unique(pixels(path)).tolist()) for path in out.glob("*.png")}
+
+
+def test_after_an_interruption_no_mask_of_another_run_is_kept_as_this_ones(
+    vessels: Path, masks_of_another_run: tuple[Path, Path], nnvit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = masks_of_another_run
+    words = ["-i", photos, "-o", out, "-m", vessels, "--overlay", "--values", "visible"]
+    original, calls = Predictor.predict_single_npy_array, []
+
+    def stopped(self: Predictor, *arguments: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_single_npy_array", stopped)
+        assert nnvit(*words)[0] == 130
+    assert values_in(out) == {"a": {0, 255}}
+    assert [path.name for path in (out / "overlays").iterdir()] == ["a.png"]
+    code, printed, _ = nnvit(*words, "--continue_prediction")
+    assert code == 0
+    assert "1 of 3 are predicted already and kept" in printed
+    assert values_in(out) == {name: {0, 255} for name in "abc"}
+
+
+def test_where_a_photograph_fails_no_mask_of_another_run_is_kept_as_this_ones(
+    vessels: Path, masks_of_another_run: tuple[Path, Path], nnvit: Run
+) -> None:
+    photos, out = masks_of_another_run
+    words = ["-i", photos, "-o", out, "-m", vessels, "--overlay", "--values", "visible"]
+    whole = (photos / "b.png").read_bytes()
+    (photos / "b.png").write_bytes(whole[:2000])
+    assert nnvit(*words)[0] == 1
+    assert values_in(out) == {"a": {0, 255}, "c": {0, 255}}
+    (photos / "b.png").write_bytes(whole)
+    assert nnvit(*words, "--continue_prediction")[0] == 0
+    assert values_in(out) == {name: {0, 255} for name in "abc"}
+
+
+def test_what_a_failure_left_half_written_does_not_pass_for_anothers(
+    vessels: Path, crop: Image.Image, nnvit: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The overlay was written, the mask was not."""
+    crop.crop((0, 0, 128, 128)).save(tmp_path / "eye.png")
+    words = ["-i", tmp_path / "eye.png", "-o", tmp_path / "out", "-m", vessels, "--overlay"]
+
+    def full(self: Meaning, labels: np.ndarray) -> np.ndarray:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meaning, "translate", full)
+        assert nnvit(*words)[0] == 1
+    assert nnvit(*words)[0] == 0
+    assert values_in(tmp_path / "out") == {"eye": {0, 1}}
+
+
 def test_files_of_others_are_never_overwritten(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
@@ -300,12 +375,11 @@ def test_grey_is_three_equal_channels_and_the_reverse(model: Model) -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     colour = np.stack([grey] * 3, axis=-1)
     wanted = colour.transpose(2, 0, 1)[:, None].astype(np.float32)
-    array, notes = network_input(model, grey)
-    assert np.array_equal(array, wanted)
-    assert array.dtype == np.float32
+    photo, notes = fitted(model, Photo(pixels=grey))
+    assert np.array_equal(photo.as_nnunet()[0], wanted)
     assert notes == ["grey, taken as three equal channels"]
-    array, notes = network_input(with_channels(model, 1), colour)
-    assert np.array_equal(array, wanted[:1])
+    photo, notes = fitted(with_channels(model, 1), Photo(pixels=colour))
+    assert np.array_equal(photo.as_nnunet()[0], wanted[:1])
     assert notes == ["three equal channels, taken as grey"]
 
 
@@ -313,11 +387,11 @@ def test_pictures_that_do_not_fit_are_refused(model: Model) -> None:
     colour = np.zeros((2, 2, 3), np.uint8)
     colour[0, 0, 1] = 7
     with pytest.raises(DataError, match=r"in colour \(its channels differ in 1 pixels\)"):
-        network_input(with_channels(model, 1), colour)
+        fitted(with_channels(model, 1), Photo(pixels=colour))
     with pytest.raises(DataError, match="has 3 channels, the model takes 4"):
-        network_input(with_channels(model, 4), colour)
+        fitted(with_channels(model, 4), Photo(pixels=colour))
     with pytest.raises(DataError, match=r"16 bits \(up to 300\)"):
-        network_input(model, np.full((2, 2), 300, np.uint16))
+        fitted(model, Photo(pixels=np.full((2, 2), 300, np.uint16)))
 
 
 def labelled(model: Model, labels: dict[str, Any], **more: Any) -> Model:
@@ -361,6 +435,86 @@ def test_regions_are_predicted_as_by_stock_nnunet(vessels: Path, crop: Image.Ima
     for channel, name in enumerate(("whole", "core")):
         got = pixels(tmp_path / "out" / "probabilities" / name / "eye.png")
         np.testing.assert_allclose(got / 65535, wanted[channel, 0], rtol=0, atol=1e-5)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (5, 70, 90), np.uint8)
+
+
+def save_pages(folder: Path) -> Path:
+    tifffile.imwrite(folder / "eye.tif", NOISE, photometric="minisblack")
+    return folder / "eye.tif"
+
+
+def save_with_measured_alpha(folder: Path) -> Path:
+    Image.fromarray(NOISE[:4].transpose(1, 2, 0)).save(folder / "eye.png")
+    return folder / "eye.png"
+
+
+@pytest.mark.parametrize(("save", "channels"), [(save_pages, 5), (save_with_measured_alpha, 4)])
+def test_channels_that_were_named_at_the_import_are_channels_of_a_photograph(
+    save: Callable[[Path], Path], channels: int, vessels: Path, nnvit: Run, tmp_path: Path
+) -> None:
+    """A network that was not trained serves as well: what it gives for the imported twin is what is wanted."""
+    for part in ("photos", "drawn", "stock"):
+        (tmp_path / part).mkdir()
+    photo = save(tmp_path / "photos")
+    Image.fromarray((NOISE[0] > 99).astype(np.uint8)).save(tmp_path / "drawn" / "eye.png")
+    names = tuple("abcde"[:channels])
+    import_dataset(
+        photo.parent, tmp_path / "drawn", 151, "Named", raw=tmp_path, preprocessed=None, progress=False,
+        channel_names=names,
+    )  # fmt: skip
+    model = untrained(vessels, tmp_path / "Dataset151_Named" / "dataset.json", tmp_path / "model")
+    stock_here(model, (0,), tmp_path / "Dataset151_Named" / "imagesTr", tmp_path / "stock")
+    code, _, errors = nnvit("-i", photo, "-o", tmp_path / "out", "-m", model, "--probabilities", "--overlay")
+    assert (code, errors) == (0, "")
+    (stock,) = (tmp_path / "stock").glob("*.npz")
+    wanted = np.load(stock)["probabilities"][1, 0]
+    assert np.ptp(wanted) > 1e-3
+    (got,) = (tmp_path / "out" / "probabilities").glob("*/eye.png")
+    np.testing.assert_allclose(pixels(got) / 65535, wanted, rtol=0, atol=1e-5)
+    assert pixels(tmp_path / "out" / "overlays" / "eye.png").shape == (70, 90, 3)
+
+
+def untrained(model: Path, dataset_json: Path, out: Path) -> Path:
+    """A model folder like another, for the channels of another data set, z-scored."""
+    (out / "fold_0").mkdir(parents=True)
+    shutil.copy(dataset_json, out)
+    described, plans = (json.loads(path.read_text()) for path in (dataset_json, model / "plans.json"))
+    channels = len(described["channel_names"])
+    plans["configurations"]["2d"] |= {
+        "normalization_schemes": ["ZScoreNormalization"] * channels,
+        "use_mask_for_norm": [False] * channels,
+    }
+    intensities = "foreground_intensity_properties_per_channel"  # which z-scores do not look at
+    plans[intensities] = {str(i): plans[intensities]["0"] for i in range(channels)}
+    (out / "plans.json").write_text(json.dumps(plans))
+    manager = PlansManager(plans)
+    torch.manual_seed(0)
+    network = nnUNetTrainer_nnvit.build_network_architecture(
+        manager, manager.get_configuration("2d"), channels, 2, enable_deep_supervision=False
+    )
+    content = checkpoint.read(model / "fold_0" / "checkpoint_final.pth") | {"network_weights": network.state_dict()}
+    checkpoint.write(out / "fold_0" / "checkpoint_final.pth", content)
+    return out
+
+
+def test_masks_of_an_earlier_training_are_not_kept(
+    vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path
+) -> None:
+    """The same folder, fold and checkpoint name, other weights."""
+    model = tmp_path / "model"
+    shutil.copytree(vessels, model)
+    crop.crop((0, 0, 128, 128)).save(tmp_path / "eye.png")
+    words = ["-i", tmp_path / "eye.png", "-o", tmp_path / "out", "-m", model]
+    assert nnvit(*words)[0] == 0
+    assert nnvit(*words, "--continue_prediction")[0] == 0
+    content = checkpoint.read(model / "fold_0" / "checkpoint_final.pth")
+    weights = {name: 2 * tensor for name, tensor in content["network_weights"].items()}
+    checkpoint.write(model / "fold_0" / "checkpoint_final.pth", content | {"network_weights": weights})
+    code, _, errors = nnvit(*words, "--continue_prediction")
+    assert code == 2
+    assert "was predicted with checkpoint_sha256 [" in errors
 
 
 # --- nnU-Net's naming ---------------------------------------------------------------------------------------------------

@@ -255,8 +255,7 @@ def evaluate(
             raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
         result = evaluation.evaluate_folder(folder, references)
     else:
-        numbers = [number for number in map(_fold, folds) if number != "all"] if folds else None
-        result = evaluation.evaluate_model(_model_folder(folder, d, c, tr, p), numbers or None)  # type: ignore[arg-type]
+        result = evaluation.evaluate_model(_model_folder(folder, d, c, tr, p), _numbers(folds or ["all"]))
     Console().print(result.table())
     print("\n".join(result.lines()))
 
@@ -278,6 +277,16 @@ def _fold(name: str) -> int | str:
     if name == "all" or name.isdigit():
         return name if name == "all" else int(name)
     raise ConfigError(f"fold {name} must be a number from 0, or 'all'.")
+
+
+def _numbers(folds: list[str]) -> list[int] | None:
+    """None for all."""
+    if folds == ["all"]:
+        return None
+    numbers = [fold for fold in map(_fold, folds) if isinstance(fold, int)]
+    if len(numbers) < len(folds):
+        raise ConfigError(f"--folds {' '.join(folds)}: give numbers, or 'all' alone for all of splits_final.json.")
+    return numbers
 
 
 def register(app: typer.Typer) -> None:

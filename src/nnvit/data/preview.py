@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from . import overlay
 from .photo import Array, Photo
 from .pixels import read_image
 
@@ -13,8 +14,6 @@ PREVIEW_FILE = "preview.png"
 TILE = 480
 """Longer side of an image on the sheet, in pixels."""
 GAP, LINE = 8, 24
-COLOURS = ("#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#0072B2", "#D55E00")
-"""Okabe and Ito's, which all eyes tell apart (https://jfly.uni-koeln.de/color/); light ones first, for dark images."""
 LEAST_COVER = 1 / 3
 """A pixel of the sheet belongs to a label if so much of it does, so that thin vessels survive the reduction."""
 GROW = (ImageFilter.MaxFilter(3), ImageFilter.MaxFilter(5))
@@ -96,7 +95,7 @@ def _outlined(plain: Image.Image, mask: Array, labels: list[int]) -> Image.Image
         around = widest & ~inside
         drawn[around] = np.asarray(plain)[around] // 3
     for label, line in lines.items():
-        drawn[line] = ImageColor.getrgb(_colour(label))
+        drawn[line] = _colour(label)
     return Image.fromarray(drawn)
 
 
@@ -109,5 +108,5 @@ def _legend(draw: ImageDraw.ImageDraw, top: int, names: dict[int, str]) -> None:
         left += 40 + draw.textlength(f"{name} ({label})", font=font)
 
 
-def _colour(label: int) -> str:
-    return COLOURS[(label - 1) % len(COLOURS)]
+def _colour(label: int) -> tuple[int, int, int]:
+    return overlay.COLOURS[overlay.colour_of(label - 1)]

@@ -70,7 +70,6 @@ def convert(
     if out is None:
         raise PlansError("--out is missing: name the file to write.")
     _refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     return (_convert_backbone if backbone_only else _convert_file)(source, out, recipes, overrides)
 
 
@@ -87,6 +86,7 @@ def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Se
     if source.is_dir() and kind == names.SEGFORMER:
         mit.check_config(read_config(source), network.backbone.model.config.to_dict())
     origin = {"converted": {"from": source.name, "sha256": digest_of(source), "kind": kind}}
+    out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(out, {"network_weights": mapped.state, "trainer_name": nnUNetTrainer.__name__, "nnvit": origin})
     return Conversion(
         out=out,
@@ -112,6 +112,7 @@ def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides
     backbone.load_state_dict(ours, assign=True)
     for layer in lora.adapters(backbone):
         layer.merge(safe_merge=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in target_tensors(backbone.model).items()}, out)
     merged = (
         f"{len(lora.adapters(backbone))} LoRA adapters merged (r {recipe.lora.r}, lora_alpha {recipe.lora.lora_alpha})"

@@ -125,6 +125,8 @@ def _run_of(fold: Path) -> dict[str, Any]:
 
 def _said(fold: Path, state: State) -> str:
     run = _run_of(fold)
+    if state is State.BEGUN and not run:
+        return f"{state} from its checkpoint; how far it came is not known, it has no {manifest.NAME}"
     if state is State.BEGUN:
         return f"{state} after epoch {run.get('epochs_done', '?')} of {run['recipe']['training']['num_epochs']}"
     return f"{state} ({run['end']})" if state is State.DONE else str(state)

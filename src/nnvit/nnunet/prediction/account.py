@@ -49,7 +49,7 @@ class Account:
                 )
 
     def begin(self, masks: dict[str, str]) -> None:
-        """Notes the masks (-> photographs) that are about to be made."""
+        """Notes the masks (-> photographs) that are about to be made; none of them may be there."""
         self.photographs |= masks
         self.made |= dict.fromkeys(masks, self.settings)
         self._write({})

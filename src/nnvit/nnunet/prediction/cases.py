@@ -87,7 +87,7 @@ def predict_cases(
             )
     if draw:
         for name in names:
-            drawn = _draw(cases[name][0], out / f"{name}{model.ending}", list(meaning_of(model, Values.LABELS).names))
+            drawn = _draw(model, cases[name][0], out / f"{name}{model.ending}")
             write_image(out / "overlays" / f"{name}.png", drawn)
     return Outcome(out=out, predicted=todo, kept=kept)
 
@@ -157,5 +157,6 @@ def _is_there(out: Path, name: str, model: Model, flags: Flags) -> bool:
     return all((out / f"{name}{ending}").is_file() for ending in endings)
 
 
-def _draw(picture: Path, mask: Path, labels: list[int]) -> Image.Image:
-    return overlay.draw(read_image(picture).pixels, np.asarray(Image.open(mask)), labels)
+def _draw(model: Model, picture: Path, mask: Path) -> Image.Image:
+    labels = list(meaning_of(model, Values.LABELS).names)
+    return overlay.draw(read_image(picture, model.declared_channels).pixels, np.asarray(Image.open(mask)), labels)

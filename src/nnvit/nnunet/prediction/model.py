@@ -49,6 +49,17 @@ class Model:
         return len(self.dataset_json.get("modality") or self.dataset_json["channel_names"])
 
     @property
+    def declared_channels(self) -> int | None:
+        """As many as `nnvit dataset import` was given --channel-names, which is how photographs are to be read."""
+        names = self.dataset_json.get("nnvit_import", {}).get("channel_names")
+        return len(names) if names else None
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """One file per fold."""
+        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
+
+    @property
     def ending(self) -> str:
         """Of the data set's files, such as `.png`."""
         return str(self.dataset_json["file_ending"])

@@ -6,7 +6,8 @@ import traceback
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,16 @@ from PIL import Image
 
 from ...data import overlay
 from ...data.pairing import IMAGE_SUFFIXES, refuse
+from ...data.photo import Photo
 from ...data.pixels import read_image
 from ...errors import ConfigError, DataError, NnvitError
+from ...weights.files import sha256_of
 from .. import display
 from .account import Account
 from .model import Model, Predictor
 from .values import Meaning, channel_names
 
 PNG_EFFORT = 1
-SPACING = (999, 1, 1)
-"""What nnU-Net's reader says of every flat picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,8 @@ def predict_photographs(
                 outcome.predicted.append(photograph.name)
                 what = f"-> {photograph.mask}{''.join(f' ({note})' for note in notes)}"
             except Exception as error:  # whatever one file brings about, the others are still wanted
+                with suppress(OSError):
+                    _delete(out, outputs(photograph))
                 what = str(error) if isinstance(error, NnvitError) else f"{type(error).__name__}: {error}"
                 outcome.failed[photograph.name] = what
                 what = f"FAILED: {what}"
@@ -140,23 +143,22 @@ def find_photographs(source: Path, out: Path, recursive: bool) -> tuple[list[Pho
     return [_photograph(path, path.relative_to(source)) for path in chosen], notes
 
 
-def network_input(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """(H, W) or (H, W, C) -> (C, 1, H, W) float32, as nnU-Net's reader gives the imported picture; and what was done to fit.
+def fitted(model: Model, photo: Photo) -> tuple[Photo, list[str]]:
+    """The picture with the model's channels, and what was done to fit.
 
     Raises DataError where the channels or the bits are not the model's.
     """
-    channels, notes = 1 if pixels.ndim == 2 else pixels.shape[2], []
-    if channels == 1 and model.channels == 3:
-        pixels, notes = np.stack([np.squeeze(pixels)] * 3, axis=-1), ["grey, taken as three equal channels"]
-    elif channels == 3 and model.channels == 1:
+    pixels, notes = photo.pixels, []
+    if photo.channels == 1 and model.channels == 3:
+        pixels, notes = np.stack(photo.planes() * 3, axis=-1), ["grey, taken as three equal channels"]
+    elif photo.channels == 3 and model.channels == 1:
         pixels, notes = _one_of_three(pixels), ["three equal channels, taken as grey"]
-    elif channels != model.channels:
-        raise DataError(f"it has {channels} channels, the model takes {model.channels}")
+    elif photo.channels != model.channels:
+        raise DataError(f"it has {photo.channels} channels, the model takes {model.channels}")
     schemes = model.configuration.normalization_schemes
     if pixels.max() > 255 and "RGBTo01Normalization" in schemes:
         raise DataError(f"it has 16 bits (up to {pixels.max()}), the model was trained on 8; save it with 8 bits")
-    stacked = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return stacked[:, None].astype(np.float32), notes
+    return replace(photo, pixels=pixels), notes
 
 
 def outputs_of(model: Model, wanted: Wanted) -> Outputs:
@@ -167,11 +169,9 @@ def outputs_of(model: Model, wanted: Wanted) -> Outputs:
 
 
 def _predict(model: Model, predictor: Predictor, photograph: Photograph, out: Path, wanted: Wanted) -> list[str]:
-    photo = read_image(photograph.path)
-    array, notes = network_input(model, photo.pixels)
-    result = predictor.predict_single_npy_array(
-        array, {"spacing": SPACING}, save_or_return_probabilities=wanted.probabilities
-    )
+    photo = read_image(photograph.path, model.declared_channels)
+    shown, notes = fitted(model, photo)
+    result = predictor.predict_single_npy_array(*shown.as_nnunet(), save_or_return_probabilities=wanted.probabilities)
     labels, probabilities = result if wanted.probabilities else (result, None)
     if probabilities is not None:
         for channel, name in channel_names(model).items():
@@ -198,6 +198,7 @@ def _account(model: Model, predictor: Predictor, wanted: Wanted, out: Path) -> A
         "model": str(model.folder.resolve()),
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
+        "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
         "step_size": predictor.tile_step_size,
         "mirroring": predictor.use_mirroring,
         "values": {"background": 0} | {name: meaning.values[label] for label, name in meaning.names.items()},
@@ -216,6 +217,8 @@ def _claim(
     kept = set(finished) if keep else set()
     account.refuse_made_otherwise([p.mask for p in finished if keep])
     todo = [p for p in photographs if p not in kept]
+    for photograph in todo:  # before the account says what makes them, or one that is not made would pass for it
+        _delete(out, outputs(photograph))
     account.begin({p.mask: p.name for p in todo})
     notes = (
         [f"{len(kept)} of {len(photographs)} are predicted already and kept (--continue_prediction)"] if kept else []
@@ -225,6 +228,11 @@ def _claim(
             f"{len(existing)} of {len(photographs)} are predicted already and overwritten; --continue_prediction keeps them"
         )
     return todo, notes
+
+
+def _delete(out: Path, outputs: list[str]) -> None:
+    for output in outputs:
+        (out / output).unlink(missing_ok=True)
 
 
 def _check_model(model: Model) -> None:
