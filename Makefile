@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## the whole path, four arms and the report; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
+demo: $(INSTALLED)  ## the whole path, three arms and the report; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
 	@$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
 	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
 

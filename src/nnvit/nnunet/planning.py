@@ -73,6 +73,8 @@ def make_plans(
     training = recipe.training
     resolved["batch_size"] = training.batch_size or resolved["batch_size"]
     resolved["patch_size"] = training.patch_size or resolved["patch_size"]
+    if isinstance(recipe.model, PlansModelConfig):
+        _check_strides(planned, resolved["patch_size"])
     scales = deep_supervision_scales(planned, resolved["patch_size"])
     if isinstance(recipe.model, ModelConfig):
         kwargs = arch_kwargs(
@@ -107,6 +109,17 @@ def deep_supervision_scales(configuration: ConfigurationManager, patch: list[int
     """
     scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
     return [scale for scale in scales[:-1].tolist() if min(np.multiply(patch, scale)) >= 1]
+
+
+def _check_strides(configuration: ConfigurationManager, patch: list[int]) -> None:
+    """Raises PlansError for a patch that the planned network's strides do not divide, or reduce to a single element."""
+    total = np.prod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
+    if np.any(np.mod(patch, total)) or np.prod(np.floor_divide(patch, total)) < 2:
+        legal = [int(t * max(round(p / t), 2)) for p, t in zip(patch, total, strict=True)]
+        raise PlansError(
+            f"training.patch_size={list(patch)} does not fit the planned network, which halves it to a {list(map(int, total))}th: "
+            f"each number must be a multiple of these, and at least twice as large, such as {legal}."
+        )
 
 
 def _revision(model: ModelConfig | PlansModelConfig) -> str | None:

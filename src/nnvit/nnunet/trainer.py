@@ -444,9 +444,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
     def _predict_command(self) -> str:
         trainer, plans, configuration = Path(self.output_folder_base).name.split("__")
+        device = "" if self.device.type == "cuda" else f" -device {self.device.type}"
         return (
             f"nnUNetv2_predict -i IMAGES -o OUT -d {self.plans_manager.dataset_name} -tr {trainer} -p {plans} "
-            f"-c {configuration} -f {self.fold}"
+            f"-c {configuration} -f {self.fold}{device}"
         )
 
     # --- talking ---------------------------------------------------------------------------------------------------
