@@ -1,8 +1,8 @@
 """`nnvit demo`: the whole path on synthetic or own photographs, by the commands that a user would type.
 
-Three arms at one budget: the "ViT model" and SegFormer's head on a frozen pretrained ViT, and the latter's twin with random weights,
-which shows what the pretraining is worth on these images. It ends with the report of `nnvit compare`. nnU-Net's own U-Net is left
-out: on a CPU its steps take ten times as long.
+Three arms at one budget: the "ViT model" and SegFormer's head on a frozen pretrained ViT, and the latter's twin with random
+weights, which shows what the pretraining is worth on these images. It ends with the report of `nnvit compare`. nnU-Net's own
+U-Net is left out: a CPU would spend most of the demo on it.
 """
 
 import json

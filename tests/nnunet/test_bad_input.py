@@ -60,6 +60,13 @@ def test_a_3d_configuration(hippocampus: str, refused: Run) -> None:
     assert "Did you mean '2d'" in refused("nnvit", "plan", "102", "2D")
 
 
+@pytest.mark.parametrize("patch", ["[50,40]", "[8,8]"])
+def test_a_patch_that_the_planned_network_cannot_halve(patch: str, hippocampus: str, refused: Run) -> None:
+    message = refused("nnvit", "plan", "102", "2d", "--recipe", "unet", f"training.patch_size={patch}", "name=halved")
+    assert "does not fit the planned network, whose strides come to [8, 8]" in message
+    assert f"such as {'[48, 40]' if patch == '[50,40]' else '[16, 16]'}" in message
+
+
 def test_plans_that_do_not_exist(hippocampus: str, refused: Run) -> None:
     message = refused("nnvit", "train", "102", "2d", "0", "-p", "nnUNetPlan", "-device", "cpu")
     assert "Did you mean 'nnUNetPlans" in message

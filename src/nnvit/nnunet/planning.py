@@ -117,8 +117,8 @@ def _check_strides(configuration: ConfigurationManager, patch: list[int]) -> Non
     if np.any(np.mod(patch, total)) or np.prod(np.floor_divide(patch, total)) < 2:
         legal = [int(t * max(round(p / t), 2)) for p, t in zip(patch, total, strict=True)]
         raise PlansError(
-            f"training.patch_size={list(patch)} does not fit the planned network, which halves it to a {list(map(int, total))}th: "
-            f"each number must be a multiple of these, and at least twice as large, such as {legal}."
+            f"training.patch_size={list(patch)} does not fit the planned network, whose strides come to {total.tolist()}: each "
+            f"number must be a multiple of these, and one at least twice as large, such as {legal}."
         )
 
 
