@@ -53,3 +53,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "full" / "thesis.doc").touch()
     with pytest.raises(ConfigError, match="not empty"):
         demo._claim(tmp_path / "full", mine)
+
+
+@pytest.mark.parametrize("panels", [4, 5])
+def test_pictures_hold_any_number_of_panels(panels: int, tmp_path: Path) -> None:
+    demo._save({f"panel {i}": np.zeros((8, 8, 3), np.uint8) for i in range(panels)}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 0

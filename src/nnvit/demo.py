@@ -254,10 +254,11 @@ def _save(panels: dict[str, np.ndarray], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, -(-len(panels) // 2), figsize=(12, 8.6), layout="constrained")
-    for axis, (title, image) in zip(axes.flat, panels.items(), strict=True):
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, image) in zip(axes.flat, panels.items(), strict=False):  # the last place may stay empty
         axis.imshow(image)
         axis.set_title(title)
-        axis.axis("off")
     figure.supxlabel("white: agrees with the reference   yellow: predicted only   blue: missed", fontsize=11)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
