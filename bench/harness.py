@@ -1,0 +1,148 @@
+"""What the benches share: two contestants in turn, the machine's own matrix speed, memory of a child process, one row each.
+
+A bench is a script with `rows() -> list[Row]`; `main(__file__, rows)` prints them and writes results/<script>.json.
+`python bench/table.py` runs all of them and makes the table and the picture.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison. ours, theirs: medians in `unit`; ratio: of the pairs, above 1 where ours is better.
+
+    bar: the ratio that was asked for, None where none was; reached: whether it is; agreement: how far the two results agree;
+    note: what a reader of the figure has to know, such as the bound that the machine sets.
+    """
+
+    work: str
+    reference: str
+    ours: float
+    theirs: float
+    unit: str
+    ratio: float
+    bar: float | None = None
+    reached: bool | None = None
+    agreement: str = ""
+    note: str = ""
+
+    def line(self) -> str:
+        """For the console."""
+        verdict = {None: "", True: "reached", False: "NOT reached"}[self.reached]
+        bar = f"  bar {self.bar:g}  {verdict}" if self.bar is not None else ""
+        more = "".join(f"\n    {text}" for text in (self.agreement, self.note) if text)
+        times = f"ours {self.ours:.4g} {self.unit}, {self.reference} {self.theirs:.4g} {self.unit}"
+        return f"{self.work}: {times}, {self.ratio:.2f}x{bar}{more}"
+
+
+def alternately(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int = 7
+) -> tuple[float, float, float]:
+    """Seconds of each (medians) and the median of the ratios theirs / ours, pair by pair; a first pair warms up."""
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats + 1)][1:]
+    mine, other = zip(*pairs, strict=True)
+    return statistics.median(mine), statistics.median(other), statistics.median(b / a for a, b in pairs)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of one call."""
+    synchronise()
+    start = time.perf_counter()
+    run()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def timed(work: str, reference: str, times: tuple[float, float, float], bar: float | None = None, **words: str) -> Row:
+    """A row of `alternately`'s times."""
+    ours, theirs, ratio = times
+    figures = {"ours": ours, "theirs": theirs, "ratio": ratio}
+    return Row(
+        work=work,
+        reference=reference,
+        unit="s",
+        bar=bar,
+        reached=None if bar is None else ratio >= bar,
+        **figures,
+        **words,
+    )
+
+
+def device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronise() -> None:
+    """Waits for what a GPU has still to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def gemm_peak(dtype: torch.dtype, size: int = 4096, repeats: int = 5) -> float:
+    """FLOP/s of a large square matrix product: what this machine can do at best, measured now."""
+    a, b = (torch.randn(size, size, device=device(), dtype=dtype) for _ in range(2))
+    times = [seconds(lambda: a @ b) for _ in range(repeats + 1)][1:]
+    return 2 * size**3 / min(times)
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, GPU, and the GEMM peaks of now."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    peaks = {name: gemm_peak(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    return {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "gemm_gflops": {name: round(peak / 1e9) for name, peak in peaks.items()},
+        "bf16_over_fp32": round(peaks["bf16"] / peaks["fp32"], 2),
+        "load_before": os.getloadavg()[0],
+        "commit": commit(),
+    }
+
+
+def cpu() -> str:
+    """The processor's own name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+
+
+def commit() -> str:
+    """Of this checkout, marked where the sources differ from it."""
+    git = ["git", "-C", str(RESULTS.parents[1])]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changes = [*git, "status", "--porcelain", "--", "src", "bench/*.py"]
+    dirty = subprocess.run(changes, capture_output=True, text=True, check=False).stdout.strip()
+    return head + ("-dirty" if dirty else "")
+
+
+def main(script: str, rows: Callable[[], Sequence[Row]], doc: str | None) -> None:
+    """Runs a bench, prints its rows as they are, and writes results/<script>.json with the machine."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    here = machine()
+    print(
+        f"{here['cores']} cores, {here['cpu']}, GEMM {here['gemm_gflops']} GFLOP/s, {here['commit'][:12]}", flush=True
+    )  # type: ignore[index]
+    found = list(rows())
+    for row in found:
+        print(row.line(), flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    content = {"machine": here, "rows": [asdict(row) for row in found]}
+    (RESULTS / f"{Path(script).stem}.json").write_text(json.dumps(content, indent=2) + "\n")
