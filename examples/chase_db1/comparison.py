@@ -69,7 +69,7 @@ def stock(work: Path, seed: int) -> Path:
 def ours(work: Path, arm: str, seed: int) -> Path:
     """Both folds of a ViT arm; returns the model folder."""
     name = f"compare_{arm}"
-    model = work / "results" / DATASET / f"nnUNetTrainer_nnvit__{PLANS.split('_')[0]}_{name}_s{seed}__2d"
+    model = work / "results" / DATASET / f"nnUNetTrainer_nnvit__{PLANS}_{name}_s{seed}__2d"
     if not all((model / f"fold_{fold}" / "validation" / "summary.json").is_file() for fold in FOLDS):
         keys = [*BUDGET, *RATES, *ARMS[arm], f"name={name}", f"training.seed={seed}"]
         recipe = ["--recipe", "segformer_packaged"]
