@@ -1,8 +1,8 @@
 """`nnvit demo`: the whole path on synthetic or own photographs, by the commands that a user would type.
 
-Three arms at one budget: the "ViT model" and SegFormer's head on a frozen pretrained ViT, and the latter's twin with random
-weights, which shows what the pretraining is worth on these images. It ends with the report of `nnvit compare`. nnU-Net's own
-U-Net is left out: a CPU would spend most of the demo on it.
+Four arms on the same stock plans, at one budget: nnU-Net's own U-Net, the "ViT model" and SegFormer's head on a frozen
+pretrained ViT, and the latter's twin with random weights, which shows what the pretraining is worth on these images. It ends
+with the report of `nnvit compare`.
 """
 
 import json
@@ -23,9 +23,9 @@ from rich.table import Table
 from .errors import ConfigError, NnvitError
 
 DATASET = 900
+PLANS = "nnUNetPlans_small"
+GPU_MEMORY_TARGET = "0.3"  # GB: nnU-Net plans the smallest batch, and a patch that a CPU trains in about a second
 BUDGET = (
-    "training.patch_size=[252,252]",
-    "training.batch_size=2",
     "training.num_epochs=5",
     "training.num_iterations_per_epoch=20",
     "training.num_val_iterations_per_epoch=3",
@@ -45,6 +45,7 @@ class Arm:
 
 
 ARMS = {
+    "unet": Arm(recipe="unet", keys=(), said="nnU-Net's U-Net, as planned"),
     "vit": Arm(
         recipe="vit_default",
         keys=(*ON_VIT, *PACKAGED, "lora.enabled=false", "model.decoder_channels=96"),
@@ -134,21 +135,13 @@ def _prepare(out: Path, source: Photographs, environment: dict[str, str], *, syn
             _command(environment, *words, "--hold-out", _every_fifth(source.images))
     (dataset,) = [path.name for path in raw.glob("Dataset*")]
     cases = len(list((raw / dataset / "labelsTr").iterdir()))
-    preprocessed = Path(environment["nnUNet_preprocessed"]) / dataset / "nnUNetPlans_2d"
+    preprocessed = Path(environment["nnUNet_preprocessed"]) / dataset / f"{PLANS}_2d"
     if len(list(preprocessed.glob("*.pkl"))) < cases:
         workers = environment["nnUNet_def_n_proc"]
         _command(
-            environment,
-            "nnUNetv2_plan_and_preprocess",
-            "-d",
-            str(DATASET),
-            "-c",
-            "2d",
-            "-npfp",
-            workers,
-            "-np",
-            workers,
-        )
+            environment, "nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-gpu_memory_target",
+            GPU_MEMORY_TARGET, "-overwrite_plans_name", PLANS, "-npfp", workers, "-np", workers,
+        )  # fmt: skip
     return dataset
 
 
@@ -166,7 +159,7 @@ def _train(dataset: str, name: str, arm: Arm, environment: dict[str, str], devic
     """Trains one arm, or continues it, and has stock nnU-Net predict the held-out images."""
     fold = _model_folder(Path(environment["nnUNet_results"]), dataset, name) / "fold_0"
     flags = ["-device", device] if device else []
-    words = ["nnvit", "train", str(DATASET), "2d", "0", "--recipe", arm.recipe, *BUDGET, *arm.keys]
+    words = ["nnvit", "train", str(DATASET), "2d", "0", "-p", PLANS, "--recipe", arm.recipe, *BUDGET, *arm.keys]
     if not (fold / "validation" / "summary.json").is_file():
         go_on = ["--c"] if any(fold.glob("checkpoint_*.pth")) else []
         _command(environment, *words, f"name={_name(name)}", *go_on, *flags)
@@ -176,7 +169,7 @@ def _train(dataset: str, name: str, arm: Arm, environment: dict[str, str], devic
         device = device or json.loads((fold / "nnvit_run.json").read_text())["device_type"]
         _command(
             environment, "nnUNetv2_predict", "-i", str(held_out), "-o", str(predictions), "-d", str(DATASET), "-c", "2d",
-            "-tr", "nnUNetTrainer_nnvit", "-p", f"nnUNetPlans_{_name(name)}_s0", "-f", "0", "-device", device,
+            "-tr", "nnUNetTrainer_nnvit", "-p", f"{PLANS}_{_name(name)}_s0", "-f", "0", "-device", device,
         )  # fmt: skip
 
 
@@ -185,7 +178,7 @@ def _name(arm: str) -> str:
 
 
 def _model_folder(results: Path, dataset: str, arm: str) -> Path:
-    return results / dataset / f"nnUNetTrainer_nnvit__nnUNetPlans_{_name(arm)}_s0__2d"
+    return results / dataset / f"nnUNetTrainer_nnvit__{PLANS}_{_name(arm)}_s0__2d"
 
 
 def _command(environment: dict[str, str], *words: str) -> None:
@@ -201,7 +194,7 @@ def _compare(out: Path, dataset: str, environment: dict[str, str], *, synthetic:
     """The report on the held-out images: whether it was a fair fight, what the differences are worth, and what they cost."""
     raw, results = Path(environment["nnUNet_raw"]) / dataset, Path(environment["nnUNet_results"])
     words = [f"{name}={_model_folder(results, dataset, name) / 'predicted'}" for name in ARMS]
-    words += ["--baseline", "vit", "--reference", str(raw / "labelsTs"), "--images", str(raw / "imagesTs")]
+    words += ["--baseline", "unet", "--reference", str(raw / "labelsTs"), "--images", str(raw / "imagesTs")]
     words += ["--tubular", "foreground"] if synthetic else []
     _command(environment, "nnvit", "compare", *words, "--out", str(out / "report"))
 

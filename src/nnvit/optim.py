@@ -37,7 +37,7 @@ def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim
     """AdamW or SGD over `param_groups`."""
     groups = param_groups(network, training)
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.lr)
+        return torch.optim.AdamW(groups, lr=training.lr, fused=True)
     return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov)
 
 

@@ -18,6 +18,7 @@ from torch._dynamo import OptimizedModule
 
 from .. import config
 from ..errors import ConfigError, PlansError
+from ..frozen import keep_frozen_in
 from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..schema import Recipe
 from ..weights import load_backbone
@@ -113,6 +114,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             backbone.set_drop_path(training.drop_path)
         if backbone is not None and training.grad_checkpointing:
             backbone.set_grad_checkpointing(True)
+        if backbone is not None and self.precision.dtype is not None:
+            keep_frozen_in(cast(Any, self.bare_network), self.precision.dtype)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
         """As that of nnU-Net's class for `training.augmentation`, mirroring along the recipe's axes alone."""
@@ -274,6 +277,11 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if self.average is not None:
             self.average.update()
         return {"loss": loss.detach().cpu().numpy()}
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's, which sets the precision itself where the device is a GPU."""
+        with self.precision.autocast(self.device):
+            return super().validation_step(batch)
 
     def on_epoch_end(self) -> None:
         """nnU-Net's end of an epoch (log, best checkpoint, plot), the latest checkpoint, then one line for the reader."""
@@ -437,6 +445,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
 
             self._on_case = on_case
             with self._averaged():
+                self.bare_network.float()  # what was frozen was kept in the precision of the training
                 super().perform_actual_validation(save_probabilities)
         self._on_case = None
         self.manifest.done(self.validated)

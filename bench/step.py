@@ -1,0 +1,152 @@
+"""Training steps through the real trainers, ours and stock nnU-Net's with the same network and weights, taken in turn; a ViT's
+forward pass against the machine's matrix speed; and what our trainer costs around the network.
+
+    python bench/step.py
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+import trainers
+from harness import Row, alternately, device, gemm_peak, main, seconds, timed
+from nnvit.cost import forward_flops
+from nnvit.model.segmenter import build_backbone
+from nnvit.nnunet.precision import choose
+
+VIT_S = [
+    "model.backbone=dinov3",
+    "model.backbone_size=small",
+    "model.weights=random",
+    "training.patch_size=[512,512]",
+    "training.batch_size=2",
+]
+TINY = [
+    "model.backbone=tiny",
+    "model.backbone_size=vit",
+    "model.weights=random",
+    "model.decoder_hidden_size=16",
+    "model.neck_args.out_channels=16",
+    "training.patch_size=[64,64]",
+    "training.batch_size=2",
+    "training.precision=stock",
+]
+FROZEN, LORA = "lora.enabled=false", "lora.enabled=true"
+TAPS = [2, 5, 8, 11]
+
+
+def step_of(trainer: Any, batch: dict[str, Any]) -> Callable[[], object]:
+    return lambda: trainer.train_step(batch)
+
+
+def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
+    """Our step of SegFormer's head on ViT-S, against that of stock nnU-Net with the same network and weights."""
+    mine, theirs = (make("segformer_default", *keys) for make in (trainers.ours, trainers.stock))
+    theirs.network.load_state_dict(mine.network.state_dict())
+    batch = trainers.batch(mine)
+    agreement, forward = _agreement(mine, theirs, batch), _forward_seconds(mine, batch)
+    times = alternately(step_of(mine, batch), step_of(theirs, batch), 5)
+    note = (
+        f"{mine.precision.name}; the step takes {times[0] / forward:.2f} times its own forward pass without gradients"
+    )
+    return timed(work, "stock nnUNetTrainer", times, bar, agreement=agreement, note=note)
+
+
+def _agreement(mine: Any, theirs: Any, batch: dict[str, Any]) -> str:
+    """Of the logits, before any step."""
+    data = batch["data"].to(device())
+    with torch.no_grad():
+        with mine.precision.autocast(device()):
+            ours = mine.network.eval()(data)
+        other = theirs.network.eval()(data)
+    for trainer in (mine, theirs):
+        trainer.network.train()
+    difference = float((ours - other).abs().max() / other.std())
+    return f"logits differ by at most {difference:.3f} of their standard deviation"
+
+
+def _forward_seconds(trainer: Any, batch: dict[str, Any]) -> float:
+    data = batch["data"].to(device())
+
+    def run() -> None:
+        with torch.no_grad(), trainer.precision.autocast(device()):
+            trainer.network(data)
+
+    return sorted(seconds(run) for _ in range(4))[1]
+
+
+def forward_share() -> Row:
+    """A frozen ViT-B's forward pass, as a share of what a large matrix product reaches in the same precision."""
+    precision = choose("auto", device())
+    backbone = build_backbone("dinov3", "base", TAPS, {}).to(device()).eval().requires_grad_(False)
+    image = torch.rand(2, 3, 512, 512, device=device())
+    flops = forward_flops(lambda: build_backbone("dinov3", "base", TAPS, {}), image.shape)
+
+    def run() -> None:
+        with torch.no_grad(), precision.autocast(device()):
+            backbone(image)
+
+    peak = gemm_peak(precision.dtype or torch.float32)
+    taken = sorted(seconds(run) for _ in range(6))[2]
+    share = flops / taken / peak
+    return Row(
+        work="frozen ViT-B forward, 512², batch 2, share of the GEMM peak",
+        reference="machine",
+        ours=flops / taken / 1e9,
+        theirs=peak / 1e9,
+        unit="GFLOP/s",
+        ratio=share,
+        bar=0.5,
+        reached=share >= 0.5,
+        note=f"{precision.name}, {flops / 1e9:.0f} GFLOPs in {taken:.3f} s; attention is counted",
+    )
+
+
+def unet() -> Row:
+    """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 where ours costs nothing."""
+    keys = ["training.patch_size=[256,256]", "training.batch_size=2"]
+    mine, theirs = trainers.ours("unet", *keys), trainers.stock("unet", *keys, deep_supervision=True)
+    theirs.network.load_state_dict(mine.network.state_dict())
+    batch = trainers.batch(mine)
+    times = alternately(step_of(mine, batch), step_of(theirs, batch), 7)
+    row = timed("recipe unet, training step, 256², batch 2", "stock nnUNetTrainer", times, 1 / 1.02)
+    return row
+
+
+def overhead() -> Row:
+    """Milliseconds that our trainer adds to a step, seen with a network that takes hardly any."""
+    keys = [*TINY, FROZEN]
+    mine, theirs = (make("segformer_default", *keys) for make in (trainers.ours, trainers.stock))
+    theirs.network.load_state_dict(mine.network.state_dict())
+    batch = trainers.batch(mine)
+    ours, other, _ = alternately(step_of(mine, batch), step_of(theirs, batch), 60)
+    added = 1000 * (ours - other)
+    return Row(
+        work="tiny network, what our trainer adds to an iteration",
+        reference="stock nnUNetTrainer",
+        ours=1000 * ours,
+        theirs=1000 * other,
+        unit="ms",
+        ratio=other / ours,
+        reached=added <= 5,
+        note=f"{added:+.2f} ms an iteration, of 5 allowed",
+    )
+
+
+def rows() -> list[Row]:
+    """All of them."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    with trainers.dataset():
+        found = [
+            against_stock("frozen ViT-S + segformer, training step, 512², batch 2", [*VIT_S, FROZEN], 3),
+            against_stock("LoRA ViT-S + segformer, training step, 512², batch 2", [*VIT_S, LORA], 2.5),
+            unet(),
+            overhead(),
+        ]
+    return [*found, forward_share()]
+
+
+if __name__ == "__main__":
+    main(__file__, rows, __doc__)
