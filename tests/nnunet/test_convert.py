@@ -370,6 +370,9 @@ def test_requests_that_cannot_be_met_say_so(problem: str, tmp_path: Path) -> Non
     folder = tmp_path / "results"
     folder.mkdir()
     if problem == "no out":
+        with pytest.raises(WeightsError, match=r"nowhere\.pth does not exist"):
+            convert(Path("nowhere.pth"), None)
+        (folder / "x.pth").touch()
         with pytest.raises(PlansError, match="--out is missing"):
             convert(folder / "x.pth", None)
         return

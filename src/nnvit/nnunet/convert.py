@@ -63,6 +63,8 @@ def convert(
     something is there already; then nothing is written.
     """
     source, out = source.expanduser(), out.expanduser() if out else None
+    if not source.exists():
+        raise WeightsError(f"{source} does not exist; give a results folder, a checkpoint, or a model directory.")
     if source.is_dir() and (source / "plans.json").is_file():
         if backbone_only:
             raise WeightsError(f"--backbone-only takes one checkpoint, such as {source}/fold_0/checkpoint_final.pth.")

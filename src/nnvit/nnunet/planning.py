@@ -157,9 +157,10 @@ def recipe_of(block: dict[str, Any]) -> Recipe:
 def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recipe) -> None:
     known = list(base["configurations"])
     if configuration not in known:
+        command = f"nnUNetv2_plan_and_preprocess -d {base['dataset_name']} -c {configuration}"
         raise PlansError(
             f"configuration '{configuration}' is not in {base['plans_name']}; it has {', '.join(known)}. If it was not "
-            f"planned, run `nnUNetv2_plan_and_preprocess -c {configuration}`.{did_you_mean(configuration, known)}"
+            f"planned, run `{command}`.{did_you_mean(configuration, known)}"
         )
     patch = PlansManager(copy.deepcopy(base)).get_configuration(configuration).patch_size
     if len(patch) != 2 and not isinstance(recipe.model, PlansModelConfig):

@@ -25,7 +25,7 @@ class Account:
         self.photographs: dict[str, str] = {}
         """Mask -> photograph."""
         others = out.glob(NAME.replace(".json", "*.json"))
-        for path in sorted(others, key=lambda path: path == self.path):
+        for path in sorted(others, key=lambda path: path.stat().st_mtime_ns):  # what was written last is what is there
             self._read(path)
 
     def refuse_foreign(self, masks: list[str]) -> None:
