@@ -32,10 +32,8 @@ format: $(INSTALLED)  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## speeds against reference implementations
-	$(BIN)/python bench/segformer_head.py
-	$(BIN)/python bench/heads.py
-	$(BIN)/python bench/scoring.py
+bench: $(INSTALLED)  ## speed, memory and disk against the references, ours and theirs in turn: bench/results, docs/bench.svg
+	$(BIN)/python bench/table.py --keep
 
 chase: $(INSTALLED)  ## one table of examples/chase_db1: make chase TABLE=pretraining|heads|detail DATA=… (goes on where it stopped)
 	$(BIN)/python examples/chase_db1/run.py $(or $(TABLE),pretraining) --data $(or $(DATA),../shared/data/chase_db1)
@@ -44,6 +42,7 @@ proof: $(INSTALLED)  ## every figure of README and examples, one after the other
 	$(BIN)/python proofs/verdict_rates.py
 	$(BIN)/python proofs/resume.py --data $(or $(DATA),../shared/data/chase_db1)
 	for table in detail heads pretraining; do $(MAKE) chase TABLE=$$table || exit 1; done
+	$(BIN)/python examples/chase_db1/comparison.py --data $(or $(DATA),../shared/data/chase_db1)
 	$(MAKE) bench
 
 clean:  ## remove the virtual environment and the demo
