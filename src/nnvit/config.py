@@ -13,9 +13,10 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from . import registry
 from .errors import ConfigError, did_you_mean
-from .schema import SCHEMA, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
+from .schema import SCHEMA, CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
 
 SECTIONS = ("model", "lora", "training")
+"""Those that say what is trained; `checkpoint` only says how it is kept."""
 _RECIPES = files("nnvit") / "recipes"
 
 
@@ -49,7 +50,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it.
+    """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it; so is what is
+    only kept differently, the section `checkpoint`.
 
     A key at its default does not enter, so that a key added by a later release leaves the hashes of old recipes alone; a
     release that changes a default raises SCHEMA.
@@ -137,6 +139,7 @@ def _build(raw: DictConfig) -> Recipe:
         model=_section("model", _model_schema(raw), raw),
         lora=_section("lora", LoraConfig, raw),
         training=_section("training", TrainingConfig, raw),
+        checkpoint=_section("checkpoint", CheckpointConfig, raw),
     )
     return _resolve(recipe)
 
@@ -180,6 +183,7 @@ def _belongs(schema: type, legal: list[str]) -> str:
 
 def _resolve(recipe: Recipe) -> Recipe:
     """Writes out what the recipe leaves to its backbone, and checks what only the parts' own files know."""
+    _check_reference(recipe)
     if isinstance(recipe.model, PlansModelConfig):
         for key in ("drop_path", "grad_checkpointing"):
             if getattr(recipe.training, key):
@@ -203,6 +207,21 @@ def _resolve(recipe: Recipe) -> Recipe:
     recipe = replace(recipe, model=model, lora=lora)
     _check_training(recipe)
     return recipe
+
+
+def _check_reference(recipe: Recipe) -> None:
+    """Raises ConfigError where there is nothing frozen that a file holds."""
+    if recipe.checkpoint.frozen_weights == "embed":
+        return
+    why = ""
+    if recipe.tuning == "full":
+        why = "this recipe trains the whole network, and a checkpoint has to hold all that was trained"
+    elif getattr(recipe.model, "weights", "") == "random":
+        why = "model.weights=random comes from no file that could be found again by its hash"
+    if why:
+        raise ConfigError(
+            f"checkpoint.frozen_weights=reference leaves out weights that a file holds, but {why}; set it to embed."
+        )
 
 
 def _check_training(recipe: Recipe) -> None:

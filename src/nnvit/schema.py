@@ -186,6 +186,20 @@ class TrainingConfig:
 
 
 @dataclass(kw_only=True)
+class CheckpointConfig:
+    """How checkpoints are written. Nothing here changes what is trained, so that it is no part of the recipe's hash.
+
+    frozen_weights: embed puts the frozen backbone into every checkpoint; reference leaves it out and names its file by
+    sha256, for a twentieth of the size. Such a checkpoint is read where that file is; `nnvit export` makes it whole.
+    """
+
+    frozen_weights: str = "embed"
+
+    def __post_init__(self) -> None:
+        _one_of("checkpoint.frozen_weights", self.frozen_weights, ("embed", "reference"))
+
+
+@dataclass(kw_only=True)
 class Recipe:
     """One arm of a comparison: a network and how it is trained.
 
@@ -196,6 +210,7 @@ class Recipe:
     model: ModelConfig | PlansModelConfig
     lora: LoraConfig
     training: TrainingConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         if "__" in self.name or not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():

@@ -15,6 +15,7 @@ from .. import registry
 from ..errors import ConfigError
 from ..schema import ARCH_VERSION
 from ..types import QueryHead, TokenView
+from ..weights import reference
 
 
 class InputAdapter(nn.Module):
@@ -120,6 +121,7 @@ class Segmenter(nn.Module):
         if tuning == "lora":
             lora_adapters.inject(self.backbone.model, **(lora or {}))
         self.set_tuning(tuning)
+        self.register_load_state_dict_pre_hook(reference.restore)  # finds what a checkpoint leaves out
 
     def forward(self, image_BCHW: Tensor) -> Any:
         """(B, C, H, W) of any height and width -> logits (B, K, H, W), in fp32.

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import WeightsError
 from ..weights.files import safe_load
+from ..weights.reference import filled
 from . import randomness
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def content_of(trainer: "nnUNetTrainer_nnvit", epoch: int, losses: list[dict[str
     logging = {key: values[:epoch] for key, values in trainer.logger.get_checkpoint().items()}
     weights, scaler, average = trainer.bare_network.state_dict(), trainer.grad_scaler, trainer.average
     return {
-        "network_weights": weights if average is None else weights | average.mean,
+        "network_weights": trainer.frozen.left_out(weights if average is None else weights | average.mean),
         "optimizer_state": trainer.optimizer.state_dict(),
         "grad_scaler_state": scaler.state_dict() if scaler is not None else None,
         "logging": logging,
@@ -42,6 +43,7 @@ def content_of(trainer: "nnUNetTrainer_nnvit", epoch: int, losses: list[dict[str
             "hash": trainer.block["hash"],
             "trainer": type(trainer).__name__,
             "weights": trainer.manifest.weights,
+            "reference": trainer.frozen.described(),
             "trained": average.trained() if average is not None else None,
             "losses": torch.from_numpy(np.stack([output["loss"] for output in losses])) if losses else None,
             "random": randomness.states(trainer.device),
@@ -56,6 +58,7 @@ def restore(trainer: "nnUNetTrainer_nnvit", content: dict[str, Any]) -> None:
     trainer.outputs = [] if losses is None else [{"loss": np.asarray(loss)} for loss in losses.numpy()]
     trainer.random_states = ours.get("random")
     trainer.bare_network.load_state_dict(content["network_weights"])
+    trainer.frozen.resume(content["network_weights"])
     if trainer.average is not None:
         updates = content["current_epoch"] * trainer.num_iterations_per_epoch + len(trainer.outputs)
         trainer.average.restore(ours["trained"], updates)
@@ -103,9 +106,10 @@ def transfer(network: nn.Module, path: Path) -> int:
     """Takes all weights but the last layer's from another nnU-Net checkpoint (`-pretrained_weights`).
 
     The last layer (`classifier`, `seg_layers` in nnU-Net's own networks) stays as it is. Returns the number of tensors
-    taken. Raises WeightsError, with nothing taken, where any other tensor is missing, foreign or of another shape.
+    taken. Raises WeightsError, with nothing taken, where any other tensor is missing, foreign or of another shape, or where
+    the checkpoint refers to a file that is not here.
     """
-    given = read(path)["network_weights"]
+    given = filled(read(path)["network_weights"])
     own = network.state_dict()
     wanted = {name for name in own if not _is_last_layer(name)}
     missing = sorted(wanted - given.keys())

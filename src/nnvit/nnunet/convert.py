@@ -144,7 +144,8 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
     configuration = str(first.get("init_args", {}).get("configuration"))
     state = names.network_state(first)
     kind = _known_kind(state, found[0])
-    recipe = _recipe(kind, recipes, ["model.weights=random", *overrides])  # a finished network asks for no file
+    # a finished network asks for no file
+    recipe = _recipe(kind, recipes, ["model.weights=random", "checkpoint.frozen_weights=embed", *overrides])
     identifier = planning.identifier_of(recipe, str(base["plans_name"]))
     out = out or source.parent / f"{TRAINER}__{identifier}__{configuration}"
     _refuse_existing(out)

@@ -31,7 +31,7 @@ class Plan:
 
 
 def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Plan:
-    """Writes `<base>_<recipe>.json` beside the base plans; the same recipe again changes nothing.
+    """Writes `<base>_<recipe>.json` beside the base plans; the same recipe again changes nothing but how checkpoints are kept.
 
     Raises PlansError for a configuration that the base plans lack or a ViT cannot take, and where a plans file of
     that name holds another recipe, which is left as it is; ConfigError where the network's parts do not fit together.
@@ -47,7 +47,10 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
         held = existing["configurations"].get(configuration, {}).get("nnvit", {})
         revision = plans["configurations"][configuration]["nnvit"]["weights_revision"]
         if held and (held.get("weights_revision") or not revision):
-            return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
+            if recipe_of(held).checkpoint == recipe.checkpoint:
+                return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
+            held["recipe"]["checkpoint"] = config.to_dict(recipe)["checkpoint"]
+            plans["configurations"] = {}
         plans["configurations"] = existing["configurations"] | plans["configurations"]
     folders.write_json(path, plans)
     return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
@@ -198,7 +201,11 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
             raise PlansError(
                 f"{path} exists and was not written by nnvit; give the recipe another name=… or move the file."
             )
-        differences = config.differing_keys(config.to_dict(recipe_of(block)), wanted["nnvit"]["recipe"])
+        recipes = (config.to_dict(recipe_of(block)), wanted["nnvit"]["recipe"])
+        held_recipe, wanted_recipe = (
+            {**recipe, "checkpoint": None} for recipe in recipes
+        )  # how they are kept may change
+        differences = config.differing_keys(held_recipe, wanted_recipe)
         if block["base_plans_hash"] != wanted["nnvit"]["base_plans_hash"]:
             differences.append(
                 f"base plans {block['base_plans']}: {block['base_plans_hash'][:8]} -> {wanted['nnvit']['base_plans_hash'][:8]}"

@@ -23,6 +23,7 @@ from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..schema import Recipe
 from ..weights import load_backbone
 from . import augmentation, batches, checkpoint, display, interruption, planning, precision, randomness, taken
+from .frozen import FrozenWeights
 from .manifest import Manifest
 from .tensorboard import TensorBoardLogger
 
@@ -70,6 +71,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.resumed = False
         self.pretrained: Path | None = None
         self.manifest = Manifest(self)
+        self.frozen = FrozenWeights(self)
         self.average: WeightAverage | None = None
         self.augmentation = ""
         self.validated = "checkpoint_final.pth"
@@ -220,7 +222,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if self.pretrained is not None:
             taken = checkpoint.transfer(self.bare_network, self.pretrained)
             self.say(f"weights: {taken} tensors from {self.pretrained}")
-            return {"source": "-pretrained_weights", "path": self.pretrained.name, "loaded": taken}
+            origin = self.frozen.origin(self.pretrained)
+            return {"source": "-pretrained_weights", "path": self.pretrained.name, "loaded": taken} | origin
         spec = getattr(self.recipe.model, "weights", None)
         if spec is None:
             return {"source": "random"}

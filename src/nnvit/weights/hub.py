@@ -70,6 +70,13 @@ def held() -> frozenset[Path]:
     return frozenset(path.resolve() for path in snapshots)
 
 
+def named(file: str) -> list[Path]:
+    """The files of this name in huggingface_hub's cache on this machine."""
+    from huggingface_hub import constants
+
+    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}"))
+
+
 def check_content(path: Path, sha256: str) -> None:
     """Raises WeightsError where a file in the hub's cache is not what the hub sent: it is kept there under its hash."""
     kept_as = path.resolve().name

