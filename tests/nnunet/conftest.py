@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 
 from nnvit import config
+from nnvit.nnunet import folders as folders_json
 from nnvit.nnunet import planning, training
 
 SHORT = [
@@ -246,3 +247,24 @@ def plan(folders: Path, name: str, content: dict[str, Any]) -> None:
     command("nnUNetv2_plan_and_preprocess", "-d", name[7:10], "-c", "2d", "-npfp", "1", "-np", "1")
     split = [{"train": cases[:-1], "val": cases[-1:]}]
     (folders / "preprocessed" / name / "splits_final.json").write_text(json.dumps(split))
+
+
+def untrained(dataset: str, *keys: str, folds: Sequence[int] = (0,)) -> Path:
+    """A model folder as a training leaves it, without one: adapters do something, each fold another head."""
+    recipe = config.load_recipe(["segformer_default"], keys)
+    identifier = planning.plan(dataset, "2d", recipe).identifier
+    for fold in folds:
+        trainer = training.get_trainer_from_args(
+            dataset, "2d", fold, "nnUNetTrainer_nnvit", identifier, device=torch.device("cpu")
+        )
+        torch.manual_seed(fold)
+        trainer.initialize()
+        with torch.no_grad():
+            for name, parameter in trainer.bare_network.named_parameters():
+                if "lora_B" in name or name.endswith("classifier.weight"):
+                    parameter.normal_()
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    model = Path(trainer.output_folder_base)
+    folders_json.write_json(model / "plans.json", trainer.plans_manager.plans)
+    folders_json.write_json(model / "dataset.json", trainer.dataset_json)
+    return model

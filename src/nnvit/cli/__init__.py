@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import ConfigError, NnvitError
-from . import catalogue, comparison, convert, dataset, prediction, training
+from . import catalogue, comparison, convert, dataset, export, prediction, training
 from .options import DeviceOption, new_app
 
 app = new_app(
@@ -30,6 +30,7 @@ training.register(app)
 prediction.register(app)
 catalogue.register(app)
 convert.register(app)
+export.register(app)
 comparison.register(app)
 app.add_typer(dataset.app, name="dataset")
 

@@ -1,0 +1,85 @@
+"""`nnvit export` and `nnvit install`: a trained model as one whole file, and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ManyFolds
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_FOLDER", help="A trained model, …/Trainer__Plans__2d.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="OUT.zip for `nnvit install` and nnU-Net, or the model folder to write.")
+    ],
+    folds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f",
+            "--folds",
+            metavar="FOLD...",
+            help="Folds to export, such as -f 0 1 2; by default all that are trained.",
+            show_default=False,
+        ),
+    ] = None,
+    chk: Annotated[
+        str, typer.Option("-chk", help="Which checkpoint; the export calls it checkpoint_final.pth.")
+    ] = "checkpoint_final.pth",
+    merge: Annotated[
+        bool, typer.Option("--merge/--no-merge", help="Merge LoRA into the weights, in fp32, or keep the adapters.")
+    ] = True,
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights in fp16: half the size, logits nearly the same.")
+    ] = False,
+    safetensors: Annotated[
+        bool, typer.Option("--safetensors", help="Also fold_k/model.safetensors, with plans, labels and recipe in it.")
+    ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option("--onnx", help="Also fold_k/model.onnx for one patch, checked with onnxruntime against torch."),
+    ] = False,
+) -> None:
+    """Write a trained model as one that stock nnU-Net predicts with anywhere: LoRA merged, frozen weights inside.
+
+    Optimiser states stay behind. What was written is loaded again and compared with the model; README.txt and
+    model_card.json in it say what it is, under which licence its backbone is, and how to predict.
+    """
+    from ..nnunet.export import Wanted
+    from ..nnunet.export import export as export_model
+    from ..nnunet.training import parse_fold
+
+    wanted = Wanted(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
+    numbers = [parse_fold(fold) for fold in folds] if folds else None
+    print("\n".join(export_model(model, out, numbers, chk, wanted).lines()))
+
+
+def install(
+    source: Annotated[
+        Path, typer.Argument(metavar="ZIP", help="Made by `nnvit export` or nnUNetv2_export_model_to_zip.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", "-d", help="Call its data set this instead, such as Dataset900_Theirs.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Put a model from a zip into nnUNet_results, after checking that nothing in it can do harm.
+
+    Paths that leave the folder, links, and checkpoints that would run code are refused; a model that is there already is
+    never overwritten; all of it arrives, or nothing.
+    """
+    from ..nnunet.install import install as install_model
+
+    print("\n".join(install_model(source, name).lines()))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `export` and `install`."""
+    app.command(
+        cls=ManyFolds,
+        epilog="Examples: nnvit export nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans_mine__2d -o mine.zip | "
+        "nnvit export MODEL_FOLDER -o small -f 0 --half --safetensors | nnvit export MODEL_FOLDER -o app -f 0 --onnx",
+    )(export)
+    app.command(epilog="Examples: nnvit install mine.zip | nnvit install theirs.zip --name Dataset900_Theirs")(install)

@@ -1,0 +1,278 @@
+"""`nnvit install`: models of stock nnU-Net's zips and of ours arrive whole; anything else leaves nothing behind."""
+
+import json
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.model_sharing.model_export import export_pretrained_model
+from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
+from safetensors.torch import save_file
+
+from nnvit import registry
+from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
+from nnvit.nnunet import checkpoint, export, folders
+from nnvit.nnunet.install import install
+from nnvit.weights import reference, sha256_of
+from nnvit.weights.target import target_tensors
+
+from .conftest import ONE_TILE, TINY, command, untrained
+
+MODEL = "nnUNetTrainer_nnvit__nnUNetPlans_to_send__2d"
+
+
+@pytest.fixture(scope="module")
+def model(hippocampus: str) -> Path:
+    folder = untrained(hippocampus, *TINY, ONE_TILE, "name=to_send")
+    fold = folder / "fold_0"
+    (fold / "validation").mkdir()
+    (fold / "validation" / "summary.json").write_text("{}")
+    (fold / "progress.png").write_bytes(b"png")
+    (folder / "dataset_fingerprint.json").write_text("{}")
+    together = folder / "crossval_results_folds_0"
+    together.mkdir()
+    (together / "summary.json").write_text("{}")
+    (together / "postprocessing.json").write_text("{}")
+    with open(together / "postprocessing.pkl", "wb") as file:
+        pickle.dump(([remove_all_but_largest_component_from_segmentation], [{"labels_or_regions": 1}]), file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stock_zip(model: Path, hippocampus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What nnUNetv2_export_model_to_zip writes."""
+    path = tmp_path_factory.mktemp("zips") / "stock.zip"
+    trainer, plans, configuration = model.name.split("__")
+    export_pretrained_model(hippocampus, str(path), (configuration,), trainer, plans, (0,))
+    return path
+
+
+@pytest.fixture
+def results(folders: Path) -> Iterator[Path]:
+    """nnUNet_results, from which what a test installed goes again."""
+    home = folders / "results"
+    before = set(home.iterdir())
+    yield home
+    for path in set(home.iterdir()) - before:
+        shutil.rmtree(path)
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """Files and their hashes, but for nnU-Net's log, which no zip takes along."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("training_log")]
+    return {str(path.relative_to(folder)): sha256_of(path) for path in files}
+
+
+def test_a_zip_of_stock_nnunet_arrives_whole_under_another_name(stock_zip: Path, model: Path, results: Path) -> None:
+    done = install(stock_zip, "Dataset901_Theirs")
+    target = results / "Dataset901_Theirs" / MODEL
+    assert done.models == [target]
+    assert content_of(target) == content_of(model)
+    assert "-d Dataset901_Theirs -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_send -c 2d -f 0" in done.lines()[1]
+    assert not list(results.glob(".nnvit_install_*"))
+
+
+def test_the_command_installs_what_export_wrote_and_stock_nnunet_predicts_with_it(
+    model: Path, hippocampus: str, results: Path, tmp_path: Path
+) -> None:
+    export.export(model, tmp_path / "ours.zip")
+    program = str(Path(sys.executable).parent / "nnvit")
+    words = [program, "install", str(tmp_path / "ours.zip"), "--name", "Dataset902_Ours"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    predict = next(line for line in done.stdout.splitlines() if line.startswith("predict: "))
+    (tmp_path / "in").mkdir()
+    shutil.copy(sorted((Path(os.environ["nnUNet_raw"]) / hippocampus / "imagesTr").iterdir())[-1], tmp_path / "in")
+    words = predict.removeprefix("predict: ").replace("IMAGES", str(tmp_path / "in")).split()
+    words[words.index("OUT")] = str(tmp_path / "out")
+    command(*words, "-device", "cpu")
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
+
+
+def test_stock_nnunet_installs_what_export_wrote(model: Path, hippocampus: str, tmp_path: Path) -> None:
+    export.export(model, tmp_path / "ours.zip")
+    (tmp_path / "elsewhere").mkdir()
+    command(
+        "nnUNetv2_install_pretrained_model_from_zip", str(tmp_path / "ours.zip"),
+        nnUNet_results=str(tmp_path / "elsewhere"),
+    )  # fmt: skip
+    there = tmp_path / "elsewhere" / hippocampus / MODEL
+    assert (there / "README.txt").is_file()
+    assert (there / "crossval_results_folds_0" / "postprocessing.pkl").is_file()
+
+
+def test_a_model_that_is_there_is_never_overwritten(stock_zip: Path, model: Path, results: Path) -> None:
+    before = content_of(results)
+    with pytest.raises(PlansError, match=rf"{model} exists and is left as it is.*--name Dataset900_Theirs"):
+        install(stock_zip)
+    assert content_of(results) == before
+
+
+def test_a_number_with_two_names_is_refused(stock_zip: Path, results: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"number of Dataset102_Other belongs to Dataset102_Hippocampus here.*--name Dataset9"
+    ):
+        install(stock_zip, "Dataset102_Other")
+    with pytest.raises(ConfigError, match="must be of nnU-Net's form"):
+        install(stock_zip, "../Dataset900_X")
+
+
+def test_a_model_that_refers_to_a_file_says_what_it_needs(hippocampus: str, results: Path, tmp_path: Path) -> None:
+    base, module = tmp_path / "base.safetensors", registry.module("backbone", "tiny")
+    save_file(target_tensors(module.build("vit", [3], module.Args()).model), base)
+    keys = [*TINY, ONE_TILE, f"model.weights={base}", "checkpoint.frozen_weights=reference", "name=leaning"]
+    model = untrained(hippocampus, *keys)
+    base.unlink()
+    reference.forget()
+    with zipfile.ZipFile(tmp_path / "leaning.zip", "w") as zipped:
+        for path in model.rglob("*"):
+            zipped.write(path, Path("Dataset903_Leaning", model.name) / path.relative_to(model))
+    (note,) = install(tmp_path / "leaning.zip").notes
+    assert "it cannot predict yet" in note
+    assert "base.safetensors" in note
+
+
+class RunsCode:
+    """What an attacker puts into a checkpoint."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, ("owned",)
+
+
+def changed(source: Path, out: Path, change: Callable[[zipfile.ZipFile, str], None], without: str = "\0") -> Path:
+    """A copy of the zip for Dataset904, with a file left out and what `change` adds."""
+    home = f"Dataset904_Bad/{MODEL}"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            if without not in info.filename:
+                new.writestr(info.filename.replace("Dataset102_Hippocampus", "Dataset904_Bad"), old.read(info))
+        change(new, home)
+    return out
+
+
+def link(zipped: zipfile.ZipFile, home: str) -> None:
+    info = zipfile.ZipInfo(f"{home}/fold_0/link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    zipped.writestr(info, "/etc/passwd")
+
+
+def running_checkpoint(zipped: zipfile.ZipFile, home: str) -> None:
+    with zipped.open(f"{home}/fold_0/checkpoint_best.pth", "w") as file:
+        torch.save({"network_weights": {}, "x": RunsCode()}, file)
+
+
+def foreign_network(zipped: zipfile.ZipFile, home: str) -> None:
+    plans = {"configurations": {"2d": {"architecture": {"network_class_name": "subprocess.Popen", "arch_kwargs": {}}}}}
+    zipped.writestr(f"{home}/plans.json", json.dumps(plans))
+
+
+def add(name: str, content: bytes = b"x") -> Callable[[zipfile.ZipFile, str], None]:
+    return lambda zipped, home: zipped.writestr(name.replace("HOME", home), content)
+
+
+BAD: dict[str, tuple[Callable[[zipfile.ZipFile, str], None], str, type[NnvitError], str]] = {
+    "a path above": (add("HOME/../../../evil"), "\0", DataError, "a path that leaves its folder"),
+    "an absolute path": (add("/tmp/evil"), "\0", DataError, "no path within a folder"),
+    "a drive": (add("C:/evil"), "\0", DataError, "no path within a folder"),
+    "backslashes": (add("HOME\\..\\evil"), "\0", DataError, "no path within a folder"),
+    "a link": (link, "\0", DataError, "a link or device"),
+    "a file of no model": (add("Dataset905_Other/evil.txt"), "\0", DataError, "belongs to none"),
+    "a name twice": (add("HOME/DATASET.json"), "\0", DataError, "twice"),
+    "no data set": (add("HOME/x"), "dataset.json", DataError, "lacks its dataset.json"),
+    "no plans": (add("HOME/x"), "plans.json", DataError, "is no zip of nnU-Net models"),
+    "a checkpoint that runs code": (
+        running_checkpoint,
+        "\0",
+        WeightsError,
+        r"bad.zip:.*checkpoint_best.pth asks to run",
+    ),
+    "another file as checkpoint": (
+        add("HOME/fold_0/checkpoint_x.pth"),
+        "\0",
+        WeightsError,
+        "cannot be read as a checkpoint",
+    ),
+    "a pickle": (add("HOME/fold_0/x.pkl", pickle.dumps(1)), "\0", WeightsError, "is a pickle"),
+    "postprocessing that runs code": (
+        add("HOME/crossval_results_folds_0/postprocessing.pkl", pickle.dumps(RunsCode())),
+        "postprocessing.pkl",
+        WeightsError,
+        r"asks to run 'posix.mkdir'",
+    ),
+    "a class of another package": (foreign_network, "plans.json", PlansError, "its plans name 'subprocess.Popen'"),
+    "plans of another form": (add("HOME/plans.json", b"[1]"), "plans.json", PlansError, "not of nnU-Net's form"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_could_do_harm_is_refused_and_leaves_nothing(
+    what: str, stock_zip: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, without, error, words = BAD[what]
+    path = changed(stock_zip, tmp_path / "bad.zip", change, without)
+    before = content_of(results)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        install(path)
+    assert content_of(results) == before
+    assert {p.name for p in results.iterdir()} == {Path(name).parts[0] for name in before}
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.zip"]
+
+
+def test_a_damaged_zip_and_none_at_all_are_said_so(stock_zip: Path, results: Path, tmp_path: Path) -> None:
+    content = bytearray(stock_zip.read_bytes())
+    content[len(content) // 3] ^= 1
+    (tmp_path / "flipped.zip").write_bytes(content)
+    (tmp_path / "cut.zip").write_bytes(stock_zip.read_bytes()[:-2000])
+    before = content_of(results)
+    for name in ("flipped", "cut", "absent"):
+        with pytest.raises(DataError, match=f"{name}.zip cannot be read as a zip"):
+            install(tmp_path / f"{name}.zip", "Dataset906_Damaged")
+    assert content_of(results) == before
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(
+    stock_zip: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(results)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match="Make room"):
+        install(stock_zip, "Dataset907_Large")
+    assert not (results / "Dataset907_Large").exists()
+
+
+def test_models_of_one_zip_arrive_together_or_not_at_all(
+    stock_zip: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = tmp_path / "two.zip"
+    with zipfile.ZipFile(stock_zip) as old, zipfile.ZipFile(two, "w") as new:
+        for dataset in ("Dataset908_One", "Dataset909_Two"):
+            for info in old.infolist():
+                new.writestr(info.filename.replace("Dataset102_Hippocampus", dataset), old.read(info))
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if "Dataset909_Two" in str(target):
+            raise OSError("the disk is gone")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="the disk is gone"):
+            install(two)
+    assert not list(results.glob("Dataset90[89]*/*"))
+    assert len(install(two).models) == 2
+
+
+def test_checkpoints_that_were_installed_load_safely(stock_zip: Path, results: Path) -> None:
+    (target,) = install(stock_zip, "Dataset910_Read").models
+    assert checkpoint.read(target / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    assert folders.read_json(target / "plans.json")["plans_name"] == "nnUNetPlans_to_send"
