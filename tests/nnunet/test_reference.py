@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from nnvit import config, registry
 from nnvit.nnunet import checkpoint, planning
+from nnvit.nnunet.prediction import open_model
 from nnvit.weights import reference
 from nnvit.weights.target import target_tensors
 
@@ -65,6 +66,9 @@ def test_the_checkpoint_holds_what_was_trained_and_names_the_rest(embedding: Pat
     reference.forget()
     assert all(torch.equal(whole[name], tensor) for name, tensor in reference.filled(left).items())
     assert checkpoint.read(embedding / "checkpoint_final.pth")["nnvit"]["reference"] is None
+    opened = open_model(referring.parent)  # what nnvit predict runs
+    assert all(torch.equal(whole[name], tensor) for name, tensor in opened.parameters[0].items())
+    assert opened.parameters[0].keys() == whole.keys()
 
 
 def test_stock_prediction_finds_the_file_or_says_which_one_it_needs(

@@ -242,7 +242,10 @@ def _why_not(path: Path, reference: Reference) -> str:
     if path.is_file() and reference.size and path.stat().st_size != reference.size:
         return f"another file: {path.stat().st_size:,} bytes"
     own = path.is_file() and path.parent == cache_folder()
-    digest = remembered_sha256(path) if own else digest_of(path)
+    try:
+        digest = remembered_sha256(path) if own else digest_of(path)
+    except WeightsError as error:  # a directory without weights
+        return f"another file: {error}"
     return "" if digest == reference.sha256 else f"another file: sha256 {digest}"
 
 

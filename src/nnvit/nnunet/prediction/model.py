@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from ...errors import DataError, PlansError, WeightsError, did_you_mean
+from ...weights.reference import filled
 from .. import checkpoint, folders
 
 FINAL = "checkpoint_final.pth"
@@ -115,7 +116,7 @@ def open_model(folder: Path, folds: Sequence[Fold] | None = None, checkpoint_nam
         plans=manager,
         configuration=manager.get_configuration(first["init_args"]["configuration"]),
         trainer=first["trainer_name"],
-        parameters=[content["network_weights"] for content in contents],
+        parameters=[filled(content["network_weights"]) for content in contents],
         mirroring_axes=first.get("inference_allowed_mirroring_axes"),
     )
 
