@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,6 +234,14 @@ def test_what_exists_is_left_alone_and_absent_folds_are_named(model: Path, tmp_p
     with pytest.raises(WeightsError, match=r"fold_3 of .* lacks checkpoint_final.pth"):
         export.export(model, tmp_path / "out", [3])
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_of_an_export_bears_the_models_name_in_its_zip(model: Path, hippocampus: str, tmp_path: Path) -> None:
+    export.export(model, tmp_path / "out")
+    export.export(tmp_path / "out", tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as zipped:
+        homes = {name.rpartition("/fold_0")[0] for name in zipped.namelist() if "/fold_0/" in name}
+    assert homes == {f"{hippocampus}/nnUNetTrainer_nnvit__nnUNetPlans_to_export__2d"}
 
 
 def test_the_command_exports_the_folds_that_are_named(model: Path, tmp_path: Path) -> None:

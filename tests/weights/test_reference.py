@@ -144,6 +144,19 @@ def test_frozen_weights_in_bf16_come_back_as_they_were(tmp_path: Path) -> None:
     assert torch.equal(other.backbone.model.blocks[0].mlp.fc1.weight, rounded.float())
 
 
+def test_a_reference_stands_for_values_and_not_for_a_precision(tmp_path: Path) -> None:
+    """A training may go on in another precision than it began in."""
+    network, state = referring(pretrained(tmp_path / "base.safetensors"))
+    in_fp32 = reference.reference_of(state)
+    weights = {"path": "base.safetensors", "sha256": in_fp32.sha256, "source": "file", "licence": ""}  # type: ignore[union-attr]
+    assert reference.describes(in_fp32, network)  # type: ignore[arg-type]
+    network.backbone.model.blocks.to(torch.bfloat16)
+    assert not reference.describes(in_fp32, network)  # type: ignore[arg-type]
+    in_bf16 = reference.refer(network, weights, str(tmp_path / "base.safetensors"))
+    network.float()
+    assert reference.describes(in_bf16, network)
+
+
 def test_tensors_that_are_not_the_files_are_never_left_out(tmp_path: Path) -> None:
     path = pretrained(tmp_path / "base.safetensors")
     network = build()

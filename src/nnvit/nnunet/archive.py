@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import DataError, PlansError, WeightsError
 
 DATASET = re.compile(r"Dataset\d{3}_[\w.-]+")
-MODEL = re.compile(r"(?!.*____)[^_].*__.+__.+")
+MODEL = re.compile(r"((?!__).)+__((?!__).)+__((?!__).)+")
 BESIDE_MODELS = ("ensembles", "inference_information.json", "inference_information.txt")
 """What nnU-Net's own export keeps in a data set's folder beside the models."""
 

@@ -19,6 +19,7 @@ from ..model import Segmenter
 from ..weights import reference
 from ..weights.target import State
 from . import checkpoint, folders, model_card, to_onnx
+from .archive import MODEL
 from .prediction.model import FINAL, Fold, Model, _check_folder, _check_folds, _folds_with, _network
 
 KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
@@ -61,7 +62,7 @@ def export(
     called checkpoint_final.pth in the export. Everything is written beside and renamed at the end. Raises PlansError where
     something is there already, and WeightsError where the export would not give the model's logits.
     """
-    folder, out, wanted = folder.expanduser(), out.expanduser(), wanted or Wanted()
+    folder, out, wanted = folder.expanduser().absolute(), out.expanduser(), wanted or Wanted()
     if out.exists():
         raise PlansError(f"{out} exists and is left as it is; name another place with -o.")
     if wanted.onnx:
@@ -70,7 +71,8 @@ def export(
     folds = _folds_with(folder, chk) if folds is None else tuple(folds)
     _check_folds(folder, folds, chk)
     partial = out.with_name(f".{out.name}.partial")
-    target = partial / _dataset(folder) / folder.name if out.suffix == ".zip" else partial
+    name = _name(folder, folder / f"fold_{folds[0]}" / chk)
+    target = partial / _dataset(folder) / name if out.suffix == ".zip" else partial
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
         card: dict[str, Any] = {}
@@ -79,10 +81,11 @@ def export(
             card, said = _export_fold(folder, fold, chk, target, wanted)
             notes += said
         _copy_beside(folder, target, folds)
-        then = model_card.write(target, card | {"folds": list(folds), "checkpoint": chk}, folder.name)
+        then = model_card.write(target, card | {"folds": list(folds), "checkpoint": chk}, name)
         _finish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        reference.forget()
     where = then if out.suffix == ".zip" else [f"predict with it: {model_card.from_folder(out, folds)}"]
     return Exported(out=out, notes=[*notes, *card.get("warnings", [])], then=where)
 
@@ -203,6 +206,7 @@ def _content(raw: dict[str, Any], state: State, merged: bool, half: bool) -> dic
         "trainer_name": raw["trainer_name"],
         "nnvit": {
             "exported": {"hash": ours.get("hash"), "merged": merged, "half": half},
+            "trainer": ours.get("trainer"),
             "weights": ours.get("weights"),
         },
     }
@@ -220,9 +224,18 @@ def _copy_beside(folder: Path, target: Path, folds: Sequence[Fold]) -> None:
             shutil.copy(folder / file, target / file)
 
 
+def _name(folder: Path, first: Path) -> str:
+    """Trainer__Plans__Configuration, also of a folder that was given another name."""
+    if MODEL.fullmatch(folder.name):
+        return folder.name
+    raw, plans = checkpoint.read(first), folders.read_json(folder / "plans.json")
+    trainer = raw.get("nnvit", {}).get("trainer") or raw["trainer_name"]
+    return f"{trainer}__{plans['plans_name']}__{raw['init_args']['configuration']}"
+
+
 def _dataset(folder: Path) -> str:
     """The data set's name, which a zip for nnU-Net begins with."""
-    own = folder.absolute().parent.name
+    own = folder.parent.name
     return own if own.startswith("Dataset") else str(folders.read_json(folder / "plans.json")["dataset_name"])
 
 

@@ -37,11 +37,14 @@ class FrozenWeights:
         return asdict(self.reference) if self.reference else None
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Goes on with the reference of the checkpoint that was loaded, whose tensors the network has now."""
+        """Goes on with the reference of the checkpoint that was loaded, as long as the network holds just these values.
+
+        One that keeps frozen weights in another precision than the training before may have rounded them.
+        """
         held = reference.reference_of(state)
-        reference.forget()
-        if self.wanted and held and sorted(held.dtypes) == sorted(reference.frozen_names(self.trainer.bare_network)):
+        if self.wanted and held and reference.describes(held, self.trainer.bare_network):
             self.reference, self.decided = held, True
+        reference.forget()
 
     def origin(self, path: Path) -> dict[str, Any]:
         """Which file the backbone of another checkpoint came from, as far as it says so, for the account of this one."""

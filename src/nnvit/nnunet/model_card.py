@@ -50,7 +50,7 @@ def metadata(card: Mapping[str, Any], plans: Mapping[str, Any] | None) -> dict[s
 def write(target: Path, card: Mapping[str, Any], name: str) -> list[str]:
     """Writes both files into a model folder called `name`; how to predict, for a terminal."""
     folders.write_json(target / CARD, card)
-    trainer, plans, configuration = name.split("__") if name.count("__") == 2 else ("TRAINER", "PLANS", "CONFIGURATION")
+    trainer, plans, configuration = name.split("__")
     by_name = (
         f"nnUNetv2_predict -i IMAGES -o OUT -d DATASET -tr {trainer} -p {plans} -c {configuration} -f {_words(card)}"
     )

@@ -102,6 +102,14 @@ def leave_out(state: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
     return kept | {KEY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
 
+def describes(reference: Reference, network: nn.Module) -> bool:
+    """Whether the tensors that it stands for are all that is frozen in a network, in whatever precision that keeps them."""
+    if sorted(reference.dtypes) != sorted(frozen_names(network)):
+        return False
+    tensors, own = _tensors(reference), network.state_dict()
+    return all(torch.equal(tensor.float(), own[name].detach().cpu().float()) for name, tensor in tensors.items())
+
+
 # --- putting back ----------------------------------------------------------------------------------------------------
 
 
