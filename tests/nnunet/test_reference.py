@@ -142,3 +142,16 @@ def test_a_backbone_that_no_file_holds_stays_in_the_checkpoint(
     fold = train(hippocampus, "segformer_default", *words, pretrained_weights=str(tmp_path / "changed.pth"))
     assert "checkpoints hold the frozen weights, against checkpoint.frozen_weights=reference" in capsys.readouterr().out
     assert torch.equal(held_by(fold)[name], content["network_weights"][name])
+
+
+def test_frozen_weights_that_were_kept_in_bf16_come_back_as_they_were_trained_on(
+    hippocampus: str, keys: list[str]
+) -> None:
+    words = [*keys, "training.precision=bf16", "training.num_epochs=1"]
+    whole = train(hippocampus, "segformer_default", *words, "name=embedding_bf16")
+    left = train(hippocampus, "segformer_default", *words, REFERENCE, "name=referring_bf16")
+    described = reference.reference_of(held_by(left))
+    assert set(described.dtypes.values()) == {"bfloat16", "float32"}  # type: ignore[union-attr]
+    reference.forget()
+    filled = reference.filled(held_by(left))
+    assert all(torch.equal(tensor, filled[name]) for name, tensor in held_by(whole).items())

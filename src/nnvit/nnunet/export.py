@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -94,40 +95,55 @@ def _export_fold(folder: Path, fold: Fold, chk: str, target: Path, wanted: Wante
     """One fold's files; what is known of the model, and how far the export agrees with it."""
     raw = checkpoint.read(folder / f"fold_{fold}" / chk)
     model = _model(folder, fold, chk, raw)
-    network = _network(model).eval()
-    image = _example(model)
-    with torch.inference_mode():
-        before = network(image)
-    merged = wanted.merge and merge(network)
-    configuration = raw["init_args"]["configuration"]
-    plans = without_lora(model.plans.plans, configuration) if merged else model.plans.plans
-    state = {name: _written(tensor, wanted.half) for name, tensor in plain_names(network.state_dict(), merged).items()}
-    del network
-    manager = PlansManager(plans)  # what whoever loads the export builds
-    rebuilt = replace(model, plans=manager, configuration=manager.get_configuration(configuration), parameters=[state])
-    network = _network(rebuilt).eval()
-    with torch.inference_mode():
-        difference = _difference(before, network(image), wanted.half)
+    whole = _whole(model, raw["init_args"]["configuration"], wanted)
     home = target / f"fold_{fold}"
     home.mkdir(parents=True)
-    content = {key: raw[key] for key in KEPT if key in raw} | _content(raw, state, merged, wanted.half)
+    content = {key: raw[key] for key in KEPT if key in raw} | _content(raw, whole, wanted.half)
     checkpoint.write(home / FINAL, content)
-    folders.write_json(target / "plans.json", plans)
-    notes = [f"fold {fold}: {'adapters merged in fp32, ' if merged else ''}logits differ by at most {difference:.1e}"]
-    card = model_card.content(model, raw, merged=merged, half=wanted.half)
+    folders.write_json(target / "plans.json", whole.plans)
+    done = "adapters merged in fp32, " if whole.merged else ""
+    notes = [f"fold {fold}: {done}logits differ by at most {whole.difference:.1e}"]
+    card = model_card.content(model, raw, merged=whole.merged, half=wanted.half)
     if wanted.safetensors:
-        save_file(
-            {n: t.clone() for n, t in state.items()}, home / "model.safetensors", model_card.metadata(card, plans)
-        )
+        tensors = {name: tensor.clone() for name, tensor in whole.state.items()}  # U-Nets name some twice
+        save_file(tensors, home / "model.safetensors", model_card.metadata(card, whole.plans))
     if wanted.onnx:
-        worst = to_onnx.write(network, image, home / "model.onnx", model_card.metadata(card, None))
-        notes.append(
-            f"fold {fold}: model.onnx takes {list(image.shape[1:])}, any batch; onnxruntime differs by {worst:.1e}"
-        )
+        worst = to_onnx.write(whole.network, whole.image, home / "model.onnx", model_card.metadata(card, None))
+        size = list(whole.image.shape[1:])
+        notes.append(f"fold {fold}: model.onnx takes {size}, any batch; onnxruntime differs by {worst:.1e}")
     return card, notes
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A finished network. plans, state: what it is rebuilt from; difference: of its logits for `image` from the model's."""
+
+    network: nn.Module
+    plans: dict[str, Any]
+    state: State
+    merged: bool
+    image: Tensor
+    difference: float
+
+
+def _whole(model: Model, configuration: str, wanted: Wanted) -> Whole:
+    """The network with all its weights, built as whoever loads the export builds it. Raises WeightsError, see `_difference`."""
+    network, image = _network(model).eval(), _example(model)
+    with torch.inference_mode():
+        before = network(image)
+    merged = wanted.merge and merge(network)
+    plans = without_lora(model.plans.plans, configuration) if merged else model.plans.plans
+    state = {name: _written(tensor, wanted.half) for name, tensor in plain_names(network.state_dict(), merged).items()}
+    del network
+    manager = PlansManager(plans)
+    rebuilt = replace(model, plans=manager, configuration=manager.get_configuration(configuration), parameters=[state])
+    network = _network(rebuilt).eval()
+    with torch.inference_mode():
+        difference = _difference(before, network(image), wanted.half)
+    return Whole(network=network, plans=plans, state=state, merged=merged, image=image, difference=difference)
 
 
 def merge(network: nn.Module) -> bool:
@@ -174,7 +190,8 @@ def _model(folder: Path, fold: Fold, chk: str, raw: dict[str, Any]) -> Model:
 def _example(model: Model) -> Tensor:
     """One patch of noise, of the size that the model was trained on."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, model.channels, *model.configuration.patch_size, generator=generator)
+    channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
+    return torch.rand(1, channels, *model.configuration.patch_size, generator=generator)
 
 
 def _written(tensor: Tensor, half: bool) -> Tensor:
@@ -195,17 +212,17 @@ def _difference(before: Tensor, after: Tensor, half: bool) -> float:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _content(raw: dict[str, Any], state: State, merged: bool, half: bool) -> dict[str, Any]:
+def _content(raw: dict[str, Any], whole: Whole, half: bool) -> dict[str, Any]:
     """Without a recipe's hash, so that `--c` refuses to go on from it."""
     ours = raw.get("nnvit", {})
     return {
-        "network_weights": state,
+        "network_weights": whole.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
         "init_args": {key: raw["init_args"][key] for key in ("configuration", "fold") if key in raw["init_args"]},
         "trainer_name": raw["trainer_name"],
         "nnvit": {
-            "exported": {"hash": ours.get("hash"), "merged": merged, "half": half},
+            "exported": {"hash": ours.get("hash"), "merged": whole.merged, "half": half},
             "trainer": ours.get("trainer"),
             "weights": ours.get("weights"),
         },
