@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ def write(network: nn.Module, image: Tensor, path: Path, metadata: Mapping[str, 
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     # torch.export takes a batch of one for a constant
     example = torch.cat([image, image.flip(-1)])
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells what it does not simplify
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
