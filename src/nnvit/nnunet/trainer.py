@@ -23,7 +23,7 @@ from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..schema import Recipe
 from ..weights import load_backbone
 from . import augmentation, batches, checkpoint, display, interruption, planning, precision, randomness, taken
-from .frozen import FrozenWeights
+from .left_out import FrozenWeights
 from .manifest import Manifest
 from .tensorboard import TensorBoardLogger
 
