@@ -60,9 +60,9 @@ class Cost:
 
     def line(self) -> str:
         """Parameters and FLOPs of one patch, as the headers of the shipped recipes have it."""
-        forward, step = (_short(flops / self.batch) for flops in (self.forward_flops, self.step_flops))
+        forward, step = (short(flops / self.batch) for flops in (self.forward_flops, self.step_flops))
         return (
-            f"{_short(self.parameters)} parameters, {_short(self.trainable)} trained; "
+            f"{short(self.parameters)} parameters, {short(self.trainable)} trained; "
             f"{forward}FLOPs forward, {step}FLOPs with backward"
         )
 
@@ -269,7 +269,7 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """Three digits and a unit: `312 M`, `1.74 T`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size * 0.9995:
