@@ -24,7 +24,12 @@ ALLOWED = {
     "model": {"errors", "types", "schema", "registry", "lora", "config", "architecture", "weights"},
     "frozen": {"model"},
     "cost": {"schema", "model", "frozen"},
-    "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
+    "timeline": set(),
+    "heap": set(),
+    "kernels": set(),
+    "estimate": {"schema", "architecture", "model", "cost", "optim", "frozen", "timeline", "heap", "kernels"},
+    "devices": {"errors", "estimate"},
+    "overview": {"errors", "estimate", "devices", "schema", "registry", "config", "architecture", "model", "cost"},
     "fetch": {"errors", "schema", "registry", "config", "model", "weights"},
     "data": {"errors"},
     "nnunet": {
@@ -39,6 +44,8 @@ ALLOWED = {
         "data",
         "lora",
         "frozen",
+        "estimate",
+        "devices",
     },
     "compare": {"errors"},
 }
