@@ -1,6 +1,7 @@
 """What a recipe would train on a data set, as a job to estimate; and the batch size that fits a GPU."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -9,8 +10,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..devices import gpu_bytes
 from ..errors import ConfigError
-from ..estimate import GIB, LEAST, Job, largest_batch
-from ..schema import Recipe
+from ..estimate import GIB, LEAST, Job, largest_batch, need
+from ..schema import ModelConfig, Recipe
 from . import folders, planning
 
 
@@ -55,9 +56,9 @@ def batch_for(
         return batch, taken
     fitting = []
     for keys in _smaller(recipe, job.patch):
-        other = job_of(dataset, configuration, load(keys), base)
-        if (found := largest_batch(other, memory, dtype, gpu_bytes))[0]:
-            fitting.append(f"{' '.join(keys)} (batch {found[0]})")
+        other = replace(job_of(dataset, configuration, load(keys), base), batch=LEAST)
+        if (less := gpu_bytes(need(other, dtype, steps=2))) <= memory:
+            fitting.append(f"{' '.join(keys)} ({less / GIB:.1f} GiB)")
     raise ConfigError(
         f"--gpu-memory: {LEAST} patches of {list(job.patch)}, the fewest that nnU-Net trains on, are estimated to take "
         f"{taken / GIB:.1f} GiB, more than {memory / GIB:.1f} GiB. "
@@ -72,7 +73,7 @@ def batch_for(
 def _smaller(recipe: Recipe, patch: tuple[int, ...]) -> list[list[str]]:
     """Keys that take less memory, each set by itself, the least change first."""
     tries: list[list[str]] = []
-    if recipe.tuning == "full" and hasattr(recipe.model, "freeze_backbone"):
+    if recipe.tuning == "full" and isinstance(recipe.model, ModelConfig):
         if not recipe.training.grad_checkpointing:
             tries.append(["training.grad_checkpointing=true"])
         tries.append(["model.freeze_backbone=true", "training.drop_path=0", "training.grad_checkpointing=false"])
