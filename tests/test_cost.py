@@ -67,7 +67,7 @@ def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides
     assert said.parameter_bytes == sum(t.numel() * t.element_size() for t in held)
     assert said.gradient_bytes == 4 * said.trainable
     assert said.activation_bytes == pytest.approx(saved_for_backward(built), rel=0.02)
-    with FlopCounterMode(display=False, custom_mapping=cost._FORMULAS) as flops, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops, torch.no_grad():
         built.train()(torch.rand(IMAGE))
     assert said.forward_flops == flops.get_total_flops()
 
@@ -119,7 +119,7 @@ def test_a_loss_that_reads_every_layer_keeps_more() -> None:
 def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five() -> None:
     """torch before 2.15 passes over the fused attention of a CPU."""
     query, key, value = (torch.rand(2, 3, tokens, 16, requires_grad=True) for tokens in (10, 7, 7))
-    with FlopCounterMode(display=False, custom_mapping=cost._FORMULAS) as flops:
+    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops:
         out = nn.functional.scaled_dot_product_attention(query, key, value)
         product = 2 * 2 * 3 * 10 * 7 * 16
         assert flops.get_total_flops() == 2 * product
@@ -141,7 +141,7 @@ def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five
 def test_both_gradients_of_a_convolution_cost_as_much_as_it_does(layer: nn.Module, image: tuple[int, ...]) -> None:
     """torch's own formula multiplies a grouped convolution's by the number of groups."""
     weight = layer.get_parameter("weight")
-    with FlopCounterMode(display=False, custom_mapping=cost._FORMULAS) as flops:
+    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops:
         out = layer(torch.rand(image, requires_grad=True))
         places = (out if isinstance(layer, nn.Conv2d) else torch.empty(image)).shape[-2:].numel()
         by_hand = 2 * image[0] * places * weight.numel()

@@ -24,7 +24,8 @@ ALLOWED = {
     "model": {"errors", "types", "schema", "registry", "lora", "config", "architecture", "weights"},
     "frozen": {"model"},
     "cost": {"schema", "model", "frozen"},
-    "overview": {"schema", "registry", "config", "architecture", "model", "cost"},
+    "estimate": {"errors", "schema", "architecture", "model", "cost", "optim", "frozen"},
+    "overview": {"errors", "estimate", "schema", "registry", "config", "architecture", "model", "cost"},
     "fetch": {"errors", "schema", "registry", "config", "model", "weights"},
     "data": {"errors"},
     "nnunet": {
@@ -39,6 +40,7 @@ ALLOWED = {
         "data",
         "lora",
         "frozen",
+        "estimate",
     },
     "compare": {"errors"},
 }

@@ -1,5 +1,6 @@
 """`nnvit list` and `nnvit show`, and what the shipped recipes say of themselves."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from nnvit import config, overview, registry
 from nnvit.errors import ConfigError
 from nnvit.overview.headers import header
 from nnvit.schema import ModelConfig
+
+from .compare import planted
 
 RECIPES = Path(str(files("nnvit") / "recipes"))
 WITH_NETWORK = [name for name in config.shipped_recipes() if isinstance(config.load_recipe([name]).model, ModelConfig)]
@@ -102,3 +105,52 @@ def test_show_says_that_the_plans_network_needs_a_data_set() -> None:
 def test_show_refuses_parts_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match=r"model\.num_encoder_blocks=4"):
         overview.show("segformer_default", [*TINY, "model.num_encoder_blocks=3"])
+
+
+def fold(folder: Path, **changes: object) -> Path:
+    """A fold of 0.1.0, which split an iteration in two."""
+    run = planted.manifest("0", ["a"], planted.recipe(), "ab" * 32) | changes
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "nnvit_run.json").write_text(json.dumps({key: v for key, v in run.items() if v is not None}))
+    return folder / "fold_0"
+
+
+def test_show_reads_the_account_of_an_older_version(tmp_path: Path) -> None:
+    lines = overview.account(fold(tmp_path / "model", seconds_per_iteration={"data_wait": 0.1, "step": 0.9}))
+    (iteration,) = [line for line in lines if line.startswith("an iteration")]
+    assert iteration.endswith(
+        "1.000 s = 0.100 waiting for data + 0.900 forward, backward and step (medians of the last epoch)"
+    )
+    (ended,) = [line for line in lines if line.startswith("ended")]
+    assert ended.endswith(
+        "finished at 2026-03-01T10:00:00+00:00, begun at 2026-03-01T09:00:00+00:00; checkpoint_final.pth is validated"
+    )
+
+
+def test_show_says_how_far_a_training_is_that_runs_or_was_killed(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    fold(
+        model,
+        exit="running",
+        end=None,
+        validation=None,
+        seconds_per_iteration=None,
+        peak_memory_bytes=None,
+        epochs_done=1,
+    )
+    text = "\n".join(overview.account(model))
+    assert "running since 2026-03-01T09:00:00+00:00\n" in text
+    assert "1 of 3" in text
+    assert text.count("not recorded") == 2
+
+
+def test_show_refuses_a_folder_without_a_whole_account(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no nnvit_run.json"):
+        overview.account(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"nnvit_run.json is not a whole account of a training \(KeyError: 'device'\)"
+    ):
+        overview.account(fold(tmp_path / "a", device=None))
+    (fold(tmp_path / "b") / "nnvit_run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"not a whole account"):
+        overview.account(tmp_path / "b")

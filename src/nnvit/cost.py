@@ -60,9 +60,9 @@ class Cost:
 
     def line(self) -> str:
         """Parameters and FLOPs of one patch, as the headers of the shipped recipes have it."""
-        forward, step = (_short(flops / self.batch) for flops in (self.forward_flops, self.step_flops))
+        forward, step = (short(flops / self.batch) for flops in (self.forward_flops, self.step_flops))
         return (
-            f"{_short(self.parameters)} parameters, {_short(self.trainable)} trained; "
+            f"{short(self.parameters)} parameters, {short(self.trainable)} trained; "
             f"{forward}FLOPs forward, {step}FLOPs with backward"
         )
 
@@ -74,11 +74,11 @@ def measure(
 
     build: makes the network; it is called on the meta device.
     """
-    network = _on_meta(build)
+    network = on_meta(build)
     if training.grad_checkpointing:
         network.backbone.set_grad_checkpointing(True)
     with FakeTensorMode():
-        _fake(network)
+        fake(network)
         rows = _rows(network, torch.empty(*image))
         cost = _step(network, torch.empty(*image), training)
     return cost, rows, _trained(network)
@@ -86,24 +86,27 @@ def measure(
 
 def forward_flops(build: Callable[[], nn.Module], image: Sequence[int]) -> int:
     """FLOPs of any network's prediction of images (B, C, H, W) or (B, C, D, H, W); `build` as for `measure`."""
-    network = _on_meta(build).eval()
-    with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as flops:
-        for module in network.modules():  # `Module._apply` trips over those that nnU-Net's networks hold twice
-            for name, parameter in module.named_parameters(recurse=False):
-                module._parameters[name] = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
-            for name, buffer in module.named_buffers(recurse=False):
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    network = on_meta(build).eval()
+    with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops:
+        fake(network)
         network(torch.empty(*image))
     return flops.get_total_flops()
 
 
-def _on_meta(build: Callable[[], Network]) -> Network:
+def on_meta(build: Callable[[], Network]) -> Network:
+    """The network with shapes alone."""
     with torch.device("meta"):
         return build()
 
 
-def _fake(network: nn.Module) -> None:
-    network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+def fake(network: nn.Module) -> None:
+    """Within a FakeTensorMode: its tensors become fake ones of the CPU, and keep shape, type and whether they are trained."""
+    for module in network.modules():  # `Module._apply` trips over those that nnU-Net's networks hold twice
+        for name, parameter in module.named_parameters(recurse=False):
+            made = torch.empty(parameter.shape, dtype=parameter.dtype)
+            module._parameters[name] = nn.Parameter(made, requires_grad=parameter.requires_grad)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 class _Alive(TorchDispatchMode):
@@ -157,7 +160,7 @@ def _attention_backward(
     return sdpa_backward_flop_count(grad_out, query, key, value)
 
 
-_FORMULAS = {
+FORMULAS: Any = {
     torch.ops.aten.convolution_backward: _convolution_backward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -169,7 +172,7 @@ def _step(network: Segmenter, image: Tensor, training: TrainingConfig) -> Cost:
     network.train()
     own = [*network.parameters(), *network.buffers(), image]
     name, autocast = _precision(training.precision)
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as flops, _Alive() as alive:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops, _Alive() as alive:
         with autocast:
             outputs = [out for out in tree_leaves(network(image)) if isinstance(out, Tensor) and out.requires_grad]
         forward, activations = flops.get_total_flops(), alive.bytes_beside(own)
@@ -269,7 +272,7 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """Three digits and a unit: `312 M`, `1.74 T`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size * 0.9995:

@@ -1,5 +1,7 @@
 """What arms cost, from their records; None where they tell nothing."""
 
+import json
+
 import pytest
 
 from nnvit.compare.arms import find_arms
@@ -24,6 +26,15 @@ def test_two_arms_of_nnvit_are_timed_by_their_steps(study: Study) -> None:
         "predict_seconds_per_case": 2.0,
         "device": "cpu (x86_64, AVX512)",
     }
+
+
+def test_an_iteration_is_all_its_parts_however_many_a_version_wrote(study: Study) -> None:
+    model = study.results / "nnUNetTrainer_nnvit__nnUNetPlans_vit_s0__2d"
+    for path in model.glob("fold_*/nnvit_run.json"):
+        seconds = {"data_wait": 0.25, "forward": 0.5, "backward": 1.0, "step": 0.25}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds_per_iteration": seconds}))
+    (cost,) = costs(find_arms([model]))
+    assert cost["seconds_per_iteration"] == 2.0
 
 
 def test_beside_a_stock_arm_all_are_timed_in_the_one_way_that_both_record(study: Study) -> None:

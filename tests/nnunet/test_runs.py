@@ -12,9 +12,10 @@ import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.run import run_training
 
-from nnvit import config
+from nnvit import config, overview
 from nnvit.errors import PlansError
 from nnvit.nnunet import checkpoint, planning, training
+from nnvit.nnunet.stopwatch import PARTS
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
 from .conftest import ONE_PROCESS, TINY, assert_same_predictions, command, masks, predict
@@ -81,7 +82,11 @@ def test_the_run_is_accounted_for(trained: Path) -> None:
     assert run["cases"] == {"train": 4, "val": 2}
     assert run["weights"]["source"] == "random"
     assert 0 < run["parameters"]["trainable"] < run["parameters"]["total"]
-    assert run["seconds_per_iteration"]["step"] > 0
+    seconds = run["seconds_per_iteration"]
+    assert tuple(seconds) == PARTS
+    assert min(seconds["forward"], seconds["backward"], seconds["step"]) > 0
+    assert run["flops_per_patch"] > 0
+    assert run["peak_memory_bytes"] > 2**20
     assert run["recipe_hash"] == config.recipe_hash(config.from_dict(run["recipe"]))
     assert {
         "base_plans_hash",
@@ -92,6 +97,19 @@ def test_the_run_is_accounted_for(trained: Path) -> None:
         "precision",
         "end",
     } <= run.keys()
+
+
+def test_show_prints_the_account_of_a_fold_and_of_its_model(trained: Path) -> None:
+    run, lines = json.loads((trained / "nnvit_run.json").read_text()), overview.account(trained)
+    assert overview.account(trained.parent) == lines
+    rows = {words[0]: words[1] for line in lines[1:] if len(words := re.split(r"  +", line)) == 2}
+    assert rows["recipe"].startswith(f"{run['recipe']['name']} ({run['recipe_hash'][:8]}), ")
+    assert rows["ended"].startswith("finished at ")
+    assert rows["epochs"] == "2 of 2"
+    assert rows["parameters"] == "{trainable:,} of {total:,} are trained".format(**run["parameters"])
+    assert all(f"{run['seconds_per_iteration'][part]:.3f} {part}" in rows["an iteration"] for part in PARTS[1:])
+    assert rows["peak memory"].startswith(f"{run['peak_memory_bytes'] / 2**30:.2f} GiB")
+    assert rows["FLOPs"].endswith("FLOPs to predict a patch")
 
 
 def test_a_finished_fold_is_not_overwritten(trained: Path, chase: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import ConfigError, NnvitError
-from . import catalogue, comparison, convert, dataset, export, prediction, training
+from . import catalogue, comparison, convert, dataset, estimate, export, prediction, training
 from .options import DeviceOption, new_app
 
 app = new_app(
@@ -29,6 +29,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 training.register(app)
 prediction.register(app)
 catalogue.register(app)
+estimate.register(app)
 convert.register(app)
 export.register(app)
 comparison.register(app)

@@ -44,7 +44,13 @@ def list_(
 
 
 def show(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|FOLDER",
+            help="A shipped recipe or a YAML file; or the folder of a training, a model or one of its folds.",
+        ),
+    ],
     overrides: OverridesArgument = None,
     channels: Annotated[int, typer.Option(help="Input channels of the data set.", min=1)] = 3,
     classes: Annotated[int, typer.Option(help="Output channels: labels with background, or regions.", min=1)] = 2,
@@ -53,10 +59,18 @@ def show(
 ) -> None:
     """Show a recipe with every key resolved, and its network: parts, shapes, parameters, FLOPs and memory.
 
-    Nothing is allocated or downloaded: the largest backbones are shown on any machine.
+    Nothing is allocated or downloaded: the largest backbones are shown on any machine. Of a folder, show the training's own
+    account instead: how it ended, where an iteration's seconds went, peak memory, FLOPs, weights and versions.
     """
     from .. import overview
 
+    if Path(recipe).is_dir():
+        if overrides:
+            raise ConfigError(
+                f"{recipe} is a folder, whose recipe is what it was trained with: leave out {overrides[0]}."
+            )
+        print("\n".join(overview.account(Path(recipe))))
+        return
     lines = overview.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
     print("\n".join(lines))
 
@@ -127,6 +141,7 @@ def register(app: typer.Typer) -> None:
     """Adds `list`, `show` and `weights`."""
     app.command("list", epilog="Examples: nnvit list | nnvit list sizes | nnvit list recipes --markdown")(list_)
     app.command(
-        epilog="Examples: nnvit show vit_default | nnvit show my.yaml lora.r=16 --channels 1 --classes 4 --patch 320 256"
+        epilog="Examples: nnvit show vit_default | nnvit show my.yaml lora.r=16 --channels 1 --classes 4 --patch 320 256 | "
+        "nnvit show $nnUNet_results/Dataset101_X/nnUNetTrainer_nnvit__nnUNetPlans_mine__2d"
     )(show)
     app.add_typer(weights_app, name="weights")

@@ -23,6 +23,14 @@ def plan(
     overrides: o.OverridesArgument = None,
     recipe: RecipeOption = None,
     p: o.PlansOption = "nnUNetPlans",
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="24G",
+            help="Take the largest batch size whose training is estimated to fit a GPU of that memory (`nnvit estimate`).",
+            show_default=False,
+        ),
+    ] = None,
     accept_license: o.LicenseOption = None,
 ) -> None:
     """Write plans that carry a recipe, beside the base plans and sharing their preprocessed cases."""
@@ -30,9 +38,26 @@ def plan(
     from ..nnunet import planning
 
     o.accept(accept_license)
-    made = planning.plan(dataset, configuration, load_recipe(recipe or [], overrides or []), p)
+    keys = list(overrides or [])
+    if gpu_memory is not None:
+        keys.append(f"training.batch_size={_batch_for(gpu_memory, dataset, configuration, recipe or [], keys, p)}")
+    made = planning.plan(dataset, configuration, load_recipe(recipe or [], keys), p)
     print(f"{'wrote' if made.created else 'unchanged'}: {made.path}")
     print(f"train it: nnvit train {dataset} {configuration} 0 -p {made.identifier}")
+
+
+def _batch_for(
+    memory: str, dataset: str, configuration: str, recipe: Sequence[str], keys: Sequence[str], plans: str
+) -> int:
+    """Chosen and said."""
+    from ..config import load_recipe
+    from ..estimate.devices import GIB, parse_memory
+    from ..nnunet.sizing import batch_for
+
+    size = parse_memory(memory)
+    batch, taken = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
+    print(f"--gpu-memory {memory}: training.batch_size={batch}, estimated to take {taken / GIB:.1f} GiB")
+    return batch
 
 
 def train_command(

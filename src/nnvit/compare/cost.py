@@ -60,10 +60,9 @@ def _flops(record: Records) -> int | None:
 
 
 def _step_seconds(record: Records) -> float | None:
+    """Of data and step; 0.1.0 wrote these two, later versions forward, backward and step apart."""
     parts = record.manifest.get("seconds_per_iteration")
-    if not parts:
-        return None
-    return float(parts["data_wait"] + parts["step"])
+    return float(sum(parts.values())) if parts else None
 
 
 def _epoch_seconds(record: Records) -> float | None:

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from .. import config
@@ -90,12 +89,11 @@ class Manifest:
         self.content = content
         self._write()
 
-    def update(self, seconds: list[tuple[float, float]]) -> None:
-        """After an epoch; seconds: (waiting for data, step) of each of its iterations."""
+    def update(self, seconds: dict[str, float]) -> None:
+        """After an epoch; seconds: of an iteration, by what it spent them on (`stopwatch.PARTS`)."""
         self.content["epochs_done"] = self.trainer.current_epoch
         if seconds:
-            wait, step = np.median(seconds, axis=0)
-            self.content["seconds_per_iteration"] = {"data_wait": round(float(wait), 5), "step": round(float(step), 5)}
+            self.content["seconds_per_iteration"] = {part: round(value, 5) for part, value in seconds.items()}
         self.content["peak_memory_bytes"] = _peak_memory(self.trainer.device)
         self._write()
 

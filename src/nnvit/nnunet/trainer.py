@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -22,9 +21,10 @@ from ..frozen import keep_frozen_in
 from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..schema import Recipe
 from ..weights import load_backbone
-from . import augmentation, batches, checkpoint, display, interruption, planning, precision, randomness, taken
+from . import augmentation, batches, checkpoint, display, epoch, interruption, planning, precision, randomness, taken
 from .left_out import FrozenWeights
 from .manifest import Manifest
+from .stopwatch import Stopwatch
 from .tensorboard import TensorBoardLogger
 
 
@@ -77,9 +77,9 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.validated = "checkpoint_final.pth"
         self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
         self.random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
-        self._seconds: list[tuple[float, float]] = []
+        self.watch = Stopwatch(self.device)
         self.screen = display.Screen(f"{self.recipe.name}  fold {fold}", self.classes, visible=self.local_rank == 0)
-        self._signal: Callable[[], int | None] = lambda: None
+        self.signal: Callable[[], int | None] = lambda: None
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
@@ -244,15 +244,15 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         """nnU-Net's loop, timed and shown. Whatever ends it is written to `nnvit_run.json`."""
         try:
             self.on_train_start()
-            signals = nullcontext(self._signal) if self.is_ddp else interruption.awaited(self.say)
-            with signals as self._signal, self.screen:
+            signals = nullcontext(self.signal) if self.is_ddp else interruption.awaited(self.say)
+            with signals as self.signal, self.screen:
                 for _ in range(self.current_epoch, self.num_epochs):
                     self.on_epoch_start()
-                    self._train_epoch()
-                    self._validate_epoch()
+                    epoch.train(self)
+                    epoch.validate(self)
                     self.on_epoch_end()
             self.on_train_end()
-            if came := self._signal():
+            if came := self.signal():
                 raise interruption.Interrupted(came)
         except BaseException as error:
             self.manifest.end(f"{type(error).__name__}: {error}".strip(": "))
@@ -267,8 +267,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast(self.device):
             loss = self.loss(self.network(data), target)
+        self.watch.mark()
         scaler, clip = self.grad_scaler, self.recipe.training.grad_clip
         (loss if scaler is None else scaler.scale(loss)).backward()
+        self.watch.mark()
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
@@ -290,10 +292,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         """nnU-Net's end of an epoch (log, best checkpoint, plot), the latest checkpoint, then one line for the reader."""
         super().on_epoch_end()
         self.outputs = []
-        self.manifest.update(self._seconds)
-        self._show_epoch()
+        self.manifest.update(self.watch.medians())
+        epoch.show(self)
         if self.current_epoch < self.num_epochs and self.current_epoch % self.recipe.training.save_every == 0:
-            self._save_latest()
+            self.save_latest()
 
     def on_train_end(self) -> None:
         """As nnU-Net's; the workers end, and with them what a killed process left half written."""
@@ -306,51 +308,6 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         super().on_train_epoch_start()
         getattr(self.bare_network, "set_progress", lambda done: None)(self.current_epoch / self.num_epochs)
 
-    def _train_epoch(self) -> None:
-        self.on_train_epoch_start()
-        self._seconds = []
-        every, total = self.recipe.training.save_every_iterations, self.num_iterations_per_epoch
-        advance = self.screen.phase(f"epoch {self.current_epoch + 1}/{self.num_epochs}", total, len(self.outputs))
-        for done in range(len(self.outputs) + 1, total + 1):
-            start = time.perf_counter()
-            batch = self._next(self.dataloader_train)
-            if batch is None:
-                raise self._interrupted()
-            loaded = time.perf_counter()
-            self.outputs.append(self.train_step(batch))
-            self._seconds.append((loaded - start, time.perf_counter() - loaded))
-            advance(f"loss {self.outputs[-1]['loss']:.3f}")
-            if every is not None and done % every == 0:
-                self._save_latest()
-        self.on_train_epoch_end(self.outputs)
-
-    def _validate_epoch(self) -> None:
-        outputs: list[dict[str, Any]] = []
-        advance = self.screen.phase("pseudo Dice", self.num_val_iterations_per_epoch)
-        with torch.no_grad(), self._averaged():
-            self.on_validation_epoch_start()
-            while len(outputs) < self.num_val_iterations_per_epoch:
-                batch = self._next(self.dataloader_val)
-                if batch is None:
-                    break
-                outputs.append(self.validation_step(batch))
-                advance("")
-            else:
-                self.on_validation_epoch_end(outputs)
-                return
-        raise self._interrupted()  # outside, where the network has its own weights again
-
-    def _next(self, loader: Iterator[dict]) -> dict | None:
-        """The next batch; None where a signal has come, which may have taken the workers with it."""
-        if self._signal():
-            return None
-        try:
-            return next(loader)
-        except RuntimeError:
-            if self._signal():
-                return None
-            raise
-
     def _averaged(self) -> AbstractContextManager[None]:
         """Within it the network has the running mean of its weights, where the recipe keeps one."""
         return self.average.applied() if self.average is not None else nullcontext()
@@ -359,23 +316,6 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         if isinstance(tensor, list):
             return [self._to_device(part) for part in tensor]
         return tensor.to(self.device, non_blocking=True)
-
-    def _show_epoch(self) -> None:
-        """One line for every reader, and the curves for those at a terminal."""
-        value = self.logger.get_value
-        starts, ends = value("epoch_start_timestamps", None), value("epoch_end_timestamps", None)
-        epoch_seconds = float(np.median(np.subtract(ends, starts)))
-        dice = " ".join(f"{d:.3f}" for d in value("dice_per_class_or_region", -1))
-        pace = f"ETA {display.duration(epoch_seconds * (self.num_epochs - self.current_epoch))}"
-        if self._seconds:  # none where the epoch was interrupted between its last iteration and its validation
-            wait, step = np.median(self._seconds, axis=0)
-            pace = f"{wait + step:.2f} s/it ({wait / (wait + step):.0%} waiting for data)  {pace}"
-        self.say(
-            f"epoch {self.current_epoch}/{self.num_epochs}  loss {value('train_losses', -1):.4f}  "
-            f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} [{dice}]  {pace}"
-        )
-        dice_of_epochs = value("dice_per_class_or_region", None)
-        self.screen.epoch(value("train_losses", None), value("val_losses", None), dice_of_epochs, pace)
 
     @property
     def classes(self) -> list[str]:
@@ -396,16 +336,16 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             return
         checkpoint.write(Path(filename), checkpoint.content_of(self, self.current_epoch + 1, []))
 
-    def _save_latest(self) -> None:
+    def save_latest(self) -> None:
         """checkpoint_latest, of wherever the training stands."""
         if self.local_rank == 0 and not self.disable_checkpointing:
             content = checkpoint.content_of(self, self.current_epoch, self.outputs)
             checkpoint.write(Path(self.output_folder) / "checkpoint_latest.pth", content)
 
-    def _interrupted(self) -> interruption.Interrupted:
+    def interrupted(self) -> interruption.Interrupted:
         """What ends the training after a signal, once its place is kept."""
-        self._save_latest()
-        return interruption.Interrupted(cast(int, self._signal()))
+        self.save_latest()
+        return interruption.Interrupted(cast(int, self.signal()))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""

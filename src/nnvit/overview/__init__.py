@@ -1,7 +1,9 @@
-"""What there is to choose from, and what a recipe amounts to: the text behind `nnvit list` and `nnvit show`."""
+"""What there is to choose from, and what a recipe amounts to: the text behind `nnvit list`, `nnvit show` and `nnvit estimate`."""
 
+from .account import account
 from .components import listing
 from .headers import recipes_markdown
+from .needs import needs
 from .show import measure, show
 
-__all__ = ["listing", "measure", "recipes_markdown", "show"]
+__all__ = ["account", "listing", "measure", "needs", "recipes_markdown", "show"]

@@ -1,0 +1,81 @@
+"""`nnvit estimate`: memory and time of a training, before it is planned and on devices that are elsewhere."""
+
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from . import options as o
+
+
+def estimate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
+    overrides: o.OverridesArgument = None,
+    d: Annotated[
+        str | None,
+        typer.Option("-d", help="Dataset name or ID: its channels, labels, patch and batch.", show_default=False),
+    ] = None,
+    c: Annotated[str, typer.Option("-c", help="Configuration of the plans.")] = "2d",
+    p: Annotated[str, typer.Option("-p", help="Base plans.")] = "nnUNetPlans",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device",
+            help="this (measured for a second), or a GPU of the table, such as A100; repeat it. By default all.",
+            show_default=False,
+        ),
+    ] = None,
+    patch: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="HEIGHT WIDTH", help="Without -d: pixels.", show_default="512 512")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Without -d: patches in a step.", min=1, show_default="2")] = None,
+    channels: Annotated[int | None, typer.Option(help="Without -d: of the images.", min=1, show_default="3")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Without -d: labels with background, or regions.", min=1, show_default="2")
+    ] = None,
+) -> None:
+    """Predict peak memory and time of a training, on this machine and on GPUs by their published figures.
+
+    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. Of this machine a matrix
+    product is timed for a second.
+    """
+    import torch
+
+    from .. import config, overview
+    from ..estimate import devices
+    from ..nnunet import precision
+    from ..nnunet.sizing import job_of
+    from ..schema import ModelConfig
+
+    loaded = config.load_recipe([recipe], overrides or [])
+    by_hand = {"--patch": patch, "--batch": batch, "--channels": channels, "--classes": classes}
+    if d is not None:
+        if given := [flag for flag, value in by_hand.items() if value is not None]:
+            raise ConfigError(
+                f"-d {d} brings channels, classes, patch and batch: leave {given[0]} out, or set training.patch_size and "
+                "training.batch_size."
+            )
+        job = job_of(d, c, loaded, p)
+    elif isinstance(loaded.model, ModelConfig):
+        from ..estimate import job_of as job_without_data
+
+        training = loaded.training
+        height, width = patch or training.patch_size or (512, 512)
+        sizes = {"channels": channels or 3, "classes": classes or 2, "batch": batch or training.batch_size or 2}
+        job = job_without_data(loaded, patch=(height, width), **sizes)
+    else:
+        raise ConfigError(f"model.head={loaded.model.head} is the base plans' own network: say which with -d DATASET.")
+    names = device or ["this", *(known.name for known in devices.DEVICES)]
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu") if "this" in names else None
+    chosen = [found for name in names if name != "this" for found in devices.named(name)]
+    dtype = precision.choose(loaded.training.precision, here).dtype if here else None
+    print(f"{loaded.name}, tuning {loaded.tuning}")
+    print("\n".join(overview.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `estimate`."""
+    app.command(
+        epilog="Examples: nnvit estimate segformer_default -d 101 | nnvit estimate vit_default lora.r=16 --patch 320 256 "
+        "--batch 8 --device this --device A100"
+    )(estimate)
