@@ -205,6 +205,19 @@ def paired(crops: str, folders: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def vessels(crops: str) -> Path:
+    """A model folder that draws vessels, if not well."""
+    learning = ["training.num_iterations_per_epoch=30", "training.lr=2e-2", "training.patch_size=[128,128]"]
+    return train(crops, "segformer_default", *TINY, *learning, "name=vessels").parent
+
+
+@pytest.fixture(scope="session")
+def crop(crops: str, folders: Path) -> Image.Image:
+    """220 x 200 pixels of a photograph."""
+    return Image.open(folders / "raw" / crops / "imagesTr" / "Image_03L_0000.png")
+
+
+@pytest.fixture(scope="session")
 def regions(folders: Path, shared_data: Path) -> str:
     """Three hippocampus volumes whose two labels make two overlapping regions."""
     name = "Dataset104_Regions"

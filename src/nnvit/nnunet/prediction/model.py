@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -79,9 +79,15 @@ class Predictor(nnUNetPredictor):
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
         """As nnU-Net's."""
         logits = super().predict_logits_from_preprocessed_data(data)
+        self._tell()
+        return logits
+
+    def _tell(self) -> None:
         if self.on_case is not None:
             self.on_case()
-        return logits
+
+
+AnyPredictor = TypeVar("AnyPredictor", bound=Predictor)
 
 
 def find_model(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
@@ -123,16 +129,17 @@ def open_model(folder: Path, folds: Sequence[Fold] | None = None, checkpoint_nam
 def predictor_of(
     model: Model,
     device: torch.device,
+    kind: type[AnyPredictor],
     *,
     step_size: float = 0.5,
     mirroring: bool = True,
     on_device: bool = True,
     verbose: bool = False,
-) -> Predictor:
-    """Stock nnU-Net's predictor with the model's network; arguments as `nnUNetPredictor`'s."""
+) -> AnyPredictor:
+    """A predictor with the model's network, stock nnU-Net's or another; arguments as `nnUNetPredictor`'s."""
     quiet = sys.stdout if verbose else io.StringIO()
     with redirect_stdout(quiet):
-        predictor = Predictor(
+        predictor = kind(
             tile_step_size=step_size,
             use_mirroring=mirroring,
             perform_everything_on_device=on_device,
