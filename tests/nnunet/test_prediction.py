@@ -3,12 +3,9 @@
 To the last pixel with --exact; how far the fast way agrees is held by test_fast_prediction.py.
 """
 
-import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 
-from nnvit import cli
 from nnvit.data import overlay
 from nnvit.data.importer import import_dataset
 from nnvit.data.photo import Photo
@@ -36,28 +32,9 @@ from nnvit.nnunet.prediction.photograph import fitted
 from nnvit.nnunet.prediction.values import Meaning, Values, channel_names, meaning_of
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
-from .conftest import ONE_PROCESS, ONE_TILE, TINY, assert_same_predictions, command, masks, predict_here, train
+from .conftest import ONE_PROCESS, ONE_TILE, TINY, Run, assert_same_predictions, command, masks, predict_here, train
 
-Run = Callable[..., tuple[int, str, str]]
 UPRIGHT = 6  # EXIF: to be turned by 90 degrees
-
-
-@pytest.fixture(scope="module")
-def nnvit() -> Run:
-    """Runs `nnvit predict` in this process; returns exit code, output and errors."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code, out, errors = 0, io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
-            patch.setattr(sys, "argv", ["nnvit", "predict", *map(str, words), "-device", "cpu"])
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-        assert "Traceback" not in errors.getvalue()
-        return code, out.getvalue(), errors.getvalue()
-
-    return run
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -16,8 +16,8 @@ Place = tuple[slice | int, ...]
 Network = Callable[[Tensor], Tensor]
 """(B, C, *patch) -> fp32 logits (B, K, *patch)."""
 
-CPU_VOXELS = 2**20
-"""In a batch on the CPU, where larger ones bring no more speed: four tiles of 512 x 512."""
+CPU_VOXELS = 2**19
+"""In a batch on the CPU, where larger ones bring no more speed: two tiles of 512 x 512, 32 of 128 x 128."""
 CUDA_VOXELS = 2**24
 CUDA_SHARE = 0.7
 """Of the memory that is free, at most, for a batch: other sizes of it leave gaps."""
