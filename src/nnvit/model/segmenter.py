@@ -153,9 +153,16 @@ class Segmenter(nn.Module):
         return self.backbone(image), image
 
     def decode(self, maps: list[Tensor], image: Tensor) -> Tensor:
-        """What `features` gives -> logits (B, K, h, w) of the padded image, at the stride of head or refinement."""
+        """What `features` gives -> logits (B, K, h, w) of the padded image, at the stride of head or refinement.
+
+        Under autocast the refinement stays fp32: it draws thin structures, of which bf16 would move half a percent.
+        """
         source = self.neck(maps, image)
-        return self._refined(self.head(source, image), source, image)
+        logits = self.head(source, image)
+        if self.refine is None:
+            return logits
+        with torch.autocast(image.device.type, enabled=False):
+            return self.refine(logits.float(), [part.float() for part in source], image.float())
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Like nn.Module's, but what is frozen stays in eval mode; only its adapters' dropout follows `mode`."""

@@ -17,7 +17,9 @@ BACKBONE = ("input.", "backbone.")
 
 
 class Ensemble(nn.Module):
-    """network: of the first fold; folds: a state dict each, loaded here once; shared: whether all have one backbone.
+    """network: of the first fold; folds: a state dict each, loaded here once.
+
+    shared: whether all have one backbone; in_steps: whether it can be run apart from the decoder at all.
 
     Calling it gives the sum of the folds' logits, (B, C, *patch) -> (B, K, *patch) in fp32. nnU-Net averages logits, and from
     the decoder's own stride to the image's size they are only interpolated: what is linear is done once, on the sum.
@@ -25,7 +27,8 @@ class Ensemble(nn.Module):
 
     def __init__(self, network: nn.Module, folds: Sequence[Mapping[str, Tensor]]) -> None:
         super().__init__()
-        self.shared = len(folds) > 1 and can_share(network, folds)
+        self.in_steps = isinstance(network, Segmenter) and not network.by_tokens
+        self.shared = self.in_steps and len(folds) > 1 and have_one_backbone(folds)
         kept = {id(network.backbone): network.backbone} if self.shared else {}
         self.networks = nn.ModuleList([network, *(deepcopy(network, dict(kept)) for _ in folds[1:])])
         for one, weights in zip(self.networks, folds, strict=True):
@@ -37,7 +40,7 @@ class Ensemble(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         first, *others = self.networks
-        if not self.shared:
+        if not self.in_steps:
             logits = first(image).float()
             for network in others:
                 logits += network(image)
@@ -45,6 +48,8 @@ class Ensemble(nn.Module):
         maps, seen = first.features(image)  # type: ignore[operator]
         coarse = first.decode(maps, seen).float()  # type: ignore[operator]
         for network in others:
+            if not self.shared:
+                maps, seen = network.features(image)  # type: ignore[operator]
             coarse += network.decode(maps, seen)  # type: ignore[operator]
         return resized(coarse, seen, image.shape[-2:])
 
@@ -89,10 +94,8 @@ class Ensemble(nn.Module):
         return [layer for layer, always in met.items() if always]
 
 
-def can_share(network: nn.Module, folds: Sequence[Mapping[str, Tensor]]) -> bool:
-    """Whether the folds differ in nothing before the decoder; the numbers are compared, whatever the recipe says."""
-    if not isinstance(network, Segmenter) or network.by_tokens:
-        return False
+def have_one_backbone(folds: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Whether folds of a Segmenter differ in nothing before the decoder: the numbers are compared, whatever the recipe says."""
     first, *others = folds
     names = [name for name in first if name.startswith(BACKBONE)]
     return all(torch.equal(first[name], other[name]) for other in others for name in names)
