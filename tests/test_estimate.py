@@ -8,7 +8,7 @@ import torch
 
 from nnvit import config, estimate
 from nnvit.errors import ConfigError
-from nnvit.estimate import devices
+from nnvit.estimate import devices, trace
 from nnvit.estimate.heap import LAST_THRESHOLD, MIB, Heap
 from nnvit.estimate.heap import peak as heap_peak
 from nnvit.estimate.timeline import Timeline
@@ -47,10 +47,10 @@ def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dt
     said = estimate.need(of, dtype)
     network = of.build()
     if tuning != "full" and dtype is not None:
-        estimate.keep_frozen_in(network, dtype)  # type: ignore[arg-type]
+        trace.keep_frozen_in(network, dtype)  # type: ignore[arg-type]
     optimizer = build_optimizer(network.train(), of.training)
     with Timeline() as line:
-        estimate._steps(network, of, dtype, optimizer, None, estimate.STEPS)
+        trace.run_steps(network, of, dtype, optimizer, None, trace.STEPS)
     held = [*network.parameters(), *network.buffers()]
     assert said.parameters == sum(tensor.numel() * tensor.element_size() for tensor in held)
     assert said.alive == pytest.approx(said.parameters + line.peak().alive, rel=0.02)

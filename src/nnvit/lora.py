@@ -39,3 +39,18 @@ def is_adapter(name: str) -> bool:
 def adapters(module: nn.Module) -> list[Any]:
     """The layers that carry adapters."""
     return [layer for layer in module.modules() if isinstance(layer, peft.tuners.lora.LoraLayer)]
+
+
+def merge(module: nn.Module) -> int:
+    """Adds every adapter's product to the weight of its layer and takes the adapter out; returns how many there were.
+
+    Merge in fp32, before any cast: in bf16 up to a fifth of the product is rounded away.
+    """
+    carrying = [
+        (name, layer) for name, layer in module.named_modules() if isinstance(layer, peft.tuners.lora.LoraLayer)
+    ]
+    for name, layer in carrying:
+        layer.merge(safe_merge=True)  # refuses what is not finite
+        parent, _, own = name.rpartition(".")
+        setattr(module.get_submodule(parent), own, layer.get_base_layer())
+    return len(carrying)

@@ -124,6 +124,10 @@ def best_checkpoint(study: Study) -> None:
     set_run(other, validation={"checkpoint": "checkpoint_best.pth", "mirroring_axes": [0, 1]})
 
 
+def fast_validation(study: Study) -> None:
+    set_run(vit(study), validation={"checkpoint": "checkpoint_final.pth", "mirroring_axes": [0, 1], "fast": "bf16"})
+
+
 def one_case_missing(study: Study) -> None:
     fold = vit(study) / "fold_0"
     (fold / "validation" / "case_03.png").unlink()
@@ -171,6 +175,7 @@ UNFAIR: list[tuple[Callable[[Study], None], str, bool]] = [
     (more_iterations, "iterations", False),
     (mirroring_off, "mirroring", False),
     (best_checkpoint, "checkpoint", False),
+    (fast_validation, "predictor", False),
     (one_case_missing, "cases", True),
     (stale_prediction, "predictions", True),
     (other_preprocessing, "preprocessing", False),
@@ -192,7 +197,7 @@ def test_a_planted_unfairness_is_found(study: Study, plant: Callable[[Study], No
     assert bool(found["stop"]) == stops
 
 
-@pytest.mark.parametrize(("plant", "key", "stops"), UNFAIR[:13], ids=[plant.__name__ for plant, _, _ in UNFAIR[:13]])
+@pytest.mark.parametrize(("plant", "key", "stops"), UNFAIR[:14], ids=[plant.__name__ for plant, _, _ in UNFAIR[:14]])
 def test_only_the_planted_rows_differ(study: Study, plant: Callable[[Study], None], key: str, stops: bool) -> None:
     plant(study)
     beside = {"mirroring": {"mirroring_at_prediction"}, "cases": {"predictions"}}

@@ -1,12 +1,14 @@
 """Small real data sets in nnU-Net folders of their own, planned and preprocessed by stock commands, once a session."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 
-from nnvit import config
+from nnvit import cli, config
 from nnvit.nnunet import folders as folders_json
 from nnvit.nnunet import planning, training
 
@@ -40,6 +42,18 @@ TINY = [*SHORT, "model.decoder_hidden_size=16", "model.neck_args.out_channels=16
 
 ONE_TILE = "training.patch_size=[56,48]"
 """Holds a slice of any of the hippocampus volumes, so that prediction is quick."""
+
+VESSELS = [
+    *TINY,
+    "training.num_iterations_per_epoch=30",
+    "training.lr=2e-2",
+    "training.patch_size=[128,128]",
+    "name=vessels",
+]
+"""Draws vessels, if not well."""
+
+Run = Callable[..., tuple[int, str, str]]
+"""Words of a command -> its exit code, output and errors."""
 
 ONE_PROCESS = ("-npp", "0", "-nps", "0")
 
@@ -203,6 +217,36 @@ def paired(crops: str, folders: Path) -> str:
     splits = [{"train": second, "val": first}, {"train": first, "val": second}]
     (folders / "preprocessed" / name / "splits_final.json").write_text(json.dumps(splits))
     return name
+
+
+@pytest.fixture(scope="session")
+def vessels(crops: str) -> Path:
+    """A model folder that draws vessels, if not well."""
+    return train(crops, "segformer_default", *VESSELS).parent
+
+
+@pytest.fixture(scope="session")
+def crop(crops: str, folders: Path) -> Image.Image:
+    """220 x 200 pixels of a photograph."""
+    return Image.open(folders / "raw" / crops / "imagesTr" / "Image_03L_0000.png")
+
+
+@pytest.fixture(scope="module")
+def nnvit() -> Run:
+    """Runs `nnvit predict` in this process; returns exit code, output and errors."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code, out, errors = 0, io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+            patch.setattr(sys, "argv", ["nnvit", "predict", *map(str, words), "-device", "cpu"])
+            try:
+                cli.main()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        assert "Traceback" not in errors.getvalue()
+        return code, out.getvalue(), errors.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

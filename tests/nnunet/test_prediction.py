@@ -1,11 +1,11 @@
-"""`nnvit predict`: photographs as they are give the masks of their imported twins; nnU-Net's naming gives nnUNetv2_predict's."""
+"""`nnvit predict`: photographs as they are give the masks of their imported twins; nnU-Net's naming gives nnUNetv2_predict's.
 
-import io
+To the last pixel with --exact; how far the fast way agrees is held by test_fast_prediction.py.
+"""
+
 import json
 import shutil
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 
-from nnvit import cli
 from nnvit.data import overlay
 from nnvit.data.importer import import_dataset
 from nnvit.data.photo import Photo
@@ -27,46 +26,15 @@ from nnvit.data.pixels import read_image
 from nnvit.errors import DataError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint
 from nnvit.nnunet.prediction import is_case_folder, open_model
-from nnvit.nnunet.prediction.model import Model, Predictor
-from nnvit.nnunet.prediction.photographs import fitted
+from nnvit.nnunet.prediction.fast import FastPredictor
+from nnvit.nnunet.prediction.model import Model
+from nnvit.nnunet.prediction.photograph import fitted
 from nnvit.nnunet.prediction.values import Meaning, Values, channel_names, meaning_of
 from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
-from .conftest import ONE_PROCESS, ONE_TILE, TINY, assert_same_predictions, command, masks, predict_here, train
+from .conftest import ONE_PROCESS, ONE_TILE, TINY, Run, assert_same_predictions, command, masks, predict_here, train
 
-Run = Callable[..., tuple[int, str, str]]
 UPRIGHT = 6  # EXIF: to be turned by 90 degrees
-
-
-@pytest.fixture(scope="session")
-def vessels(crops: str) -> Path:
-    """A model folder that draws vessels, if not well."""
-    learning = ["training.num_iterations_per_epoch=30", "training.lr=2e-2", "training.patch_size=[128,128]"]
-    return train(crops, "segformer_default", *TINY, *learning, "name=vessels").parent
-
-
-@pytest.fixture(scope="session")
-def crop(crops: str, folders: Path) -> Image.Image:
-    """220 x 200 pixels of a photograph."""
-    return Image.open(folders / "raw" / crops / "imagesTr" / "Image_03L_0000.png")
-
-
-@pytest.fixture(scope="module")
-def nnvit() -> Run:
-    """Runs `nnvit predict` in this process; returns exit code, output and errors."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code, out, errors = 0, io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
-            patch.setattr(sys, "argv", ["nnvit", "predict", *map(str, words), "-device", "cpu"])
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-        assert "Traceback" not in errors.getvalue()
-        return code, out.getvalue(), errors.getvalue()
-
-    return run
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -121,7 +89,9 @@ def twins(vessels: Path, crops: str, crop: Image.Image, nnvit: Run, tmp_path_fac
     ]
     words += ["-tr", "nnUNetTrainer_nnvit", "-p", "nnUNetPlans_vessels", "-device", "cpu", "--save_probabilities"]
     command("nnUNetv2_predict", *words, *ONE_PROCESS)
-    code, printed, errors = nnvit("-i", photos, "-o", root / "out", "-m", vessels, "--overlay", "--probabilities")
+    code, printed, errors = nnvit(
+        "-i", photos, "-o", root / "out", "-m", vessels, "--overlay", "--probabilities", "--exact"
+    )
     assert (code, errors) == (0, "")
     return Twins(
         photos={path.name: path for path in photos.iterdir()},
@@ -234,16 +204,16 @@ def test_after_an_interruption_no_mask_of_another_run_is_kept_as_this_ones(
 ) -> None:
     photos, out = masks_of_another_run
     words = ["-i", photos, "-o", out, "-m", vessels, "--overlay", "--values", "visible"]
-    original, calls = Predictor.predict_single_npy_array, []
+    original, calls = FastPredictor.predict_logits_from_preprocessed_data, []
 
-    def stopped(self: Predictor, *arguments: Any, **more: Any) -> Any:
+    def stopped(self: FastPredictor, data: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(self, *arguments, **more)
+        return original(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict_single_npy_array", stopped)
+        patch.setattr(FastPredictor, "predict_logits_from_preprocessed_data", stopped)
         assert nnvit(*words)[0] == 130
     assert values_in(out) == {"a": {0, 255}}
     assert [path.name for path in (out / "overlays").iterdir()] == ["a.png"]
@@ -348,7 +318,17 @@ def test_a_model_of_stock_nnunet_predicts_photographs_as_it_predicts_cases(
     )
     crop.save(tmp_path / "My eye.PNG")
     code, printed, _ = nnvit(
-        "-i", tmp_path / "My eye.PNG", "-o", tmp_path / "out", "-d", crops, "-c", "2d", "-p", "nnUNetPlans_small"
+        "-i",
+        tmp_path / "My eye.PNG",
+        "-o",
+        tmp_path / "out",
+        "-d",
+        crops,
+        "-c",
+        "2d",
+        "-p",
+        "nnUNetPlans_small",
+        "--exact",
     )
     assert code == 0
     assert "vessel=1 (nnU-Net's labels)" in printed
@@ -428,7 +408,7 @@ def test_regions_are_predicted_as_by_stock_nnunet(vessels: Path, crop: Image.Ima
     (tmp_path / "stock").mkdir()
     stock_here(folder, (0,), tmp_path / "in", tmp_path / "stock")
     crop.save(tmp_path / "eye.png")
-    assert nnvit("-i", tmp_path / "eye.png", "-o", tmp_path / "out", "-m", folder, "--probabilities")[0] == 0
+    assert nnvit("-i", tmp_path / "eye.png", "-o", tmp_path / "out", "-m", folder, "--probabilities", "--exact")[0] == 0
     wanted = np.load(tmp_path / "stock" / "eye.npz")["probabilities"]
     assert {1, 2} <= set(np.unique(pixels(tmp_path / "stock" / "eye.png")))
     assert np.array_equal(pixels(tmp_path / "out" / "eye.png"), pixels(tmp_path / "stock" / "eye.png"))
@@ -466,7 +446,8 @@ def test_channels_that_were_named_at_the_import_are_channels_of_a_photograph(
     )  # fmt: skip
     model = untrained(vessels, tmp_path / "Dataset151_Named" / "dataset.json", tmp_path / "model")
     stock_here(model, (0,), tmp_path / "Dataset151_Named" / "imagesTr", tmp_path / "stock")
-    code, _, errors = nnvit("-i", photo, "-o", tmp_path / "out", "-m", model, "--probabilities", "--overlay")
+    words = ["-i", photo, "-o", tmp_path / "out", "-m", model, "--probabilities", "--overlay", "--exact"]
+    code, _, errors = nnvit(*words)
     assert (code, errors) == (0, "")
     (stock,) = (tmp_path / "stock").glob("*.npz")
     wanted = np.load(stock)["probabilities"][1, 0]
@@ -559,7 +540,9 @@ def test_an_ensemble_of_all_trained_folds_is_nnunets(
     images.mkdir()
     crop.save(images / "eye_0000.png")
     stock_here(model, (0, 1), images, tmp_path)
-    code, printed, _ = nnvit("-i", images, "-o", tmp_path / "out", "-m", model, "--overlay", "-npp", 1, "-nps", 1)
+    code, printed, _ = nnvit(
+        "-i", images, "-o", tmp_path / "out", "-m", model, "--overlay", "--exact", "-npp", 1, "-nps", 1
+    )
     assert code == 0
     assert "folds 0, 1, checkpoint_final.pth" in printed
     assert "1/1 predicted, ETA 0 s" in printed
@@ -575,7 +558,7 @@ def test_regions_of_volumes_are_nnunets_with_nnunets_flags(regions: str, nnvit: 
     predict_here(fold, regions, tmp_path / "stock")
     images, out = tmp_path / "stock" / "in", tmp_path / "out"
     named = ["-d", 104, "-c", "2d", "-tr", "nnUNetTrainer_nnvit", "-p", "nnUNetPlans_flags"]
-    words = ["-i", images, "-o", out, *named, "-f", 0, "--save_probabilities", *ONE_PROCESS]
+    words = ["-i", images, "-o", out, *named, "-f", 0, "--save_probabilities", "--exact", *ONE_PROCESS]
     assert nnvit(*words)[0] == 0
     assert_same_predictions(tmp_path / "stock", out, 1, ".nii.gz")
     assert {"dataset.json", "plans.json", "predict_from_raw_data_args.json"} <= {path.name for path in out.iterdir()}

@@ -96,6 +96,14 @@ ValOption = Annotated[bool, typer.Option("--val", help="Only run the final valid
 ValBestOption = Annotated[
     bool, typer.Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
 ]
+FastValidationOption = Annotated[
+    bool,
+    typer.Option(
+        "--fast-validation",
+        help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has it. By "
+        "default nnU-Net's own, in the precision of nnUNetv2_predict.",
+    ),
+]
 NoCheckpointOption = Annotated[bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")]
 DeviceOption = Annotated[
     str | None,

@@ -136,6 +136,23 @@ NoBarOption = Annotated[bool, typer.Option("--disable_progress_bar", help="No ba
 OffDeviceOption = Annotated[
     bool, typer.Option("--not_on_device", help="Collect the outputs in main memory, for large images.")
 ]
+ExactOption = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Stock nnU-Net's predictor: masks identical to nnUNetv2_predict's. By default tiles run in batches and, where the "
+        "device has it, in bf16, which may move single pixels at a border.",
+    ),
+]
+TileBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tile-batch",
+        min=1,
+        help="Mirrored tiles in one pass of the network; by default as many as the device takes.",
+        show_default=False,
+    ),
+]
 
 
 def predict(
@@ -166,6 +183,8 @@ def predict(
     verbose: VerboseOption = False,
     disable_progress_bar: NoBarOption = False,
     not_on_device: OffDeviceOption = False,
+    exact: ExactOption = False,
+    tile_batch: TileBatchOption = None,
 ) -> None:
     """Predict photographs, of any name and geometry, or a folder of nnU-Net's naming, as nnUNetv2_predict does.
 
@@ -199,6 +218,8 @@ def predict(
             step_size=step_size,
             mirroring=not disable_tta,
             on_device=not not_on_device,
+            exact=exact,
+            tile_batch=tile_batch,
             verbose=verbose,
             bar=not disable_progress_bar,
         )

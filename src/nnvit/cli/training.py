@@ -86,6 +86,7 @@ def train_command(
         val: o.ValOption = False,
         val_best: o.ValBestOption = False,
         disable_checkpointing: o.NoCheckpointOption = False,
+        fast_validation: o.FastValidationOption = False,
         device: o.DeviceOption = None,
         accept_license: o.LicenseOption = None,
     ) -> None:
@@ -101,6 +102,7 @@ def train_command(
             "only_run_validation": val,
             "disable_checkpointing": disable_checkpointing,
             "val_with_best": val_best,
+            "fast_validation": fast_validation,
         }
         _train(dataset, configuration, folds or fold, tr, p, sources, overrides, bool(given), device, flags)
 

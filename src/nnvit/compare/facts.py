@@ -183,6 +183,13 @@ def _mirroring_at_prediction(record: Records) -> str | None:
     return None if held is None else "none" if held == "None" else _axes(re.findall(r"\d+", held))
 
 
+def _predictor(record: Records) -> str | None:
+    if not record.manifest and not record.debug:
+        return None
+    fast = record.manifest.get("validation", {}).get("fast")
+    return f"nnvit's fast one, {fast}" if fast else "nnU-Net's"
+
+
 def _loss(record: Records) -> str | None:
     return recorded.loss_name(record.debug.get("loss"))
 
@@ -294,6 +301,7 @@ FACTS = (
     Fact(key="oversampling", title="oversampling of foreground", of=_oversampling),
     Fact(key="mirroring", title="mirroring in training", of=_mirroring, core=True),
     Fact(key="mirroring_at_prediction", title="mirroring at prediction", of=_mirroring_at_prediction, core=True),
+    Fact(key="predictor", title="predictor of the masks", of=_predictor),
     Fact(key="loss", title="loss", of=_loss, core=True),
     Fact(key="batch_dice", title="Dice loss over the batch", of=_of_configuration("batch_dice")),
     Fact(key="checkpoint", title="checkpoint that was validated", of=_checkpoint),

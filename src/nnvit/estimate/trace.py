@@ -90,7 +90,7 @@ def need(job: Job, dtype: torch.dtype | None, steps: int = STEPS) -> Need:
         optimizer = build_optimizer(network, job.training)
         with Timeline(scratch) as line:
             average = WeightAverage(network, job.training.ema) if job.training.ema else None
-            forward_flops, step_flops = _steps(network, job, dtype, optimizer, average, steps)
+            forward_flops, step_flops = run_steps(network, job, dtype, optimizer, average, steps)
     trained = [p for p in network.parameters() if p.requires_grad]
     states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor)]
     if average is not None:
@@ -130,7 +130,7 @@ def _network(job: Job, dtype: torch.dtype | None) -> tuple[nn.Module, list[tuple
     return network.train(), events
 
 
-def _steps(
+def run_steps(
     network: nn.Module,
     job: Job,
     dtype: torch.dtype | None,

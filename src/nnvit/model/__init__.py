@@ -1,7 +1,7 @@
 """The network, and the functions that build it from plain Python."""
 
 from .factories import create_backbone, create_segformer_model, create_segmentation_model, enable_lora, get_vit_features
-from .segmenter import Segmenter, build_backbone
+from .segmenter import Segmenter, build_backbone, resized
 
 __all__ = [
     "Segmenter",
@@ -11,4 +11,5 @@ __all__ = [
     "create_segmentation_model",
     "enable_lora",
     "get_vit_features",
+    "resized",
 ]

@@ -128,22 +128,43 @@ class Segmenter(nn.Module):
 
         With `aux` and while `deep_supervision` is on: a list that begins with them.
         """
-        height, width = image_BCHW.shape[-2:]
+        size = image_BCHW.shape[-2:]
         image = self._padded(self.input(image_BCHW))
         source = self.backbone if self.by_tokens else self.neck(self.backbone(image), image)
         if not self.deep_supervision or self.aux is None:
-            return self._finish(self.head(source, image), source, image, (height, width))
+            return resized(self._refined(self.head(source, image), source, image), image, size)
         if self.by_queries:
             layers = self.head.layers(source, image)
-            logits = self._finish(self.head.logits(*layers[-1]), source, image, (height, width))
+            logits = resized(self._refined(self.head.logits(*layers[-1]), source, image), image, size)
             if self.aux == "native":
                 return [logits, *(part for layer in layers for part in layer)]
             coarse = [self.head.logits(*layer) for layer in reversed(layers[:-1])]
         else:
-            logits = self._finish(self.head(source, image), source, image, (height, width))
+            logits = resized(self._refined(self.head(source, image), source, image), image, size)
             coarse = self.auxiliary(source)  # type: ignore[misc]
         scales: Any = self.aux
-        return [logits, *(_resized(c, image, (height, width), s) for c, s in zip(coarse, scales, strict=False))]
+        return [logits, *(resized(c, image, size, s) for c, s in zip(coarse, scales, strict=False))]
+
+    def features(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(B, C, H, W) -> the backbone's maps, and the image (B, 3, H', W') that it saw: standardised and padded.
+
+        With `decode` and `resized` it is `forward` in three steps, for several decoders on one backbone. Heads that read
+        tokens (`by_tokens`) run inside the backbone and cannot be taken apart.
+        """
+        image = self._padded(self.input(image_BCHW))
+        return self.backbone(image), image
+
+    def decode(self, maps: list[Tensor], image: Tensor) -> Tensor:
+        """What `features` gives -> logits (B, K, h, w) of the padded image, at the stride of head or refinement.
+
+        Under autocast the refinement stays fp32: it draws thin structures, of which bf16 would move half a percent.
+        """
+        source = self.neck(maps, image)
+        logits = self.head(source, image)
+        if self.refine is None:
+            return logits
+        with torch.autocast(image.device.type, enabled=False):
+            return self.refine(logits.float(), [part.float() for part in source], image.float())
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Like nn.Module's, but what is frozen stays in eval mode; only its adapters' dropout follows `mode`."""
@@ -167,10 +188,8 @@ class Segmenter(nn.Module):
         bottom, right = (-side % self.backbone.grid for side in image.shape[-2:])
         return pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
-    def _finish(self, logits: Tensor, source: Any, image: Tensor, size: tuple[int, int]) -> Tensor:
-        if self.refine is not None:
-            logits = self.refine(logits, source, image)
-        return _resized(logits, image, size)
+    def _refined(self, logits: Tensor, source: Any, image: Tensor) -> Tensor:
+        return logits if self.refine is None else self.refine(logits, source, image)
 
     def set_tuning(self, tuning: str) -> None:
         """ "lora", "frozen" or "full": only what is tuned and contributes to the logits requires a gradient."""
@@ -186,7 +205,7 @@ class Segmenter(nn.Module):
         self.train(self.training)
 
 
-def _resized(logits: Tensor, image: Tensor, size: tuple[int, int], scale: Sequence[float] = (1, 1)) -> Tensor:
+def resized(logits: Tensor, image: Tensor, size: Sequence[int], scale: Sequence[float] = (1, 1)) -> Tensor:
     """Logits of a padded image (.., H', W') as those of its first `size` pixels, times `scale`, in fp32."""
     padded = [round(side * factor) for side, factor in zip(image.shape[-2:], scale, strict=True)]
     height, width = (round(side * factor) for side, factor in zip(size, scale, strict=True))

@@ -21,7 +21,7 @@ from ..weights import reference
 from ..weights.target import State
 from . import checkpoint, folders, model_card, to_onnx
 from .archive import MODEL
-from .prediction.model import FINAL, Fold, Model, _check_folder, _check_folds, _folds_with, _network
+from .prediction.model import FINAL, Fold, Model, folds_of, network_of
 
 KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
 """What stays of a checkpoint beside the network; optimiser, scaler and random states are of no use to a finished model."""
@@ -68,9 +68,7 @@ def export(
         raise PlansError(f"{out} exists and is left as it is; name another place with -o.")
     if wanted.onnx:
         to_onnx.require()
-    _check_folder(folder)
-    folds = _folds_with(folder, chk) if folds is None else tuple(folds)
-    _check_folds(folder, folds, chk)
+    folds = folds_of(folder, folds, chk)
     partial = out.with_name(f".{out.name}.partial")
     name = _name(folder, folder / f"fold_{folds[0]}" / chk)
     target = partial / _dataset(folder) / name if out.suffix == ".zip" else partial
@@ -131,16 +129,16 @@ class Whole:
 
 def _whole(model: Model, configuration: str, wanted: Wanted) -> Whole:
     """The network with all its weights, built as whoever loads the export builds it. Raises WeightsError, see `_difference`."""
-    network, image = _network(model).eval(), _example(model)
+    network, image = network_of(model).eval(), _example(model)
     with torch.inference_mode():
         before = network(image)
     merged = wanted.merge and merge(network)
     plans = without_lora(model.plans.plans, configuration) if merged else model.plans.plans
-    state = {name: _written(tensor, wanted.half) for name, tensor in plain_names(network.state_dict(), merged).items()}
+    state = {name: _written(tensor, wanted.half) for name, tensor in network.state_dict().items()}
     del network
     manager = PlansManager(plans)
     rebuilt = replace(model, plans=manager, configuration=manager.get_configuration(configuration), parameters=[state])
-    network = _network(rebuilt).eval()
+    network = network_of(rebuilt).eval()
     with torch.inference_mode():
         difference = _difference(before, network(image), wanted.half)
     return Whole(network=network, plans=plans, state=state, merged=merged, image=image, difference=difference)
@@ -148,18 +146,8 @@ def _whole(model: Model, configuration: str, wanted: Wanted) -> Whole:
 
 def merge(network: nn.Module) -> bool:
     """Merges all adapters into the weights below them, in place and in fp32. False where there are none."""
-    layers = lora.adapters(network) if isinstance(network, Segmenter) else []
     network.float()
-    for layer in layers:
-        layer.merge(safe_merge=True)  # refuses what is not finite
-    return bool(layers)
-
-
-def plain_names(state: State, merged: bool) -> State:
-    """The state dict of a merged network under the names of one that never had adapters."""
-    if not merged:
-        return dict(state)
-    return {name.replace(".base_layer.", "."): value for name, value in state.items() if not lora.is_adapter(name)}
+    return isinstance(network, Segmenter) and lora.merge(network) > 0
 
 
 def without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:

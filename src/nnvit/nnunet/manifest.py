@@ -103,12 +103,17 @@ class Manifest:
             self.content |= {"end": _now(), "exit": reason}
             self._write()
 
-    def done(self, checkpoint: str) -> None:
-        """After the final validation of a checkpoint: nothing is left to do in this fold."""
+    def done(self, checkpoint: str, fast: str | None = None) -> None:
+        """After the final validation of a checkpoint: nothing is left to do in this fold.
+
+        fast: the precision of the fast predictor, None where it was nnU-Net's own.
+        """
         self.content = self.content or self._earlier()
         if self.content:
             axes = self.trainer.inference_allowed_mirroring_axes
             self.content["validation"] = {"checkpoint": checkpoint, "mirroring_axes": axes}
+            if fast is not None:
+                self.content["validation"]["fast"] = fast
             self.content["DONE"] = self.content["exit"] == "finished"
             self._write()
 

@@ -21,7 +21,19 @@ from ..frozen import keep_frozen_in
 from ..optim import EpochSchedule, WeightAverage, build_optimizer
 from ..schema import Recipe
 from ..weights import load_backbone
-from . import augmentation, batches, checkpoint, display, epoch, interruption, planning, precision, randomness, taken
+from . import (
+    augmentation,
+    batches,
+    checkpoint,
+    display,
+    epoch,
+    interruption,
+    planning,
+    precision,
+    randomness,
+    taken,
+    validation,
+)
 from .left_out import FrozenWeights
 from .manifest import Manifest
 from .stopwatch import Stopwatch
@@ -75,6 +87,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.average: WeightAverage | None = None
         self.augmentation = ""
         self.validated = "checkpoint_final.pth"
+        self.fast_validation = False
         self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
         self.random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
         self.watch = Stopwatch(self.device)
@@ -371,7 +384,10 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
     # --- after training --------------------------------------------------------------------------------------------
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's own final validation, in the stock predictor's precision, so that stock prediction gives the same."""
+        """nnU-Net's own final validation, in the stock predictor's precision, so that stock prediction gives the same.
+
+        With `fast_validation`, where that can be, the fast predictor's.
+        """
         total = len(self.do_split()[1])
         mirroring = "with mirroring" if self.inference_allowed_mirroring_axes else "without mirroring"
         self.say(f"validating {total} cases with nnU-Net's sliding window, {mirroring}")
@@ -389,10 +405,21 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             self._on_case = on_case
             with self._averaged():
                 self.bare_network.float()  # what was frozen was kept in the precision of the training
-                super().perform_actual_validation(save_probabilities)
+                fast = self._validate_fast(save_probabilities)
+                if fast is None:
+                    super().perform_actual_validation(save_probabilities)
         self._on_case = None
-        self.manifest.done(self.validated)
+        self.manifest.done(self.validated, fast)
         self.say(f"to predict: {self._predict_command()}")
+
+    def _validate_fast(self, save_probabilities: bool) -> str | None:
+        """Where it was asked for and can be: the precision that it took."""
+        if not self.fast_validation:
+            return None
+        if reason := validation.why_not(self):
+            self.say(f"--fast-validation is left out for this training, as {reason}")
+            return None
+        return validation.validate_fast(self, save_probabilities)
 
     def _predict_command(self) -> str:
         trainer, plans, configuration = Path(self.output_folder_base).name.split("__")

@@ -152,8 +152,12 @@ def run_training(
     disable_checkpointing: bool = False,
     val_with_best: bool = False,
     device: torch.device = torch.device("cuda"),  # noqa: B008
+    fast_validation: bool = False,
 ) -> None:
-    """Trains and validates one fold; arguments as nnU-Net's `run_training`. Raises NnvitError for what does not fit."""
+    """Trains and validates one fold; arguments as nnU-Net's `run_training`. Raises NnvitError for what does not fit.
+
+    fast_validation: by the predictor of `nnvit predict` instead of nnU-Net's.
+    """
     if val_with_best and disable_checkpointing:
         raise ConfigError("--val_best needs the checkpoint that --disable_checkpointing does not write.")
     run = partial(
@@ -169,6 +173,7 @@ def run_training(
         only_run_validation=only_run_validation,
         disable_checkpointing=disable_checkpointing,
         val_with_best=val_with_best,
+        fast_validation=fast_validation,
     )
     if num_gpus == 1:
         run(device=device)
@@ -210,12 +215,13 @@ def _run(
     only_run_validation: bool,
     disable_checkpointing: bool,
     val_with_best: bool,
+    fast_validation: bool,
     device: torch.device,
 ) -> None:
     trainer = get_trainer_from_args(
         dataset_name_or_id, configuration, fold, trainer_name, plans_identifier, continue_training, device
     )
-    trainer.disable_checkpointing = disable_checkpointing
+    trainer.disable_checkpointing, trainer.fast_validation = disable_checkpointing, fast_validation
     maybe_load_checkpoint(trainer, continue_training, only_run_validation, pretrained_weights)
     if device.type == "cuda":
         cudnn.deterministic, cudnn.benchmark = False, True

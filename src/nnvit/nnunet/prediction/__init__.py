@@ -1,15 +1,18 @@
-"""`nnvit predict`: photographs as they are, or a folder of nnU-Net's naming, by stock nnU-Net's predictor."""
+"""`nnvit predict`: photographs as they are, or a folder of nnU-Net's naming, by a fast predictor or stock nnU-Net's own."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...data.pairing import IMAGE_SUFFIXES
 from ...errors import ConfigError
 from .cases import Flags, case_files, predict_cases
-from .model import FINAL, Fold, Model, find_model, open_model, predictor_of
-from .photographs import Outcome, Wanted, predict_photographs
+from .fast import FastPredictor
+from .model import FINAL, Fold, Model, Predictor, find_model, open_model, predictor_of
+from .photograph import Wanted
+from .photographs import Outcome, predict_photographs
 from .values import Values, meaning_of
 
 __all__ = ["FINAL", "Flags", "Model", "Outcome", "Values", "find_model", "is_case_folder", "open_model", "predict"]
@@ -32,13 +35,16 @@ def predict(
     step_size: float = 0.5,
     mirroring: bool = True,
     on_device: bool = True,
+    exact: bool = False,
+    tile_batch: int | None = None,
     verbose: bool = False,
     bar: bool = True,
 ) -> Outcome:
     """Predicts what lies in `source` with a trained model folder, and says what it does.
 
-    kind: "photographs" or "nnunet", None to look at the names; flags: nnU-Net's; bar: show bars on a terminal; the rest as in
-    `open_model`, `predictor_of`, `Wanted` and `meaning_of`. Raises NnvitError for what does not fit together.
+    kind: "photographs" or "nnunet", None to look at the names; flags: nnU-Net's; exact: by stock nnU-Net's predictor, to the
+    last pixel; tile_batch: as in `FastPredictor`; bar: show bars on a terminal; the rest as in `open_model`, `predictor_of`,
+    `Wanted` and `meaning_of`. Raises NnvitError for what does not fit together.
     """
     flags = flags or Flags()
     _check_numbers(step_size, flags)
@@ -47,9 +53,10 @@ def predict(
     _check_kind(cases, values, probabilities, recursive, flags)
     for line in _lines(model, source, cases, device, mirroring):
         print(line, flush=True)
-    predictor = predictor_of(
-        model, device, step_size=step_size, mirroring=mirroring, on_device=on_device, verbose=verbose
-    )
+    if exact and tile_batch:
+        raise ConfigError("--tile-batch is for the fast way; --exact takes one tile at a time, as nnU-Net does.")
+    settings = {"step_size": step_size, "mirroring": mirroring, "on_device": on_device, "verbose": verbose}
+    predictor = _predictor(model, device, settings, exact, tile_batch)
     if cases:
         return predict_cases(model, predictor, source, out, flags, draw=overlay, verbose=verbose, bar=bar)
     wanted = Wanted(
@@ -62,6 +69,18 @@ def predict(
         part_id=flags.part_id,
     )
     return predict_photographs(model, predictor, source, out, wanted, verbose=verbose, bar=bar)
+
+
+def _predictor(
+    model: Model, device: torch.device, settings: dict[str, Any], exact: bool, tile_batch: int | None
+) -> Predictor:
+    if exact:
+        return predictor_of(model, device, Predictor, **settings)
+    predictor = predictor_of(model, device, FastPredictor, **settings)
+    predictor.take(tile_batch)
+    for line in predictor.lines:
+        print(line, flush=True)
+    return predictor
 
 
 def is_case_folder(source: Path, model: Model) -> bool:

@@ -18,7 +18,8 @@ from ...data.pixels import read_image
 from ...errors import ConfigError, DataError
 from .. import display
 from .model import Model, Predictor
-from .photographs import Outcome, write_image
+from .photograph import write_image
+from .photographs import Outcome
 from .values import Values, meaning_of
 
 

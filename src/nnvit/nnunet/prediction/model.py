@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -80,9 +80,15 @@ class Predictor(nnUNetPredictor):
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
         """As nnU-Net's."""
         logits = super().predict_logits_from_preprocessed_data(data)
+        self._tell()
+        return logits
+
+    def _tell(self) -> None:
         if self.on_case is not None:
             self.on_case()
-        return logits
+
+
+AnyPredictor = TypeVar("AnyPredictor", bound=Predictor)
 
 
 def find_model(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
@@ -102,10 +108,8 @@ def open_model(folder: Path, folds: Sequence[Fold] | None = None, checkpoint_nam
     folds: None takes all that have the checkpoint; `fold_all` only where there is no other. Raises PlansError for a folder that
     is no model, WeightsError for folds without the checkpoint.
     """
-    _check_folder(folder)
+    folds = folds_of(folder, folds, checkpoint_name)
     dataset_json, plans = (folders.read_json(folder / f"{name}.json") for name in ("dataset", "plans"))
-    folds = _folds_with(folder, checkpoint_name) if folds is None else tuple(folds)
-    _check_folds(folder, folds, checkpoint_name)
     contents = [checkpoint.read(folder / f"fold_{fold}" / checkpoint_name) for fold in folds]
     manager, first = PlansManager(plans), contents[0]
     return Model(
@@ -121,19 +125,28 @@ def open_model(folder: Path, folds: Sequence[Fold] | None = None, checkpoint_nam
     )
 
 
+def folds_of(folder: Path, folds: Sequence[Fold] | None, checkpoint_name: str) -> tuple[Fold, ...]:
+    """The folds that are meant, all of which have the checkpoint; raises as `open_model`."""
+    _check_folder(folder)
+    chosen = _folds_with(folder, checkpoint_name) if folds is None else tuple(folds)
+    _check_folds(folder, chosen, checkpoint_name)
+    return chosen
+
+
 def predictor_of(
     model: Model,
     device: torch.device,
+    kind: type[AnyPredictor],
     *,
     step_size: float = 0.5,
     mirroring: bool = True,
     on_device: bool = True,
     verbose: bool = False,
-) -> Predictor:
-    """Stock nnU-Net's predictor with the model's network; arguments as `nnUNetPredictor`'s."""
+) -> AnyPredictor:
+    """A predictor with the model's network, stock nnU-Net's or another; arguments as `nnUNetPredictor`'s."""
     quiet = sys.stdout if verbose else io.StringIO()
     with redirect_stdout(quiet):
-        predictor = Predictor(
+        predictor = kind(
             tile_step_size=step_size,
             use_mirroring=mirroring,
             perform_everything_on_device=on_device,
@@ -143,7 +156,7 @@ def predictor_of(
             allow_tqdm=False,
         )
         predictor.manual_initialization(
-            _network(model),
+            network_of(model),
             model.plans,
             model.configuration,
             model.parameters,
@@ -154,7 +167,7 @@ def predictor_of(
     return predictor
 
 
-def _network(model: Model) -> nn.Module:
+def network_of(model: Model) -> nn.Module:
     """As nnU-Net builds it: by the trainer that the checkpoint names, from the plans."""
     try:
         build = recursive_find_trainer_class_by_name(model.trainer).build_network_architecture

