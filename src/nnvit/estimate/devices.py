@@ -22,6 +22,8 @@ CPU_SHARE = 0.25
 0.26 of it on a CPU with matrix instructions."""
 UNCERTAIN = 2.0
 """Factor by which a time may be off either way, until somebody has measured."""
+LAUNCH = 1e-5
+"""Seconds that python and CUDA take to start an operator, below which no GPU is faster; an assumption like the others."""
 CONTEXT = GIB // 2
 """Bytes that CUDA, cuDNN and cuBLAS take before the first tensor."""
 ALLOCATOR = 1.1

@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Of one training process. Sizes in bytes, at the moment when they come to the most; FLOPs of one iteration's step.
+    """Of one training process. Sizes in bytes, at the moment when they come to the most; FLOPs and operators of one step.
 
     alive: all tensors together; of these parameters (and buffers), optimizer (its states, and the running mean), gradients;
     activations is the rest: what the backward pass needs, copies in 16 bits, the batch, temporaries. kernels: what the
@@ -56,6 +56,7 @@ class Need:
     holes: int
     forward_flops: int
     step_flops: int
+    operators: int
 
     @property
     def alive(self) -> int:
@@ -108,6 +109,7 @@ def need(job: Job, dtype: torch.dtype | None, steps: int = STEPS) -> Need:
         holes=max(0, heap.peak([*built, *line.events]) - parameters - moment.total),
         forward_flops=forward_flops,
         step_flops=step_flops,
+        operators=line.now // steps,
     )
 
 

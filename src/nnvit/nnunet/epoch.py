@@ -38,7 +38,7 @@ def validate(trainer: "nnUNetTrainer_nnvit") -> None:
     """The pseudo Dice of this epoch. Raises Interrupted after a signal."""
     outputs: list[dict[str, Any]] = []
     advance = trainer.screen.phase("pseudo Dice", trainer.num_val_iterations_per_epoch)
-    with torch.no_grad(), trainer._averaged():
+    with torch.no_grad(), trainer.averaged():
         trainer.on_validation_epoch_start()
         while len(outputs) < trainer.num_val_iterations_per_epoch:
             batch = _next(trainer, trainer.dataloader_val)

@@ -321,7 +321,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         super().on_train_epoch_start()
         getattr(self.bare_network, "set_progress", lambda done: None)(self.current_epoch / self.num_epochs)
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within it the network has the running mean of its weights, where the recipe keeps one."""
         return self.average.applied() if self.average is not None else nullcontext()
 
@@ -403,7 +403,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
                 done += 1
 
             self._on_case = on_case
-            with self._averaged():
+            with self.averaged():
                 self.bare_network.float()  # what was frozen was kept in the precision of the training
                 fast = self._validate_fast(save_probabilities)
                 if fast is None:

@@ -57,7 +57,7 @@ def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.de
 def _here(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
     rate = devices.gemm_rate(here, precision or torch.float32)
     share = devices.CPU_SHARE if here.type == "cpu" else devices.GPU_SHARE
-    step, epoch = _times(job, taken, rate, share)
+    step, epoch = _times(job, taken, rate, share, devices.LAUNCH)
     return [
         f"time on this machine's {here.type}: {_span(step)} an iteration, {_span(epoch)} an epoch",
         f"  {taken.step_flops / 1e12:.2f} TFLOPs a step at {share:.0%} of {rate / 1e9:,.0f} GFLOP/s, which a matrix product in",
@@ -72,7 +72,7 @@ def _gpus(job: Job, rows: Sequence[tuple[Device, torch.dtype | None, Need]]) -> 
     for device, dtype, taken in rows:
         needed = devices.gpu_bytes(taken)
         rate = device.tflops * 1e12 if dtype else device.tflops * 1e12 / FP32_SLOWER
-        step, epoch = _times(job, taken, rate, devices.GPU_SHARE)
+        step, epoch = _times(job, taken, rate, devices.GPU_SHARE, devices.LAUNCH)
         fits = "fits" if needed <= device.memory * GIB else "TOO MUCH"
         body.append(
             [
@@ -89,7 +89,7 @@ def _gpus(job: Job, rows: Sequence[tuple[Device, torch.dtype | None, Need]]) -> 
         *table([heading, *body]),
         f"  needed: tensors, {devices.ALLOCATOR - 1:.0%} for the allocator and cuDNN, {devices.CONTEXT / GIB:g} GiB for CUDA;",
         f"  time: {devices.GPU_SHARE:.0%} of the published dense rate, an assumption that may be off by a factor of "
-        f"{devices.UNCERTAIN:g} either way;",
+        f"{devices.UNCERTAIN:g} either way, and at least {devices.LAUNCH * 1e6:.0f} µs for each operator;",
         "  no figure of this table was measured on a GPU",
     ]
 
@@ -99,10 +99,14 @@ FP32_SLOWER = 8
 but torch lets convolutions use TF32, 156)."""
 
 
-def _times(job: Job, taken: Need, rate: float, share: float) -> tuple[float, float]:
-    """Seconds of a training iteration, and of an epoch with its validation iterations."""
+def _times(job: Job, taken: Need, rate: float, share: float, launch: float) -> tuple[float, float]:
+    """Seconds of a training iteration, and of an epoch with its validation iterations.
+
+    launch: seconds that every operator takes at least; a forward pass is about a third of a step's.
+    """
     training = job.training
     step, forward = (devices.seconds(flops, rate, share) for flops in (taken.step_flops, taken.forward_flops))
+    step, forward = max(step, launch * taken.operators), max(forward, launch * taken.operators / 3)
     return step, training.num_iterations_per_epoch * step + training.num_val_iterations_per_epoch * forward
 
 
