@@ -187,7 +187,7 @@ def growth() -> list[harness.Row]:
             "memory above the loaded model per pixel",
             "bytes",
             "per_pixel",
-            "peak of the process between 2048 and 4096; {} tiles",
+            "beyond the image and the peak of one patch, at 2048 and 4096; {} tiles",
         ),
     ):
         first, last = (small, large) if key == "per_tile" else (middle, large)
