@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def peak(
 
 
 def _child(trainer: str, recipe: str, overrides: list[str], patch: int, batch: int) -> dict[str, Any]:
-    _steps(_trainer(trainer, recipe, [*overrides, *TINY], 64, batch), 64, batch)
+    _steps(_trainer(trainer, recipe, [*overrides, *TINY], 64, batch))
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     baseline = _resident("VmRSS")
@@ -50,80 +51,24 @@ def _child(trainer: str, recipe: str, overrides: list[str], patch: int, batch: i
     gc.collect()
     held = _resident("VmRSS") - baseline
     _reset()
-    seconds = _steps(made, patch, batch)
+    seconds = _steps(made)
     stepped = _resident("VmHWM") - baseline
     return {"peak": max(built, stepped), "built": built, "held": held, "stepped": stepped, "seconds": seconds}
 
 
 def _trainer(kind: str, recipe: str, overrides: list[str], patch: int, batch: int) -> Any:
     """A trainer that is ready for its first step, with random weights."""
-    import torch
-    from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
-        nnUNetTrainerNoDeepSupervision,
-    )
+    import trainers
 
-    from nnvit import config
-    from nnvit.nnunet import planning
-    from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
-
-    channels = {str(i): "rgb_to_0_1" for i in range(3)}
-    dataset = {
-        "channel_names": channels,
-        "labels": {"background": 0, "vessel": 1},
-        "numTraining": 1,
-        "file_ending": ".png",
-    }
-    loaded = config.load_recipe([recipe], [*overrides, "model.weights=random"])
-    plans = planning.make_plans(_base(patch, batch), "2d", loaded, "nnUNetPlans_bench", dataset)
-    plans["continue_training"] = False
-    folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset001_Bench" / "nnUNetPlans_2d"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "case.b2nd").touch()  # whose ending says how cases are stored
-    Path(os.environ["nnUNet_results"]).mkdir(exist_ok=True)
-    classes = {"nnvit": nnUNetTrainer_nnvit, "stock": nnUNetTrainerNoDeepSupervision}
-    made = classes[kind](plans, "2d", 0, dataset, torch.device("cpu"))
-    made.initialize()
-    return made
+    make = {"nnvit": trainers.ours, "stock": trainers.stock}[kind]
+    return make(recipe, *overrides, "model.weights=random", patch=patch, batch=batch)
 
 
-def _base(patch: int, batch: int) -> dict[str, Any]:
-    """Plans of a data set of photographs, as nnU-Net writes them."""
-    stages = 6
-    kwargs = {
-        "n_stages": stages, "features_per_stage": [32] * stages, "conv_op": "torch.nn.modules.conv.Conv2d",
-        "kernel_sizes": [[3, 3]] * stages, "strides": [[1, 1]] + [[2, 2]] * (stages - 1),
-    }  # fmt: skip
-    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    configuration = {
-        "data_identifier": "nnUNetPlans_2d", "preprocessor_name": "DefaultPreprocessor", "batch_size": batch,
-        "patch_size": [patch, patch], "median_image_size_in_voxels": [512.0, 512.0], "spacing": [1.0, 1.0],
-        "normalization_schemes": ["RGBTo01Normalization"] * 3, "use_mask_for_norm": [False] * 3,
-        "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": resampling, "resampling_fn_seg_kwargs": resampling,
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape", "resampling_fn_probabilities_kwargs": resampling,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": kwargs, "_kw_requires_import": ["conv_op"],
-        },
-        "batch_dice": True,
-    }  # fmt: skip
-    return {
-        "dataset_name": "Dataset001_Bench", "plans_name": "nnUNetPlans", "image_reader_writer": "NaturalImage2DIO",
-        "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "configurations": {"2d": configuration},
-        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},
-    }  # fmt: skip
-
-
-def _steps(trainer: Any, patch: int, batch: int) -> float:
+def _steps(trainer: Any) -> float:
     """A few steps on one random batch; seconds of the last."""
-    import time
+    import trainers
 
-    import torch
-
-    trainer.network.train()
-    target = torch.randint(0, 2, (batch, 1, patch, patch)).float()
-    data = {"data": torch.rand(batch, 3, patch, patch), "target": target}
+    data = trainers.batch_of(trainer)
     for _ in range(STEPS):
         start = time.perf_counter()
         trainer.train_step(data)

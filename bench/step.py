@@ -20,8 +20,6 @@ VIT_S = [
     "model.backbone=dinov3",
     "model.backbone_size=small",
     "model.weights=random",
-    "training.patch_size=[512,512]",
-    "training.batch_size=2",
 ]
 TINY = [
     "model.backbone=tiny",
@@ -29,8 +27,6 @@ TINY = [
     "model.weights=random",
     "model.decoder_hidden_size=16",
     "model.neck_args.out_channels=16",
-    "training.patch_size=[64,64]",
-    "training.batch_size=2",
     "training.precision=stock",
 ]
 FROZEN, LORA = "lora.enabled=false", "lora.enabled=true"
@@ -44,8 +40,8 @@ def step_of(trainer: Any, batch: dict[str, Any]) -> Callable[[], object]:
 def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
     """Our step of SegFormer's head on ViT-S, against that of stock nnU-Net with the same network and weights."""
     mine, theirs = (make("segformer_default", *keys) for make in (trainers.ours, trainers.stock))
-    theirs.network.load_state_dict(mine.network.state_dict())
-    batch = trainers.batch(mine)
+    trainers.same_weights(mine, theirs)
+    batch = trainers.batch_of(mine)
     agreement, forward = _agreement(mine, theirs, batch), _forward_seconds(mine, batch)
     times = alternately(step_of(mine, batch), step_of(theirs, batch), 5)
     note = (
@@ -106,10 +102,9 @@ def forward_share() -> Row:
 
 def unet() -> Row:
     """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 where ours costs nothing."""
-    keys = ["training.patch_size=[256,256]", "training.batch_size=2"]
-    mine, theirs = trainers.ours("unet", *keys), trainers.stock("unet", *keys, deep_supervision=True)
-    theirs.network.load_state_dict(mine.network.state_dict())
-    batch = trainers.batch(mine)
+    mine, theirs = trainers.ours("unet", patch=256), trainers.stock("unet", patch=256, deep_supervision=True)
+    trainers.same_weights(mine, theirs)
+    batch = trainers.batch_of(mine)
     times = alternately(step_of(mine, batch), step_of(theirs, batch), 7)
     row = timed("recipe unet, training step, 256², batch 2", "stock nnUNetTrainer", times, 1 / 1.02)
     return row
@@ -118,9 +113,9 @@ def unet() -> Row:
 def overhead() -> Row:
     """Milliseconds that our trainer adds to a step, seen with a network that takes hardly any."""
     keys = [*TINY, FROZEN]
-    mine, theirs = (make("segformer_default", *keys) for make in (trainers.ours, trainers.stock))
-    theirs.network.load_state_dict(mine.network.state_dict())
-    batch = trainers.batch(mine)
+    mine, theirs = (make("segformer_default", *keys, patch=64) for make in (trainers.ours, trainers.stock))
+    trainers.same_weights(mine, theirs)
+    batch = trainers.batch_of(mine)
     ours, other, _ = alternately(step_of(mine, batch), step_of(theirs, batch), 60)
     added = 1000 * (ours - other)
     return Row(
@@ -138,7 +133,7 @@ def overhead() -> Row:
 def rows() -> list[Row]:
     """All of them."""
     torch.set_num_threads(os.cpu_count() or 1)
-    with trainers.dataset():
+    with trainers.folders():
         found = [
             against_stock("frozen ViT-S + segformer, training step, 512², batch 2", [*VIT_S, FROZEN], 3),
             against_stock("LoRA ViT-S + segformer, training step, 512², batch 2", [*VIT_S, LORA], 2.5),

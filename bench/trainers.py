@@ -1,101 +1,115 @@
-"""Real trainers without data loading: ours, and stock nnUNetTrainer with the same network, on a small synthetic data set."""
+"""Real trainers, ours and stock nnU-Net's, of the same plans and without data: what the benches of training steps run."""
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
     nnUNetTrainerNoDeepSupervision,
 )
-from PIL import Image
 
 from harness import device
 from nnvit import config
-from nnvit.nnunet import folders, planning
-from nnvit.nnunet.trainers import nnUNetTrainer_nnvit
+from nnvit.nnunet import planning
+from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
 
-DATASET = "Dataset901_Bench"
+NAME = "Dataset001_Bench"
+DATASET = {
+    "channel_names": {str(i): "rgb_to_0_1" for i in range(3)},
+    "labels": {"background": 0, "vessel": 1},
+    "numTraining": 1,
+    "file_ending": ".png",
+}
 
 
 @contextmanager
-def dataset(size: int = 512) -> Iterator[Path]:
-    """nnU-Net's folders in a temporary one, with base plans for photographs of this size in batches of two."""
-    with tempfile.TemporaryDirectory() as root, redirect_stdout(open(os.devnull, "w")):
-        for name in ("raw", "preprocessed", "results"):
-            folder = Path(root) / name
+def folders() -> Iterator[None]:
+    """nnU-Net's three folders, within a temporary one."""
+    with tempfile.TemporaryDirectory() as root:
+        made = {f"nnUNet_{name}": Path(root) / name for name in ("raw", "preprocessed", "results")}
+        for folder in made.values():
             folder.mkdir()
-            os.environ[f"nnUNet_{name}"] = str(folder)
-        _photographs(Path(root) / "raw" / DATASET, size)
-        _plan()
-        yield Path(root)
+        os.environ |= {name: str(folder) for name, folder in made.items()}
+        yield
 
 
-def _photographs(raw: Path, size: int) -> None:
-    rng = np.random.default_rng(0)
-    for part in ("imagesTr", "labelsTr"):
-        (raw / part).mkdir(parents=True)
-    for case in range(5):
-        mask = np.zeros((size, size), np.uint8)
-        mask[size // 4 : size // 2, size // 4 : size // 2 + 10 * case] = 1
-        photo = rng.integers(0, 80, (size, size, 3), dtype=np.uint8) + 120 * mask[..., None]
-        Image.fromarray(photo).save(raw / "imagesTr" / f"c{case}_0000.png")
-        Image.fromarray(mask).save(raw / "labelsTr" / f"c{case}.png")
-    channels = {str(i): "rgb_to_0_1" for i in range(3)}
-    labels = {"background": 0, "square": 1}
-    folders.write_json(
-        raw / "dataset.json", {"channel_names": channels, "labels": labels, "numTraining": 5, "file_ending": ".png"}
-    )
+def ours(recipe: str, *keys: str, patch: int = 512, batch: int = 2) -> nnUNetTrainer_nnvit:
+    """Our trainer, initialised: network with random weights, optimiser and loss."""
+    return _started(nnUNetTrainer_nnvit, _plans(recipe, keys, patch, batch))
 
 
-def _plan() -> None:
-    """And preprocesses, by stock nnU-Net."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
-
-    extract_fingerprints([901], num_processes=1, check_dataset_integrity=False)
-    plan_experiments([901])
-    preprocess([901], configurations=("2d",), num_processes=(1,))
-    (Path(os.environ["nnUNet_preprocessed"]) / DATASET / "splits_final.json").write_text(
-        '[{"train": ["c0", "c1", "c2", "c3"], "val": ["c4"]}]'
-    )
-
-
-def plans(recipe: str, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Plans that carry the recipe, and the data set's description."""
-    identifier = planning.plan(DATASET, "2d", config.load_recipe([recipe], keys)).identifier
-    return folders.read_plans(DATASET, identifier), folders.read_json(folders.plans_path(DATASET, "dataset"))
-
-
-def ours(recipe: str, *keys: str) -> nnUNetTrainer_nnvit:
-    """Our trainer, initialised: network, optimiser and loss."""
-    return _started(nnUNetTrainer_nnvit, *plans(recipe, keys))
-
-
-def stock(recipe: str, *keys: str, deep_supervision: bool = False) -> nnUNetTrainer:
+def stock(recipe: str, *keys: str, patch: int = 512, batch: int = 2, deep_supervision: bool = False) -> nnUNetTrainer:
     """Stock nnU-Net's with the network of the same plans, its own optimiser and precision."""
     trainer = nnUNetTrainer if deep_supervision else nnUNetTrainerNoDeepSupervision
-    return _started(trainer, *plans(recipe, keys))
+    return _started(trainer, _plans(recipe, keys, patch, batch))
 
 
-def _started(trainer: type, content: dict[str, Any], description: dict[str, Any]) -> Any:
-    made = trainer(content | {"continue_training": False}, "2d", 0, description, device())
+def same_weights(mine: nnUNetTrainer_nnvit, theirs: nnUNetTrainer) -> None:
+    """Gives the other network the values of ours."""
+    theirs.network.load_state_dict(mine.network.state_dict())
+
+
+def batch_of(trainer: nnUNetTrainer) -> dict[str, Any]:
+    """Random numbers in a batch of the plans' size, with a target for each output that the loss wants."""
+    planned = trainer.configuration_manager
+    data = torch.rand(planned.batch_size, 3, *planned.patch_size)
+    target = torch.randint(0, 2, (planned.batch_size, 1, *planned.patch_size)).float()
+    scales = trainer._get_deep_supervision_scales()
+    if scales is None:
+        return {"data": data, "target": target}
+    sizes = [[round(side * factor) for side, factor in zip(planned.patch_size, s, strict=True)] for s in scales]
+    return {"data": data, "target": [torch.nn.functional.interpolate(target, size) for size in sizes]}
+
+
+def _started(trainer: type, plans: dict[str, Any]) -> Any:
+    folder = Path(os.environ["nnUNet_preprocessed"]) / NAME / "nnUNetPlans_2d"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "case.b2nd").touch()  # whose ending says how cases are stored
+    made = trainer(plans, "2d", 0, DATASET, device())
     made.initialize()
     made.network.train()
     return made
 
 
-def batch(trainer: nnUNetTrainer) -> dict[str, Any]:
-    """Random numbers in a batch of the plans' size, with a target for each output that the loss wants."""
-    planned = trainer.configuration_manager
-    data = torch.rand(planned.batch_size, 3, *planned.patch_size)
-    target = torch.randint(0, 2, (planned.batch_size, 1, *planned.patch_size)).to(torch.int16)
-    scales = trainer._get_deep_supervision_scales()
-    if scales is None:
-        return {"data": data, "target": target}
-    sizes = [[round(side * factor) for side, factor in zip(planned.patch_size, s, strict=True)] for s in scales]
-    return {"data": data, "target": [torch.nn.functional.interpolate(target.float(), s).to(torch.int16) for s in sizes]}
+def _plans(recipe: str, keys: tuple[str, ...], patch: int, batch: int) -> dict[str, Any]:
+    loaded = config.load_recipe([recipe], keys)
+    return planning.make_plans(_base(patch, batch), "2d", loaded, "nnUNetPlans_bench", DATASET) | {
+        "continue_training": False
+    }
+
+
+def _base(patch: int, batch: int) -> dict[str, Any]:
+    """Plans of a data set of photographs, as nnU-Net writes them."""
+    stages = 6
+    kwargs = {
+        "n_stages": stages, "features_per_stage": [32, 64, 128, 256, 512, 512], "conv_op": "torch.nn.modules.conv.Conv2d",
+        "kernel_sizes": [[3, 3]] * stages, "strides": [[1, 1]] + [[2, 2]] * (stages - 1), "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1), "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+    }  # fmt: skip
+    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": "nnUNetPlans_2d", "preprocessor_name": "DefaultPreprocessor", "batch_size": batch,
+        "patch_size": [patch, patch], "median_image_size_in_voxels": [512.0, 512.0], "spacing": [1.0, 1.0],
+        "normalization_schemes": ["RGBTo01Normalization"] * 3, "use_mask_for_norm": [False] * 3,
+        "resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling, "resampling_fn_seg_kwargs": resampling,
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape", "resampling_fn_probabilities_kwargs": resampling,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": kwargs, "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        "batch_dice": True,
+    }  # fmt: skip
+    return {
+        "dataset_name": NAME, "plans_name": "nnUNetPlans", "image_reader_writer": "NaturalImage2DIO",
+        "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "configurations": {"2d": configuration},
+        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {},
+    }  # fmt: skip
