@@ -20,8 +20,8 @@ demo: $(INSTALLED)  ## the whole path, three arms and the report; own data: make
 	@$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
 	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
 
-test: $(INSTALLED)  ## all tests, with real nnU-Net runs
-	$(BIN)/python -m pytest --durations=10
+test: $(INSTALLED)  ## all tests, with real nnU-Net runs; two files at a time, or make JOBS=4 test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile --durations=15
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
