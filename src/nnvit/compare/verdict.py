@@ -152,7 +152,7 @@ def _reserve(audit: Mapping[str, Any]) -> str:
 
 def _twins(notes: list[str]) -> str:
     """What the audit says about pretraining: without its twins a gain is not the architecture's."""
-    about = [note.rstrip(".") for note in notes if "twin" in note.lower()]
+    about = [note.partition(":")[0].rstrip(".") for note in notes if "twin" in note.lower()]
     return f"; the audit notes: {'; '.join(about)}" if about else ""
 
 
