@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from nnvit.compare import figures
@@ -68,6 +69,14 @@ def test_the_same_picture_gives_the_same_svg(tmp_path: Path) -> None:
     for name in ("a", "b"):
         figures.save(_forest(), tmp_path, name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_what_else_draws_in_the_process_leaves_the_pictures_alone(tmp_path: Path) -> None:
+    """nnU-Net's training curves set seaborn's scale of text for the whole process."""
+    figures.save(_forest(), tmp_path, "before")
+    with rc_context({"font.size": 30, "axes.titlesize": 30, "xtick.labelsize": 27.5, "axes.grid": True}):
+        figures.save(_forest(), tmp_path, "after")
+    assert (tmp_path / "before.svg").read_bytes() == (tmp_path / "after.svg").read_bytes()
 
 
 @pytest.mark.parametrize("name", ALL)

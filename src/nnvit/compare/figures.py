@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -121,7 +121,7 @@ def forest(
         if len(groups) > 1:
             entries.append((title, None))
         entries += [(short(row.name), row) for row in rows]
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         figure = Figure(figsize=(WIDTH, 0.75 + 0.27 * len(entries)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color=SOFT, linewidth=0.9, zorder=1)
@@ -188,7 +188,7 @@ def paired_strip(
     arms = list(values)
     table_AN = np.array([values[arm] for arm in arms], dtype=float)
     alpha = float(np.clip(12 / max(table_AN.shape[1], 1), 0.12, 0.6))
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
         lines = [np.column_stack([np.arange(len(arms)), case_A]) for case_A in table_AN.T]
@@ -250,7 +250,7 @@ def rank_blobs(
     `shares`: arm -> (rank, share) of every rank that it took, halves for ties; `mean`: arm -> mean rank, low, high.
     """
     arms = list(shares)
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         figure = Figure(figsize=(WIDTH, 0.95 + 0.42 * len(arms)), layout="constrained")
         axes = figure.subplots()
         for i, arm in enumerate(arms):
@@ -274,7 +274,7 @@ def pareto(panels: Mapping[str, Sequence[Point]], *, ylabel: str, lower_is_bette
     Arms whose cost isn't known are left out of a panel.
     """
     names = {point.name: point.colour for points in panels.values() for point in points}
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         rows = -(-len(names) // 3)
         figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * rows), layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -338,7 +338,7 @@ def critical_difference(ranks: Mapping[str, float], cd: float, *, datasets: int)
     bars = cd_groups([ranks[arm] for arm in order], cd)
     half = -(-len(order) // 2)
     depth = 0.45 + 0.22 * len(bars)
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * (depth + half)), layout="constrained")
         axes = figure.subplots()
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -378,7 +378,7 @@ def cd_groups(ranks: Sequence[float], cd: float) -> list[tuple[float, float]]:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Writes `name`.svg and `name`.pdf, on white; the same figure gives the same svg, byte for byte."""
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         _settle(figure)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
@@ -390,7 +390,7 @@ def inline(figure: Figure, name: str, title: str) -> str:
     `title` is what screen readers say.
     """
     buffer = io.StringIO()
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):
         _settle(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
