@@ -13,7 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
-from run import command, commit
+from run import command, commit, environment
 
 DATASET, NUMBER = "Dataset102_CHASE2", "102"
 PLANS = "nnUNetPlans_small"
@@ -36,11 +36,7 @@ FOLDS = (0, 1)
 
 def prepare(data: Path, work: Path) -> None:
     """nnU-Net's folders in `work`, the data set in two folds by child, stock plans, preprocessed."""
-    for name in ("raw", "preprocessed", "results"):
-        (work / name).mkdir(parents=True, exist_ok=True)
-        os.environ[f"nnUNet_{name}"] = str((work / name).resolve())
-    os.environ.setdefault("nnUNet_n_proc_DA", "1")
-    os.environ.setdefault("nnUNet_def_n_proc", str(os.cpu_count()))
+    environment(work)
     if not (work / "raw" / DATASET).is_dir():
         labels = ["--mask-suffix", "_1stHO", "--label", "vessel=1"]
         folds = ["--group-by", r"Image_(\d+)", "--num-folds", str(len(FOLDS))]

@@ -79,13 +79,18 @@ def command(*words: str) -> None:
     subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
 
 
-def prepare(data: Path, work: Path) -> None:
-    """nnU-Net's folders in `work`, the data set in them, planned and preprocessed."""
+def environment(work: Path) -> None:
+    """nnU-Net's folders in `work`, and no more workers than cores."""
     for name in ("raw", "preprocessed", "results"):
         (work / name).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str((work / name).resolve())
     os.environ.setdefault("nnUNet_n_proc_DA", "1")
     os.environ.setdefault("nnUNet_def_n_proc", str(os.cpu_count()))
+
+
+def prepare(data: Path, work: Path) -> None:
+    """nnU-Net's folders in `work`, the data set in them, planned and preprocessed."""
+    environment(work)
     if not (work / "raw" / DATASET).is_dir():
         folders = [str(data / "imagesTr"), str(data / "labelsTr")]
         splitting = ["--group-by", r"Image_(\d+)", "--validate-on", "1[1-4]"]
