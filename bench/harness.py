@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
@@ -98,6 +99,26 @@ def gemm_peak(dtype: torch.dtype, size: int = 4096, repeats: int = 5) -> float:
     a, b = (torch.randn(size, size, device=device(), dtype=dtype) for _ in range(2))
     times = [seconds(lambda: a @ b) for _ in range(repeats + 1)][1:]
     return 2 * size**3 / min(times)
+
+
+def bound(flops: float, dtype: torch.dtype | None, theirs: float) -> str:
+    """How often faster than `theirs` seconds the machine could be at best: if all were matrix products at their peak."""
+    peak = gemm_peak(dtype or torch.float32)
+    name = str(dtype or torch.float32).removeprefix("torch.")
+    return f"bound {theirs * peak / flops:.1f}x: {flops / 1e9:.0f} GFLOP at {peak / 1e9:.0f} GFLOP/s in {name}"
+
+
+def shares(run: Callable[[], object], most: int = 6) -> str:
+    """The operations that take most of a call's time."""
+    cuda = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+        run()
+        synchronise()
+    kind = "self_device_time_total" if cuda else "self_cpu_time_total"
+    times = {event.key.removeprefix("aten::"): getattr(event, kind) for event in seen.key_averages()}
+    total = sum(times.values())
+    largest = sorted(times, key=lambda name: -times[name])[:most]
+    return ", ".join(f"{name.replace('_scaled_dot_product_', '')[:32]} {times[name] / total:.0%}" for name in largest)
 
 
 def machine() -> dict[str, object]:

@@ -42,17 +42,16 @@ def peak(
 
 def _child(trainer: str, recipe: str, overrides: list[str], patch: int, batch: int) -> dict[str, Any]:
     _steps(_trainer(trainer, recipe, [*overrides, *TINY], 64, batch))
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    baseline = _resident("VmRSS")
-    _reset()
+    trim()
+    baseline = resident("VmRSS")
+    reset()
     made = _trainer(trainer, recipe, overrides, patch, batch)
-    built = _resident("VmHWM") - baseline
+    built = resident("VmHWM") - baseline
     gc.collect()
-    held = _resident("VmRSS") - baseline
-    _reset()
+    held = resident("VmRSS") - baseline
+    reset()
     seconds = _steps(made)
-    stepped = _resident("VmHWM") - baseline
+    stepped = resident("VmHWM") - baseline
     return {"peak": max(built, stepped), "built": built, "held": held, "stepped": stepped, "seconds": seconds}
 
 
@@ -75,12 +74,19 @@ def _steps(trainer: Any) -> float:
     return time.perf_counter() - start
 
 
-def _resident(field: str) -> int:
+def trim() -> None:
+    """glibc's malloc hands back what it keeps free."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at most since `reset`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def _reset() -> None:
+def reset() -> None:
     """The high-water mark becomes what is resident now (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 

@@ -9,7 +9,6 @@ photographs. From the preprocessed image to the mask; reading and writing are th
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import harness
 from nnvit import config
@@ -36,6 +34,7 @@ from nnvit.data.synthetic import fundus
 from nnvit.model import Segmenter
 from nnvit.nnunet.prediction.fast import FastPredictor
 from nnvit.weights import load_backbone
+from peak import reset, resident, trim
 
 PATCH = 512
 ITERATIONS, LEARNING_PATCH = 60, 252
@@ -143,35 +142,18 @@ def against_stock(work: str, folds: Sequence[Weights], size: int, bar: float) ->
 
 def bound(ours: FastPredictor, size: int, stock_seconds: float, folds: int) -> str:
     """What the machine's matrix products allow, and where the time of a pass goes."""
-    dtype = ours.precision.dtype or torch.float32
-    peak = harness.gemm_peak(dtype)
     views = 4 * len(ours._internal_get_sliding_window_slicers((1, size, size)))
     network = ours.ensemble.networks[0]
     whole = forward_flops(build, (1, 3, PATCH, PATCH))
     backbone = forward_flops(
         lambda: build().backbone, (1, 3, *(-(-PATCH // network.backbone.grid) * network.backbone.grid,) * 2)
     )
-    least = views * (backbone + folds * (whole - backbone)) / peak
-    return (
-        f"bound {stock_seconds / least:.1f}x: {views} passes of {backbone / 1e9:.0f} GFLOP of backbone and {folds} x "
-        f"{(whole - backbone) / 1e9:.0f} of decoder at {peak / 1e9:.0f} GFLOP/s ({ours.precision.name}); "
-        f"of a pass: {shares(ours)}"
-    )
-
-
-def shares(ours: FastPredictor) -> str:
-    """The operations that take most of a pass."""
+    least = views * (backbone + folds * (whole - backbone))
     tiles = torch.rand(1, 3, PATCH, PATCH, device=DEVICE)
-    with profile(
-        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if DEVICE.type == "cuda" else [])]
-    ) as seen:
-        ours._logits(tiles)
-        harness.synchronise()
-    kind = "self_device_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
-    times = {event.key.removeprefix("aten::"): getattr(event, kind) for event in seen.key_averages()}
-    total = sum(times.values())
-    most = sorted(times, key=lambda name: -times[name])[:6]
-    return ", ".join(f"{name.replace('_scaled_dot_product_', '')[:24]} {times[name] / total:.0%}" for name in most)
+    return (
+        f"{harness.bound(least, ours.precision.dtype, stock_seconds)}, {views} passes of {backbone / 1e9:.0f} of backbone and "
+        f"{folds} x {(whole - backbone) / 1e9:.0f} of decoder; of a pass: {harness.shares(lambda: ours._logits(tiles))}"
+    )
 
 
 # --- growth ------------------------------------------------------------------------------------------------------------
@@ -180,59 +162,72 @@ def shares(ours: FastPredictor) -> str:
 def growth() -> list[harness.Row]:
     """1024 -> 4096 pixels a side, without mirrors and with steps of a whole patch, each in a process of its own."""
     small, middle, large = (grown(size) for size in (1024, 2048, 4096))
-    made = []
-    for name, unit, key, note in (
-        ("seconds per tile", "s", "per_tile", "without mirrors, steps of a patch: {} tiles"),
-        (
-            "memory above the loaded model per pixel",
-            "bytes",
-            "per_pixel",
-            "beyond the image and the peak of one patch, at 2048 and 4096; {} tiles",
+    tiles = ", ".join(f"{part['tiles']:.0f}" for part in (small, middle, large))
+    megabytes = ", ".join(f"{part['memory'] / 2**20:.0f} MiB" for part in (small, middle, large))
+    each = [part["seconds"] / part["tiles"] for part in (small, large)]
+    per_pixel = (middle["memory"] - small["memory"]) / (middle["size"] ** 2 - small["size"] ** 2)
+    line = middle["memory"] + per_pixel * (large["size"] ** 2 - middle["size"] ** 2)
+    return [
+        linear("seconds a tile", "1024 x 1024", each[1], each[0], "s", f"no mirrors, steps of a patch: {tiles} tiles"),
+        linear(
+            "peak memory above the loaded model",
+            "the line through 1024 and 2048",
+            large["memory"],
+            line,
+            "B",
+            f"{megabytes} at 1024, 2048 and 4096",
         ),
-    ):
-        first, last = (small, large) if key == "per_tile" else (middle, large)
-        ratio = first[key] / last[key]
-        made.append(
-            harness.Row(
-                work=f"growth of predict, {first['size']} -> {last['size']} pixels a side: {name}",
-                reference=f"{first['size']} x {first['size']}",
-                ours=last[key],
-                theirs=first[key],
-                unit=unit,
-                ratio=ratio,
-                bar=1 / 1.1,
-                reached=ratio >= 1 / 1.1,
-                note=note.format(", ".join(f"{part['tiles']:.0f}" for part in (small, middle, large))),
-            )
-        )
-    return made
+    ]
+
+
+def linear(what: str, reference: str, ours: float, theirs: float, unit: str, note: str) -> harness.Row:
+    """Reached where what 4096 pixels take is within a tenth above what smaller images let expect."""
+    return harness.Row(
+        work=f"growth of predict, 1024 -> 4096 pixels a side: {what}",
+        reference=reference,
+        ours=ours,
+        theirs=theirs,
+        unit=unit,
+        ratio=theirs / ours,
+        bar=1 / 1.1,
+        reached=theirs / ours >= 1 / 1.1,
+        note=note,
+    )
 
 
 def grown(size: int) -> dict[str, float]:
-    """Seconds per tile and bytes per pixel, measured by `python bench/predict.py SIZE`."""
+    """Seconds, tiles and bytes, measured by `python bench/predict.py SIZE`."""
     done = subprocess.run([sys.executable, __file__, str(size)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(size: int) -> dict[str, float]:
-    """In this process: what predicting one image of random numbers takes beyond what a single patch takes."""
+    """In this process: what predicting one image of random numbers takes, after a first patch has brought in all libraries."""
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     ours = predictor(FastPredictor, [build().state_dict()], use_mirroring=False, tile_step_size=1.0)
     ours.take(1)
     ours.predict_logits_from_preprocessed_data(torch.rand(3, 1, PATCH, PATCH))
+    before = start_of_peak()
     image = torch.rand(3, 1, size, size)
     tiles = len(ours._internal_get_sliding_window_slicers(image.shape[1:]))
-    before = peak()
     spent = harness.seconds(lambda: ours.predict_logits_from_preprocessed_data(image))
-    return {"size": size, "tiles": tiles, "per_tile": spent / tiles, "per_pixel": (peak() - before) / size**2}
+    return {"size": size, "tiles": tiles, "seconds": spent, "memory": highest() - before}
 
 
-def peak() -> int:
-    """Bytes, of this process so far: of the GPU's memory or of the main one."""
+def start_of_peak() -> int:
+    """Bytes held now, from which `highest` counts."""
     if DEVICE.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    trim()
+    reset()
+    return resident("VmRSS")
+
+
+def highest() -> int:
+    """Bytes, at most since `start_of_peak`: of the GPU's memory or of the main one."""
+    return int(torch.cuda.max_memory_allocated()) if DEVICE.type == "cuda" else resident("VmHWM")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from harness import Row, alternately, device, main, timed
+from harness import Row, alternately, bound, device, main, shares, timed
 from nnvit.heads.segformer import Head, from_transformers
 
-# name: width of the maps, side of the finest one (strides 4, 8, 16, 32 of a square patch), batch
-PYRAMIDS = {"ViT-S, patch 256": (384, 64, 2), "ViT-L, patch 512": (1024, 128, 1)}
+# name: width of the maps, side of the finest one (strides 4, 8, 16, 32 of a square patch), batch, the ratio that is asked for
+PYRAMIDS = {"ViT-S, patch 256": (384, 64, 2, None), "ViT-L, patch 512": (1024, 128, 1, 2)}
 
 
 def pair(width: int) -> tuple[Head, SegformerDecodeHead]:
@@ -48,21 +49,29 @@ def agreement(
         return f"logits differ by at most {float((ours(maps) - theirs(maps)).abs().max()):.1e}"
 
 
+def flops(run: Callable[[], None]) -> int:
+    """Of one call."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
 def rows() -> list[Row]:
     """Both pyramids, forward, and forward with backward."""
     torch.set_num_threads(os.cpu_count() or 1)
     found = []
-    for name, (width, side, batch) in PYRAMIDS.items():
+    for name, (width, side, batch, bar) in PYRAMIDS.items():
         ours, theirs = (head.to(device()).train() for head in pair(width))
         imageless = partial(ours, image=torch.empty(0))
         maps = [torch.randn(batch, width, side // s, side // s, device=device()) for s in (1, 2, 4, 8)]
         same = agreement(partial(ours.eval(), image=torch.empty(0)), theirs.eval(), maps)
         ours.train(), theirs.train()
         for kind, make in (("forward", forward), ("forward + backward", step)):
-            times = alternately(make(imageless, maps), make(theirs, maps))
-            found.append(
-                timed(f"SegFormer head, {name}, batch {batch}, {kind}", "transformers", times, 2, agreement=same)
-            )
+            mine, other = make(imageless, maps), make(theirs, maps)
+            times = alternately(mine, other)
+            note = f"{bound(flops(mine), None, times[1])}; of a pass: {shares(mine)}"
+            work = f"SegFormer head, {name}, batch {batch}, {kind}"
+            found.append(timed(work, "transformers", times, bar, agreement=same, note=note))
     return found
 
 

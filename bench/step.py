@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 import trainers
-from harness import Row, alternately, device, gemm_peak, main, seconds, timed
+from harness import Row, alternately, bound, device, gemm_peak, main, seconds, shares, timed
+from nnvit import estimate
 from nnvit.cost import forward_flops
 from nnvit.model.segmenter import build_backbone
 from nnvit.nnunet.precision import choose
@@ -44,8 +45,11 @@ def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
     batch = trainers.batch_of(mine)
     agreement, forward = _agreement(mine, theirs, batch), _forward_seconds(mine, batch)
     times = alternately(step_of(mine, batch), step_of(theirs, batch), 5)
+    job = estimate.job_of(mine.recipe, channels=3, classes=2, patch=tuple(batch["data"].shape[2:]), batch=2)
+    flops = estimate.need(job, mine.precision.dtype, steps=1).step_flops
     note = (
-        f"{mine.precision.name}; the step takes {times[0] / forward:.2f} times its own forward pass without gradients"
+        f"{mine.precision.name}; the step takes {times[0] / forward:.2f} times its own forward pass without gradients; "
+        f"{bound(flops, mine.precision.dtype, times[1])}; of the step: {shares(step_of(mine, batch))}"
     )
     return timed(work, "stock nnUNetTrainer", times, bar, agreement=agreement, note=note)
 
