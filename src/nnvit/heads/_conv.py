@@ -1,6 +1,5 @@
 """Convolution, batch norm and ReLU: the unit that UPerNet's and the progressive decoder are made of."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
@@ -31,4 +30,4 @@ class ConvUnit(nn.Module):
         self.norm = BatchNorm(out)
 
     def forward(self, map_BChw: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.conv(map_BChw)))
+        return self.norm(self.conv(map_BChw)).relu_()

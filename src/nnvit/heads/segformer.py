@@ -9,9 +9,8 @@ full size. The result is the same, for a fraction of the multiplications and of 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, linear
 
 from ..errors import ConfigError
 from ..schema import ModelConfig, at_least
@@ -68,22 +67,16 @@ class Head(nn.Module):
         shares = reversed(self.fuse.weight.chunk(len(maps), dim=1))
         fused = None
         for map_BChw, projection, share in zip(maps, self.projections, shares, strict=True):
-            hidden = _applied(*_joint(projection, share[:, :, 0, 0]), map_BChw)
+            hidden = linear(map_BChw.movedim(1, -1), *_joint(projection, share[:, :, 0, 0])).movedim(-1, 1)
             if hidden.shape[-2:] != size:
                 hidden = interpolate(hidden, size, mode="bilinear", align_corners=False)
             fused = hidden if fused is None else fused + hidden
-        return self.classifier(self.dropout(torch.relu(self.norm(fused))))
+        return self.classifier(self.dropout(self.norm(fused).relu_()))
 
 
 def _joint(projection: nn.Module, fusion: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of `fusion` (D, D) after the linear layer `projection` (C -> D)."""
     return fusion @ projection.get_parameter("weight"), fusion @ projection.get_parameter("bias")
-
-
-def _applied(weight: Tensor, bias: Tensor, map_BChw: Tensor) -> Tensor:
-    """A 1 x 1 convolution as a product of matrices, whose backward pass is faster than a convolution's on large maps."""
-    out = torch.baddbmm(bias[:, None], weight.expand(len(map_BChw), -1, -1), map_BChw.flatten(2))
-    return out.unflatten(2, map_BChw.shape[-2:])
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -129,8 +129,8 @@ class Segmenter(nn.Module):
         With `aux` and while `deep_supervision` is on: a list that begins with them.
         """
         size = image_BCHW.shape[-2:]
-        image = self._padded(self.input(image_BCHW))
-        source = self.backbone if self.by_tokens else self.neck(self.backbone(image), image)
+        image = self._seen(image_BCHW)
+        source = self.backbone if self.by_tokens else self.neck(self._maps(image), image)
         if not self.deep_supervision or self.aux is None:
             return resized(self._refined(self.head(source, image), source, image), image, size)
         if self.by_queries:
@@ -151,8 +151,8 @@ class Segmenter(nn.Module):
         With `decode` and `resized` it is `forward` in three steps, for several decoders on one backbone. Heads that read
         tokens (`by_tokens`) run inside the backbone and cannot be taken apart.
         """
-        image = self._padded(self.input(image_BCHW))
-        return self.backbone(image), image
+        image = self._seen(image_BCHW)
+        return self._maps(image), image
 
     def decode(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """What `features` gives -> logits (B, K, h, w) of the padded image, at the stride of head or refinement.
@@ -184,9 +184,16 @@ class Segmenter(nn.Module):
         """Tells the head which share of the training is done, 0 to 1; a finished network is at 1."""
         self.head.progress = done
 
-    def _padded(self, image: Tensor) -> Tensor:
+    def _seen(self, image_BCHW: Tensor) -> Tensor:
+        """Standardised and padded, channels last in memory: so do convolutions run fastest, and as tokens lie."""
+        image = self.input(image_BCHW)
         bottom, right = (-side % self.backbone.grid for side in image.shape[-2:])
-        return pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+        if bottom or right:
+            image = pad(image, (0, right, 0, bottom), mode="replicate")
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        return [map_BChw.contiguous(memory_format=torch.channels_last) for map_BChw in self.backbone(image)]
 
     def _refined(self, logits: Tensor, source: Any, image: Tensor) -> Tensor:
         return logits if self.refine is None else self.refine(logits, source, image)
