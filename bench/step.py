@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import trainers
 from harness import Row, alternately, bound, device, gemm_peak, main, seconds, shares, timed
@@ -104,6 +105,23 @@ def forward_share() -> Row:
     )
 
 
+def attention() -> Row:
+    """Why 16 bits bring a ViT less than a matrix product: torch's fused attention, in the precision of `auto` and in fp32."""
+    dtype = choose("auto", device()).dtype or torch.float32
+    heads, tokens, width = 12, 1029, 64  # of a ViT-S at 512 x 512, both images of the batch
+    wide = [torch.randn(heads, tokens, width, device=device())[None] for _ in range(3)]
+    narrow = [part.to(dtype) for part in wide]
+
+    def run(parts: list[torch.Tensor]) -> Callable[[], object]:
+        return lambda: [scaled_dot_product_attention(*parts) for _ in range(12)]
+
+    times = alternately(run(narrow), run(wide))
+    rate = 12 * 4 * heads * tokens**2 * width / times[0]
+    note = f"{rate / 1e9:.0f} GFLOP/s, where a matrix product reaches {gemm_peak(dtype) / 1e9:.0f}"
+    name = str(dtype).removeprefix("torch.")
+    return timed(f"torch's fused attention, 12 blocks of ViT-S, 512², batch 2, {name}", "fp32", times, note=note)
+
+
 def unet() -> Row:
     """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 where ours costs nothing."""
     mine, theirs = trainers.ours("unet", patch=256), trainers.stock("unet", patch=256, deep_supervision=True)
@@ -144,7 +162,7 @@ def rows() -> list[Row]:
             unet(),
             overhead(),
         ]
-    return [*found, forward_share()]
+    return [*found, forward_share(), attention()]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python bench/table.py [--only NAME …] [--keep]
 
-Writes results/<name>.json for each, and results/table.md and docs/bench.svg of all that are there. --keep leaves out those
-that have results of this commit, so that an interrupted run goes on.
+Writes results/<name>.json for each, and of all that are there the table in docs/performance.md and docs/bench.svg. --keep leaves
+out those that have results of this commit, so that an interrupted run goes on.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from harness import RESULTS, commit
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parent / "docs" / "bench.svg"
+PAGE = HERE.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 BENCHES = ("segformer_head", "step", "predict", "disk", "memory", "estimate")
 
 
@@ -44,6 +46,12 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     notes = [f"- {row['work']}: {'; '.join(filter(None, (row['agreement'], row['note'])))}." for row in _noted(found)]
     return "\n".join([*_machines(found), "", *lines, "", *notes]) + "\n"
+
+
+def write_into_page(table: str) -> None:
+    """Between the page's two marks."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + BEGIN + table + END + rest.split(END)[1])
 
 
 def _noted(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -102,7 +110,7 @@ def main() -> None:
         if not (arguments.keep and known.get(name) == commit()):
             run(name)
     found = results()
-    (RESULTS / "table.md").write_text(markdown(found))
+    write_into_page(markdown(found))
     picture(found)
     print(f"\n{markdown(found)}\n{PICTURE}")
 
