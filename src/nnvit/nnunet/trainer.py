@@ -3,7 +3,6 @@
 Recipe `unet` runs through the same lines as every ViT; nothing here asks what the network is.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -51,7 +50,7 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
     deep_supervision = True
     dataloader_train: Any
     dataloader_val: Any
-    _on_case: Callable[[], None] | None = None  # called for each case of the final validation
+    on_case: Callable[[], None] | None = None  # called for each case of the final validation
 
     def __init__(
         self,
@@ -381,60 +380,16 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             f"{self.output_folder}"
         )
 
-    # --- after training --------------------------------------------------------------------------------------------
-
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's own final validation, in the stock predictor's precision, so that stock prediction gives the same.
-
-        With `fast_validation`, where that can be, the fast predictor's.
-        """
-        total = len(self.do_split()[1])
-        mirroring = "with mirroring" if self.inference_allowed_mirroring_axes else "without mirroring"
-        self.say(f"validating {total} cases with nnU-Net's sliding window, {mirroring}")
-        start, done = time.perf_counter(), 0
-        with display.bar("  validation", total, self.local_rank == 0) as advance:
-
-            def on_case() -> None:
-                nonlocal done
-                if done:
-                    left = (time.perf_counter() - start) / done * (total - done)
-                    self.say(f"  {done}/{total} predicted, ETA {display.duration(left)}")
-                    advance("")
-                done += 1
-
-            self._on_case = on_case
-            with self.averaged():
-                self.bare_network.float()  # what was frozen was kept in the precision of the training
-                fast = self._validate_fast(save_probabilities)
-                if fast is None:
-                    super().perform_actual_validation(save_probabilities)
-        self._on_case = None
-        self.manifest.done(self.validated, fast)
-        self.say(f"to predict: {self._predict_command()}")
-
-    def _validate_fast(self, save_probabilities: bool) -> str | None:
-        """Where it was asked for and can be: the precision that it took."""
-        if not self.fast_validation:
-            return None
-        if reason := validation.why_not(self):
-            self.say(f"--fast-validation is left out for this training, as {reason}")
-            return None
-        return validation.validate_fast(self, save_probabilities)
-
-    def _predict_command(self) -> str:
-        trainer, plans, configuration = Path(self.output_folder_base).name.split("__")
-        device = "" if self.device.type == "cuda" else f" -device {self.device.type}"
-        return (
-            f"nnUNetv2_predict -i IMAGES -o OUT -d {self.plans_manager.dataset_name} -tr {trainer} -p {plans} "
-            f"-c {configuration} -f {self.fold}{device}"
-        )
+        """nnU-Net's own final validation or, with `fast_validation`, the fast predictor's."""
+        validation.run(self, super().perform_actual_validation, save_probabilities)
 
     # --- talking ---------------------------------------------------------------------------------------------------
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
         """nnU-Net's log file keeps everything; the console shows only what was meant for it explicitly."""
-        if self._on_case is not None and str(args[0]).startswith("predicting "):
-            self._on_case()
+        if self.on_case is not None and str(args[0]).startswith("predicting "):
+            self.on_case()
         super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
 
     def say(self, line: str) -> None:

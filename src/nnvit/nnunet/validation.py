@@ -1,9 +1,10 @@
-"""Final validation by the fast predictor (`--fast-validation`): nnU-Net's cases, files and scores, another sliding window."""
+"""The final validation, by nnU-Net's predictor or by the fast one: the same cases, files and scores, another sliding window."""
 
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import redirect_stdout
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,62 @@ import torch
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 
+from . import display
 from .prediction.fast import FastPredictor
 
 if TYPE_CHECKING:
     from .trainer import nnUNetTrainer_nnvit
+
+
+def run(trainer: "nnUNetTrainer_nnvit", stock: Callable[[bool], None], save_probabilities: bool = False) -> None:
+    """`stock`, nnU-Net's own, in the stock predictor's precision, so that stock prediction gives the same; shown as it goes.
+
+    With `trainer.fast_validation`, where that can be, the fast predictor's.
+    """
+    with _progress(trainer), trainer.averaged():
+        trainer.bare_network.float()  # what was frozen was kept in the precision of the training
+        reason = why_not(trainer) if trainer.fast_validation else None
+        if reason:
+            trainer.say(f"--fast-validation is left out for this training, as {reason}")
+        precision = None
+        if trainer.fast_validation and not reason:
+            precision = validate_fast(trainer, save_probabilities)
+        else:
+            stock(save_probabilities)
+    trainer.manifest.done(trainer.validated, precision)
+    trainer.say(f"to predict: {_command(trainer)}")
+
+
+@contextmanager
+def _progress(trainer: "nnUNetTrainer_nnvit") -> Iterator[None]:
+    """A line and a step of the bar for every case."""
+    total = len(trainer.do_split()[1])
+    mirroring = "with mirroring" if trainer.inference_allowed_mirroring_axes else "without mirroring"
+    trainer.say(f"validating {total} cases with nnU-Net's sliding window, {mirroring}")
+    start, done = time.perf_counter(), 0
+    with display.bar("  validation", total, trainer.local_rank == 0) as advance:
+
+        def on_case() -> None:
+            nonlocal done
+            if done:
+                left = (time.perf_counter() - start) / done * (total - done)
+                trainer.say(f"  {done}/{total} predicted, ETA {display.duration(left)}")
+                advance("")
+            done += 1
+
+        trainer.on_case = on_case
+        yield
+    trainer.on_case = None
+
+
+def _command(trainer: "nnUNetTrainer_nnvit") -> str:
+    """The stock command that predicts with what was trained."""
+    name, plans, configuration = Path(trainer.output_folder_base).name.split("__")
+    device = "" if trainer.device.type == "cuda" else f" -device {trainer.device.type}"
+    return (
+        f"nnUNetv2_predict -i IMAGES -o OUT -d {trainer.plans_manager.dataset_name} -tr {name} -p {plans} "
+        f"-c {configuration} -f {trainer.fold}{device}"
+    )
 
 
 def why_not(trainer: "nnUNetTrainer_nnvit") -> str | None:
