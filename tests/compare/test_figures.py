@@ -9,7 +9,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from nnvit.compare import figures
+from nnvit.compare import figure_style, figures
 from nnvit.compare.figures import Band, ForestRow, Point
 
 NAMES = ["unet", 'a <b> & "c"', "nnUNetTrainer_nnvit__nnUNetPlans_with_a_name_that_does_not_end__2d"]
@@ -60,28 +60,28 @@ ALL = {"forest": _forest, "strip": _strip, "ranks": _ranks, "pareto": _pareto, "
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_picture_is_written_as_svg_and_pdf(name: str, tmp_path: Path) -> None:
-    figures.save(ALL[name](), tmp_path, name)
+    figure_style.save(ALL[name](), tmp_path, name)
     assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
     assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_same_picture_gives_the_same_svg(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save(_forest(), tmp_path, name)
+        figure_style.save(_forest(), tmp_path, name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_what_else_draws_in_the_process_leaves_the_pictures_alone(tmp_path: Path) -> None:
     """nnU-Net's training curves set seaborn's scale of text for the whole process."""
-    figures.save(_forest(), tmp_path, "before")
+    figure_style.save(_forest(), tmp_path, "before")
     with rc_context({"font.size": 30, "axes.titlesize": 30, "xtick.labelsize": 27.5, "axes.grid": True}):
-        figures.save(_forest(), tmp_path, "after")
+        figure_style.save(_forest(), tmp_path, "after")
     assert (tmp_path / "before.svg").read_bytes() == (tmp_path / "after.svg").read_bytes()
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_inlined_picture_has_text_escaped_and_a_label(name: str) -> None:
-    root = ElementTree.fromstring(_named(figures.inline(ALL[name](), name, 'says <"this"> & that')))
+    root = ElementTree.fromstring(_named(figure_style.inline(ALL[name](), name, 'says <"this"> & that')))
     assert root.get("role") == "img"
     assert root.get("aria-label") == 'says <"this"> & that'
     assert root.findall(".//{http://www.w3.org/2000/svg}text")
@@ -89,7 +89,7 @@ def test_an_inlined_picture_has_text_escaped_and_a_label(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_inlined_picture_has_its_own_ids_and_points_at_nothing_else(name: str) -> None:
-    svg = figures.inline(ALL[name](), name, "title")
+    svg = figure_style.inline(ALL[name](), name, "title")
     ids = re.findall(r'\bid="([^"]*)"', svg)
     assert len(ids) == len(set(ids))
     assert all(identifier.startswith(f"{name}-") for identifier in ids)
@@ -99,18 +99,18 @@ def test_an_inlined_picture_has_its_own_ids_and_points_at_nothing_else(name: str
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_inlined_picture_takes_all_its_colours_from_the_page(name: str) -> None:
-    assert not re.findall(r"#[0-9a-fA-F]{6}\b", figures.inline(ALL[name](), name, "title"))
+    assert not re.findall(r"#[0-9a-fA-F]{6}\b", figure_style.inline(ALL[name](), name, "title"))
 
 
 def test_the_forest_says_estimate_interval_and_n() -> None:
-    svg = figures.inline(_forest(), "forest", "title")
+    svg = figure_style.inline(_forest(), "forest", "title")
     assert "+1.25 [+0.25, +2.25]\u2003n = 28" in svg
     assert "−0.75 [−1.75, +0.25]\u2003n = 28" in svg
 
 
 def test_a_name_that_looks_like_markup_is_left_as_it_is() -> None:
     name = 'x="#0067a5" id="a" 0.12345'
-    svg = figures.inline(
+    svg = figure_style.inline(
         figures.forest({"v": [_row(name, 1, 0)]}, xlabel="x", better="a", worse="b"), "forest", "title"
     )
     assert name in svg.replace("&quot;", '"')
@@ -119,8 +119,12 @@ def test_a_name_that_looks_like_markup_is_left_as_it_is() -> None:
 def test_the_page_and_the_figures_agree_on_the_colours_of_light() -> None:
     css = (Path(figures.__file__).parent / "report" / "page.css").read_text(encoding="utf-8")
     light = dict(re.findall(r"(--[\w]+): light-dark\((#\w+),", css))
-    assert [light[f"--arm{i}"] for i in range(len(figures.ARMS))] == list(figures.ARMS)
-    assert (light["--ink"], light["--soft"], light["--rule"]) == (figures.INK, figures.SOFT, figures.GRID)
+    assert [light[f"--arm{i}"] for i in range(len(figure_style.ARMS))] == list(figure_style.ARMS)
+    assert (light["--ink"], light["--soft"], light["--rule"]) == (
+        figure_style.INK,
+        figure_style.SOFT,
+        figure_style.GRID,
+    )
 
 
 def test_the_pareto_front_is_the_points_that_none_beats() -> None:

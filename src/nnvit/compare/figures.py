@@ -1,62 +1,19 @@
 """The pictures of a comparison, drawn with matplotlib: one function each, from plain numbers to a Figure.
 
-`save` writes a picture as svg and pdf on white, for a paper; `inline` gives the svg that stands in the report's page, where
-the page's own colours (light or dark) and type take over. Colours are told apart with the common colour-vision deficiencies,
-and every arm has a marker of its own besides. No state is kept: neither pyplot nor a backend is touched.
+`figure_style` says how they look and writes them. No state is kept: neither pyplot nor a backend is touched.
 """
 
-import html
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-WIDTH = 7.2
-"""Width of every picture, in inches."""
-INK, SOFT, GRID, GROUND = "#1b1f24", "#5b6470", "#d5dae0", "#fdfdfc"
-HUMAN = "#7a5c00"
-ARMS = ("#0067a5", "#c4501b", "#00785c", "#8a4fa3", "#946200", "#2a7fa8", "#b8407a", "#4f5965")
-"""One colour per arm, in the order of the arms; the page has a lighter twin of each for dark."""
-MARKERS = "osD^vPX*"
-_VARIABLES = {INK: "--ink", SOFT: "--soft", GRID: "--rule", GROUND: "--ground", HUMAN: "--human"} | {
-    colour: f"--arm{i}" for i, colour in enumerate(ARMS)
-}
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nnvit",
-    "pdf.fonttype": 42,
-}
+from .figure_style import ARMS, GROUND, HUMAN, INK, MARKERS, SOFT, WIDTH, styled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +78,7 @@ def forest(
         if len(groups) > 1:
             entries.append((title, None))
         entries += [(short(row.name), row) for row in rows]
-    with style.context(["default", _STYLE]):
+    with styled():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.27 * len(entries)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0, color=SOFT, linewidth=0.9, zorder=1)
@@ -188,7 +145,7 @@ def paired_strip(
     arms = list(values)
     table_AN = np.array([values[arm] for arm in arms], dtype=float)
     alpha = float(np.clip(12 / max(table_AN.shape[1], 1), 0.12, 0.6))
-    with style.context(["default", _STYLE]):
+    with styled():
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots()
         lines = [np.column_stack([np.arange(len(arms)), case_A]) for case_A in table_AN.T]
@@ -250,7 +207,7 @@ def rank_blobs(
     `shares`: arm -> (rank, share) of every rank that it took, halves for ties; `mean`: arm -> mean rank, low, high.
     """
     arms = list(shares)
-    with style.context(["default", _STYLE]):
+    with styled():
         figure = Figure(figsize=(WIDTH, 0.95 + 0.42 * len(arms)), layout="constrained")
         axes = figure.subplots()
         for i, arm in enumerate(arms):
@@ -274,7 +231,7 @@ def pareto(panels: Mapping[str, Sequence[Point]], *, ylabel: str, lower_is_bette
     Arms whose cost isn't known are left out of a panel.
     """
     names = {point.name: point.colour for points in panels.values() for point in points}
-    with style.context(["default", _STYLE]):
+    with styled():
         rows = -(-len(names) // 3)
         figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * rows), layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -338,7 +295,7 @@ def critical_difference(ranks: Mapping[str, float], cd: float, *, datasets: int)
     bars = cd_groups([ranks[arm] for arm in order], cd)
     half = -(-len(order) // 2)
     depth = 0.45 + 0.22 * len(bars)
-    with style.context(["default", _STYLE]):
+    with styled():
         figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * (depth + half)), layout="constrained")
         axes = figure.subplots()
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -374,43 +331,3 @@ def cd_groups(ranks: Sequence[float], cd: float) -> list[tuple[float, float]]:
         if stop > start and (not groups or stop > groups[-1][1]):
             groups.append((start, stop))
     return [(ranks[a], ranks[b]) for a, b in groups]
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes `name`.svg and `name`.pdf, on white; the same figure gives the same svg, byte for byte."""
-    with style.context(["default", _STYLE]):
-        _settle(figure)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-
-
-def inline(figure: Figure, name: str, title: str) -> str:
-    """The figure as an <svg> for the page: without a ground, in the page's colours, with ids of its own.
-
-    `title` is what screen readers say.
-    """
-    buffer = io.StringIO()
-    with style.context(["default", _STYLE]):
-        _settle(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<[^>]*>", lambda tag: _tag_of_the_page(tag[0], name), svg)
-    opening = f'<svg role="img" aria-label="{html.escape(title)}" class="chart" '
-    return re.sub(r'^<svg (?:xmlns:xlink="[^"]*" )?(?:width="[^"]*" height="[^"]*" )?', opening, svg, count=1).strip()
-
-
-def _settle(figure: Figure) -> None:
-    """Lays the figure out once; every file is then drawn from the same layout."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-
-
-def _tag_of_the_page(tag: str, name: str) -> str:
-    """A tag with the figure's name before its ids, the page's colours, and hundredths of a point for coordinates."""
-    tag = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", tag)
-    for colour, variable in _VARIABLES.items():
-        tag = tag.replace(colour, f"var({variable})")
-    return re.sub(r"(?<=\d\.\d\d)\d+", "", tag)

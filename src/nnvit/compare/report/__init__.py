@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from .. import figures
+from .. import figure_style
 from .. import overlays as pictures_of_cases
 from ..arms import Arm
 from ..data import without_home
@@ -66,7 +66,7 @@ def write(
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn.values():
-        figures.save(picture.figure, out / "figures", picture.name)
+        figure_style.save(picture.figure, out / "figures", picture.name)
     facts = facts_of(stats, cases, audit, cost, options)
     tables = latex_tables(stats, audit, cost)
     for name, text in tables.items():
@@ -162,7 +162,7 @@ def _numbers(
         "many_labels": len(labels) > 1,
         "main_metric": main,
         "averaged": ", mean over classes" if len(labels) > 1 else "",
-        "colours": {arm: i % len(figures.ARMS) for i, arm in enumerate(stats["arms"])},
+        "colours": {arm: i % len(figure_style.ARMS) for i, arm in enumerate(stats["arms"])},
         "metrics": [{"key": metric, "name": names.long_name(stats, metric)} for metric in names.metrics_shown(stats)],
         "claims": rows.claims(stats),
         "omnibus": rows.omnibus(stats),
@@ -199,7 +199,7 @@ def _figures(drawn: Mapping[str, Picture]) -> dict[str, Any]:
 
 def _inline(picture: Picture) -> dict[str, Any]:
     """The svg is matplotlib's own and escapes its text; its title is escaped by `inline`."""
-    svg = Markup(figures.inline(picture.figure, picture.name, picture.title))
+    svg = Markup(figure_style.inline(picture.figure, picture.name, picture.title))
     return {"svg": svg, "caption": picture.caption, "label": picture.name.replace("-", " ")}
 
 
