@@ -83,7 +83,7 @@ class MiT(nn.Module):
         tokens_BND, height, width = stage.patch_embeddings(map_BChw)
         for block in stage.blocks:
             tokens_BND = self._run_block(block, tokens_BND, height, width)
-        return stage.layer_norm(tokens_BND).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return stage.layer_norm(tokens_BND).unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
 
     def _run_block(self, block: nn.Module, tokens_BND: Tensor, height: int, width: int) -> Tensor:
         # transformers' own flag acts in train mode alone, and a backbone under LoRA is in eval mode.
