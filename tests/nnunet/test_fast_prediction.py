@@ -387,10 +387,11 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
     assert all(torch.equal(tile, image[view.place]) for view, tile in got)
 
 
-def test_infinite_logits_are_refused(vessels: Path, image: Tensor, without_bf16: None) -> None:
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_logits_that_are_no_numbers_are_refused(vessels: Path, image: Tensor, without_bf16: None, value: float) -> None:
     ours = fast(open_model(vessels))
-    ours.ensemble.networks[0].head.classifier.bias.data[1] = math.inf
-    with pytest.raises(RuntimeError, match="infinite logits"):
+    ours.ensemble.networks[0].head.classifier.bias.data[:] = value
+    with pytest.raises(RuntimeError, match="no numbers, in fp32"):
         ours.predict_logits_from_preprocessed_data(image)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from nnvit import config
 from nnvit.architecture import arch_kwargs
 from nnvit.errors import ConfigError, WeightsError
+from nnvit.frozen import keep_frozen_in
 from nnvit.model import Segmenter
 from nnvit.nnunet import checkpoint
 from nnvit.weights import load_backbone, packaged, reference
@@ -233,3 +234,19 @@ def test_the_key_is_no_part_of_a_recipes_hash_or_name() -> None:
     assert plain.name == other.name
     with pytest.raises(ConfigError, match=r"frozen_weights='refrence' .*Did you mean 'reference'"):
         config.load_recipe([], ["checkpoint.frozen_weights=refrence"])
+
+
+def test_folds_kept_in_two_precisions_load_where_stock_nnunet_loads_them(tmp_path: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    network, state = referring(path)
+    wanted = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    weights = load_backbone(build().backbone, str(path)).to_dict()
+    keep_frozen_in(network, torch.bfloat16)
+    narrow = reference.leave_out(network.state_dict(), reference.refer(network, weights, str(path)))
+    fresh = build(seed=1)
+    reference.forget()
+    fresh.load_state_dict(state)  # stock nnU-Net's first fold, outside of its inference mode
+    with torch.inference_mode():
+        fresh.load_state_dict(narrow)
+        fresh.load_state_dict(state)
+    assert_equal(fresh.state_dict(), wanted)

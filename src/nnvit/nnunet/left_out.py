@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FrozenWeights:
-    """Decides at the first checkpoint of a training, and stays with it: what is frozen does not change."""
+    """Decides as a training starts, and stays with it: what is frozen does not change."""
 
     def __init__(self, trainer: "nnUNetTrainer_nnvit") -> None:
         self.trainer = trainer
@@ -28,8 +28,7 @@ class FrozenWeights:
 
     def left_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The network's state dict as a checkpoint holds it."""
-        if self.wanted and not self.decided:
-            self._decide()
+        self.decide()
         return reference.leave_out(state, self.reference) if self.reference else dict(state)
 
     def described(self) -> dict[str, Any] | None:
@@ -53,7 +52,10 @@ class FrozenWeights:
         weights = safe_load(path).get("nnvit", {}).get("weights") or {}
         return {"base": weights.get("base", weights)}
 
-    def _decide(self) -> None:
+    def decide(self) -> None:
+        """Whether checkpoints can leave them out, said once. Does nothing where that is known, or not wanted."""
+        if self.decided or not self.wanted:
+            return
         trainer = self.trainer
         weights = trainer.manifest.weights
         spec = str(getattr(trainer.recipe.model, "weights", ""))

@@ -1,7 +1,6 @@
 """`fold_k/nnvit_run.json`: what was trained, on what, with what, and how it ended (design.md, section 5)."""
 
 import platform
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from .. import config
 from ..cost import forward_flops
 from ..errors import PlansError
-from . import folders
+from . import folders, memory
 
 if TYPE_CHECKING:
     from .trainer import nnUNetTrainer_nnvit
@@ -43,6 +42,7 @@ class Manifest:
 
         Raises PlansError where the other one was trained on another split or other base plans.
         """
+        memory.forget_peak(self.trainer.device)
         trainer, block = self.trainer, self.trainer.block
         earlier = self._earlier() if trainer.resumed else {}
         training, validation = trainer.do_split()
@@ -94,7 +94,7 @@ class Manifest:
         self.content["epochs_done"] = self.trainer.current_epoch
         if seconds:
             self.content["seconds_per_iteration"] = {part: round(value, 5) for part, value in seconds.items()}
-        self.content["peak_memory_bytes"] = _peak_memory(self.trainer.device)
+        self.content["peak_memory_bytes"] = memory.peak(self.trainer.device)
         self._write()
 
     def end(self, reason: str) -> None:
@@ -166,16 +166,6 @@ def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's memory, or of this process's."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource  # which Windows does not have
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _now() -> str:

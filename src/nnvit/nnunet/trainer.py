@@ -198,6 +198,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
             self._seed(self.current_epoch, self.local_rank)
         for line in self.manifest.lines():
             self.say(line)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            self.frozen.decide()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """nnU-Net's networks keep the switch in their decoder; ours have no decoder, and nothing to switch."""

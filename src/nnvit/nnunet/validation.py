@@ -24,13 +24,13 @@ def run(trainer: "nnUNetTrainer_nnvit", stock: Callable[[bool], None], save_prob
 
     With `trainer.fast_validation`, where that can be, the fast predictor's.
     """
+    if trainer.fast_validation and (reason := why_not(trainer)):
+        trainer.say(f"--fast-validation is left out for this training, as {reason}")
+        trainer.fast_validation = False
+    precision = None
     with _progress(trainer), trainer.averaged():
         trainer.bare_network.float()  # what was frozen was kept in the precision of the training
-        reason = why_not(trainer) if trainer.fast_validation else None
-        if reason:
-            trainer.say(f"--fast-validation is left out for this training, as {reason}")
-        precision = None
-        if trainer.fast_validation and not reason:
+        if trainer.fast_validation:
             precision = validate_fast(trainer, save_probabilities)
         else:
             stock(save_probabilities)
@@ -43,7 +43,8 @@ def _progress(trainer: "nnUNetTrainer_nnvit") -> Iterator[None]:
     """A line and a step of the bar for every case."""
     total = len(trainer.do_split()[1])
     mirroring = "with mirroring" if trainer.inference_allowed_mirroring_axes else "without mirroring"
-    trainer.say(f"validating {total} cases with nnU-Net's sliding window, {mirroring}")
+    whose = "nnvit predict's" if trainer.fast_validation else "nnU-Net's"
+    trainer.say(f"validating {total} cases with {whose} sliding window, {mirroring}")
     start, done = time.perf_counter(), 0
     with display.bar("  validation", total, trainer.local_rank == 0) as advance:
 

@@ -155,6 +155,7 @@ def forget() -> None:
     _held.clear()
 
 
+@torch.inference_mode(mode=False)  # within which stock nnU-Net loads folds: such tensors would not count their changes
 def _tensors(reference: Reference) -> State:
     """The tensors left out; read from the file once, unless somebody has changed them since."""
     key = f"{reference.sha256} {reference.tensors_sha256}"

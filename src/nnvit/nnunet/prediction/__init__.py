@@ -77,6 +77,7 @@ def _predictor(
     if exact:
         return predictor_of(model, device, Predictor, **settings)
     predictor = predictor_of(model, device, FastPredictor, **settings)
+    model.parameters.clear()  # the predictor holds its own
     predictor.take(tile_batch)
     for line in predictor.lines:
         print(line, flush=True)

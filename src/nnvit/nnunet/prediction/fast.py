@@ -84,9 +84,10 @@ class FastPredictor(Predictor):
         places = self._internal_get_sliding_window_slicers(image.shape[1:])
         views = views_of(places, self.allowed_mirroring_axes if self.use_mirroring else None)
         logits = self._mean(image, views)
-        if not torch.isfinite(logits.sum()) and torch.isinf(logits).any():
+        if not torch.isfinite(logits.sum()):
             raise RuntimeError(
-                "the network gave infinite logits, which mean no mask; --exact shows whether bf16 is to blame."
+                f"the network gave logits that are no numbers, in {self.precision.name}, so that there is no mask; --exact "
+                "shows whether the precision is to blame."
             )
         return logits[(slice(None), *kept[1:])]
 

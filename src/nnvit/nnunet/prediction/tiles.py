@@ -94,7 +94,9 @@ class Batches:
         """None where the GPU's memory did not suffice; the batches are smaller from then on."""
         try:
             return self.network(_filled(image, batch, self.device))
-        except torch.OutOfMemoryError:
+        except (
+            RuntimeError
+        ):  # out of memory; cuBLAS and cuDNN say so in words of their own, and another fault comes again
             if len(batch) == 1:
                 raise
         self.size = len(batch) // 2
