@@ -43,6 +43,8 @@ proof: $(INSTALLED)  ## every figure of README and examples, one after the other
 	$(BIN)/python proofs/resume.py --data $(or $(DATA),../shared/data/chase_db1)
 	for table in detail heads pretraining; do $(MAKE) chase TABLE=$$table || exit 1; done
 	$(BIN)/python examples/chase_db1/comparison.py --data $(or $(DATA),../shared/data/chase_db1)
+	$(BIN)/python bench/heads.py --json bench/results/heads.json
+	$(BIN)/python bench/scoring.py
 	$(MAKE) bench
 
 clean:  ## remove the virtual environment and the demo

@@ -72,7 +72,7 @@ def _rows(recipe: Any, home: Path) -> list[Row]:
         found.append(
             Row(
                 work=f"checkpoint, {work}, LoRA ViT-L + simple_pyramid + segformer",
-                reference="frozen weights embedded",
+                reference="frozen weights embedded in fp32",
                 ours=ours / MB,
                 theirs=theirs / MB,
                 unit="MB",

@@ -1,7 +1,7 @@
 """`nnvit estimate`'s peak memory against what training steps of nnvit's own trainer take, each in a process of its own.
 
 ViT-S/16 with simple_pyramid and segformer, ViT-B/16 with progressive upsampling; frozen, LoRA and in full; 512 x 512, batch 2,
-`precision: auto`. No constant of the estimate was fitted to these or to any networks.
+`precision: auto`, on the CPU. No constant of the estimate was fitted to these or to any networks.
 """
 
 import torch

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
+BF16_FAST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Row:
     """One comparison. ours, theirs: medians in `unit`; ratio: of the pairs, above 1 where ours is better.
 
     bar: the ratio that was asked for, None where none was; reached: whether it is; agreement: how far the two results agree;
-    note: what a reader of the figure has to know, such as the bound that the machine sets.
+    note: what a reader of the figure has to know, such as the bound that the machine sets; bf16: whether the bar is meant for
+    machines on which matrix products in bf16 are at least BF16_FAST times as fast as in fp32.
     """
 
     work: str
@@ -40,6 +43,7 @@ class Row:
     reached: bool | None = None
     agreement: str = ""
     note: str = ""
+    bf16: bool = False
 
     def line(self) -> str:
         """For the console."""
@@ -51,12 +55,22 @@ class Row:
 
 
 def alternately(
-    ours: Callable[[], object], theirs: Callable[[], object], repeats: int = 7
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int = 7, warm: bool = True
 ) -> tuple[float, float, float]:
-    """Seconds of each (medians) and the median of the ratios theirs / ours, pair by pair; a first pair warms up."""
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats + 1)][1:]
+    """Seconds of each (medians) and the median of the ratios theirs / ours, pair by pair; a first pair warms up where `warm`.
+
+    Who begins changes from pair to pair.
+    """
+    pairs = [_pair(ours, theirs, turned=bool(i % 2)) for i in range(repeats + warm)][warm:]
     mine, other = zip(*pairs, strict=True)
     return statistics.median(mine), statistics.median(other), statistics.median(b / a for a, b in pairs)
+
+
+def _pair(ours: Callable[[], object], theirs: Callable[[], object], turned: bool) -> tuple[float, float]:
+    if turned:
+        other = seconds(theirs)
+        return seconds(ours), other
+    return seconds(ours), seconds(theirs)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -68,7 +82,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def timed(work: str, reference: str, times: tuple[float, float, float], bar: float | None = None, **words: str) -> Row:
+def timed(work: str, reference: str, times: tuple[float, float, float], bar: float | None = None, **words: Any) -> Row:
     """A row of `alternately`'s times."""
     ours, theirs, ratio = times
     figures = {"ours": ours, "theirs": theirs, "ratio": ratio}

@@ -37,7 +37,7 @@ def compared(how: str, recipe: str, keys: list[str], more: str = "", bar: float 
     seconds = " and ".join(f"{found['seconds']:.1f} s" for found in (ours, stock))
     note = f"{share:.2f} of the stock trainer's; the network itself holds {held}; steps take {seconds}"
     return Row(
-        work=f"peak memory of a training step, frozen ViT-B/16 + progressive{how}",
+        work=f"peak memory of a training step on the CPU, frozen ViT-B/16 + progressive{how}",
         reference="stock nnU-Net",
         ours=ours["peak"],
         theirs=stock["peak"],

@@ -1,6 +1,7 @@
 """Peak memory of training steps of a real trainer, each measurement in a process of its own.
 
-`peak(...)` is what the benches call; run as a script, this file is the child. Above the baseline: what is resident after all
+`peak(...)` is what the benches call; run as a script, this file is the child. On the CPU, also where there is a GPU.
+Above the baseline: what is resident after all
 imports and a step of a tiny network by the same trainer, which brings in every library and thread that a step uses.
 The peak is the kernel's own high-water mark of resident memory, set back at the baseline; the allocator is glibc's as it comes,
 told once, before the baseline, to hand back what it keeps free (malloc_trim), so that the network is not built into that.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 3
+CPU_ALONE = {"CUDA_VISIBLE_DEVICES": ""}
 TINY = ["model.backbone=tiny", "model.backbone_size=vit", "model.feature_layers=null"]
 
 
@@ -33,7 +35,12 @@ def peak(
         folders = {name: str(Path(folder) / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
         command = [sys.executable, __file__, words]
         child = subprocess.run(
-            command, env=os.environ | folders, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            env=os.environ | folders | CPU_ALONE,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
     if child.returncode:
         raise RuntimeError(f"{words}: {child.stderr}")

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -111,20 +111,20 @@ def predictor(kind: type[nnUNetPredictor], folds: Sequence[Weights], **settings:
 
 
 def against_stock(work: str, folds: Sequence[Weights], size: int, bar: float) -> harness.Row:
-    """One pair after a warm-up of one patch: the seconds are many forward passes, which differ little."""
+    """Three pairs, after a warm-up of one patch."""
     ours, stock = predictor(FastPredictor, folds), predictor(nnUNetPredictor, folds)
     image = picture(size, 2)[0][:, None]
     results: dict[str, Tensor] = {}
 
-    def run(name: str, by: nnUNetPredictor) -> float:
+    def run(name: str, by: nnUNetPredictor) -> Callable[[], None]:
         by.predict_logits_from_preprocessed_data(image[..., :PATCH, :PATCH].contiguous())
 
         def once() -> None:
             results[name] = by.predict_logits_from_preprocessed_data(image)
 
-        return harness.seconds(once)
+        return once
 
-    mine, other = run("ours", ours), run("stock", stock)
+    times = harness.alternately(run("ours", ours), run("stock", stock), 3, warm=False)
     got, wanted = (results[name].argmax(0) == 1 for name in ("ours", "stock"))
     dice = 2 * float((got & wanted).sum()) / float(got.sum() + wanted.sum())
     differ = float((results["ours"] - results["stock"].float()).abs().max())
@@ -133,10 +133,11 @@ def against_stock(work: str, folds: Sequence[Weights], size: int, bar: float) ->
     return harness.timed(
         work,
         "stock nnUNetPredictor",
-        (mine, other, other / mine),
+        times,
         bar,
         agreement=agreement,
-        note=bound(ours, size, other, len(folds)),
+        note=bound(ours, size, times[1], len(folds)),
+        bf16=True,
     )
 
 
