@@ -1,6 +1,7 @@
 """`nnvit export`: what stock nnU-Net makes of the exported model is what it makes of the trained one."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -126,7 +127,7 @@ def test_the_card_says_what_it_is_and_how_to_predict(model: Path, base: Path, tm
     text = (tmp_path / "out" / "README.txt").read_text()
     assert "background = 0, anterior = 1, posterior = 2" in text
     assert "nobody told nnvit the licence" in text
-    assert "-tr nnUNetTrainer_nnvit -p nnUNetPlans_to_export -c 2d -f 0" in text
+    assert "-d DATASET -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_export -c 2d -f 0" in text  # whoever gets it names it
 
 
 def test_a_backbone_that_is_not_free_is_pointed_out(model: Path, tmp_path: Path) -> None:
@@ -193,6 +194,14 @@ def test_an_onnx_file_that_is_not_the_network_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_differences_of_logits_count_in_units_of_the_largest_and_nan_is_never_small() -> None:
+    logits = torch.tensor([50.0, -3.0])
+    assert to_onnx.apart(logits, logits + 0.25) == (0.25, 50.0)
+    assert to_onnx.apart(logits / 100, logits / 100) == (0.0, 1.0)
+    worst, _ = to_onnx.apart(logits, torch.tensor([50.0, math.nan]))
+    assert math.isnan(worst)
+
+
 def test_onnx_without_its_packages_says_what_to_install(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,4 +258,5 @@ def test_the_command_exports_the_folds_that_are_named(model: Path, tmp_path: Pat
     words = [program, "export", str(model), "-o", str(tmp_path / "out.zip"), "-f", "0", "--no-merge"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert f"wrote {tmp_path / 'out.zip'}" in done.stdout
-    assert "install it: nnvit install ZIP" in done.stdout
+    assert f"install it: nnvit install {tmp_path / 'out.zip'}, or nnUNetv2_install_pretrained" in done.stdout
+    assert f"-d {model.parent.name} -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_export -c 2d -f 0" in done.stdout

@@ -1,25 +1,30 @@
 """`nnvit install`: models of stock nnU-Net's zips and of ours arrive whole; anything else leaves nothing behind."""
 
+import hashlib
 import json
 import os
 import pickle
+import re
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
-from nnvit.nnunet import checkpoint, export, folders
+from nnvit.nnunet import archive, checkpoint, export, folders, to_onnx
 from nnvit.nnunet.install import install
 from nnvit.weights import reference, sha256_of
 from nnvit.weights.target import target_tensors
@@ -169,9 +174,19 @@ def running_checkpoint(zipped: zipfile.ZipFile, home: str) -> None:
         torch.save({"network_weights": {}, "x": RunsCode()}, file)
 
 
-def foreign_network(zipped: zipfile.ZipFile, home: str) -> None:
-    plans = {"configurations": {"2d": {"architecture": {"network_class_name": "subprocess.Popen", "arch_kwargs": {}}}}}
-    zipped.writestr(f"{home}/plans.json", json.dumps(plans))
+def running_in_capitals(zipped: zipfile.ZipFile, home: str) -> None:
+    with zipped.open(f"{home}/fold_0/x.PTH", "w") as file:
+        torch.save({"network_weights": {}, "x": RunsCode()}, file)
+
+
+def plans_of(network: str, imported: Sequence[str] = (), **layers: str | None) -> bytes:
+    described = {"network_class_name": network, "arch_kwargs": layers, "_kw_requires_import": list(imported)}
+    return json.dumps({"configurations": {"2d": {"architecture": described}}}).encode()
+
+
+SYSTEM = "torch.nn.functional.torch.os.system"
+HUB = "nnvit.model.segmenter.torch.hub.load"
+UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 
 
 def add(name: str, content: bytes = b"x") -> Callable[[zipfile.ZipFile, str], None]:
@@ -186,8 +201,8 @@ BAD: dict[str, tuple[Callable[[zipfile.ZipFile, str], None], str, type[NnvitErro
     "a link": (link, "\0", DataError, "a link or device"),
     "a file of no model": (add("Dataset905_Other/evil.txt"), "\0", DataError, "belongs to none"),
     "a name twice": (add("HOME/DATASET.json"), "\0", DataError, "twice"),
-    "no data set": (add("HOME/x"), "dataset.json", DataError, "lacks its dataset.json"),
-    "no plans": (add("HOME/x"), "plans.json", DataError, "is no zip of nnU-Net models"),
+    "no data set": (add("HOME/x.txt"), "dataset.json", DataError, "lacks its dataset.json"),
+    "no plans": (add("HOME/x.txt"), "plans.json", DataError, "is no zip of nnU-Net models"),
     "a checkpoint that runs code": (
         running_checkpoint,
         "\0",
@@ -207,7 +222,49 @@ BAD: dict[str, tuple[Callable[[zipfile.ZipFile, str], None], str, type[NnvitErro
         WeightsError,
         r"asks to run 'posix.mkdir'",
     ),
-    "a class of another package": (foreign_network, "plans.json", PlansError, "its plans name 'subprocess.Popen'"),
+    "a checkpoint in capitals": (running_in_capitals, "\0", WeightsError, r"bad.zip:.*x.PTH asks to run"),
+    "weights of another name": (
+        add("HOME/fold_0/x.dat"),
+        "\0",
+        DataError,
+        r"x.dat', which is of a kind that no export",
+    ),
+    "a name that colours": (
+        add("HOME/\x1b[31m.txt"),
+        "\0",
+        DataError,
+        r"\\x1b\[31m.txt', which is a name that a terminal",
+    ),
+    "a class of another package": (
+        add("HOME/plans.json", plans_of("subprocess.Popen")),
+        "plans.json",
+        PlansError,
+        "its plans name 'subprocess.Popen'",
+    ),
+    "a command within torch's reach": (
+        add("HOME/plans.json", plans_of(UNET, ["nonlin"], nonlin=SYSTEM)),
+        "plans.json",
+        PlansError,
+        f"its plans name '{SYSTEM}'",
+    ),
+    "a download within nnvit's reach": (
+        add("HOME/plans.json", plans_of(HUB)),
+        "plans.json",
+        PlansError,
+        f"its plans name '{HUB}'",
+    ),
+    "a module that nnUNetTrainerBN imports": (
+        add("HOME/plans.json", plans_of(UNET, conv_op="antigravity")),
+        "plans.json",
+        PlansError,
+        "its plans name 'antigravity'",
+    ),
+    "a second model within": (
+        add("HOME/crossval_results_folds_0/plans.json", plans_of(HUB)),
+        "\0",
+        PlansError,
+        f"its plans name '{HUB}'",
+    ),
     "plans of another form": (add("HOME/plans.json", b"[1]"), "plans.json", PlansError, "not of nnU-Net's form"),
 }
 
@@ -225,6 +282,95 @@ def test_what_could_do_harm_is_refused_and_leaves_nothing(
     assert content_of(results) == before
     assert {p.name for p in results.iterdir()} == {Path(name).parts[0] for name in before}
     assert [p.name for p in tmp_path.iterdir()] == ["bad.zip"]
+
+
+@pytest.mark.parametrize(
+    "network", [UNET, "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet"]
+)
+def test_networks_of_stock_nnunet_pass_and_those_whose_modules_it_renamed(network: str, hippocampus: str) -> None:
+    archive.check_names(folders.read_plans(hippocampus, "nnUNetPlans"))
+    layers = {"conv_op": "torch.nn.modules.conv.Conv2d", "nonlin": "torch.nn.LeakyReLU", "dropout_op": None}
+    archive.check_names(json.loads(plans_of(network, list(layers), **layers)))
+
+
+def test_predictions_that_nnunet_exports_on_request_arrive(stock_zip: Path, results: Path, tmp_path: Path) -> None:
+    endings = {ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings}
+
+    def predictions(zipped: zipfile.ZipFile, home: str) -> None:
+        for ending in endings:
+            zipped.writestr(f"{home}/fold_0/validation/case{ending}", b"x")
+
+    (target,) = install(changed(stock_zip, tmp_path / "with.zip", predictions)).models
+    assert {path.name[4:] for path in target.glob("fold_0/validation/case*")} == endings
+
+
+def test_every_kind_of_file_that_export_writes_arrives(
+    model: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_onnx, "INSIDE", 0)  # so that the weights get a file of their own
+    wanted = export.Wanted(safetensors=True, onnx=True)
+    export.export(model, tmp_path / "all.zip", wanted=wanted)
+    (target,) = install(tmp_path / "all.zip", "Dataset911_All").models
+    names = {path.name for path in (target / "fold_0").iterdir()}
+    assert names >= {"checkpoint_final.pth", "model.safetensors", "model.onnx", "model.onnx.data", "progress.png"}
+
+
+def referring_zip(source: Path, out: Path, **forged: object) -> Path:
+    """A zip whose checkpoint leaves weights out and says of them what no nnvit wrote."""
+    plain = {"file": "base.pth", "sha256": hashlib.sha256().hexdigest(), "tensors_sha256": "", "family": "", "spec": ""}
+    text = json.dumps(plain | {"source": "file", "licence": "", "shapes": {}, "dtypes": {}} | forged)
+
+    def forging(zipped: zipfile.ZipFile, home: str) -> None:
+        entry = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        with zipped.open(f"{home}/fold_0/checkpoint_final.pth", "w") as file:
+            torch.save({"network_weights": {reference.KEY: entry}}, file)
+
+    return changed(source, out, forging, "checkpoint_final.pth")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("path", ["x"]), ("size", "1"), ("shapes", {"x": "y"}), ("dtypes", {"x": "object"}), ("file", None)],
+)
+def test_a_reference_of_other_types_is_refused(
+    field: str, value: object, stock_zip: Path, results: Path, tmp_path: Path
+) -> None:
+    path = referring_zip(stock_zip, tmp_path / "forged.zip", **{field: value})
+    with pytest.raises(WeightsError, match=rf"its {field} is of another type.*damaged.*Nothing was installed"):
+        install(path)
+
+
+def test_a_reference_reads_no_device_and_searches_no_pattern(
+    stock_zip: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "hub" / "models--a--b" / "snapshots" / "c" / "mine.bin"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    # /dev/null ends at once, and is what its hash says; /dev/zero would be read for ever
+    (note,) = install(referring_zip(stock_zip, tmp_path / "forged.zip", path=os.devnull, file="*")).notes
+    assert f"{os.devnull} (a device or pipe)" in note
+    assert "mine.bin" not in note
+
+
+@pytest.mark.parametrize("path", ["/proc/self/status", "x" * 300])
+def test_a_reference_to_what_cannot_be_weights_is_said_so(
+    path: str, stock_zip: Path, results: Path, tmp_path: Path
+) -> None:
+    (note,) = install(referring_zip(stock_zip, tmp_path / "forged.zip", path=path)).notes
+    assert re.search(rf"{path} \((another file: 0 bytes|File name too long)\)", note)
+
+
+def test_lines_to_paste_into_a_shell_hold_nothing_that_it_runs(stock_zip: Path, results: Path, tmp_path: Path) -> None:
+    evil = MODEL.replace("to_send", "x;touch owned;")
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(stock_zip) as old, zipfile.ZipFile(path, "w") as new:
+        for info in old.infolist():
+            new.writestr(f"Dataset912_Evil/{info.filename.partition('/')[2].replace(MODEL, evil)}", old.read(info))
+    for line in install(path).then:
+        words = shlex.split(line)
+        assert "touch" not in words
+        assert any("x;touch owned;" in word for word in words)
 
 
 def test_a_damaged_zip_and_none_at_all_are_said_so(stock_zip: Path, results: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a zip of nnU-Net models may hold: files of models within their folders, and nothing that runs when it is opened."""
 
 import pickle
+import pydoc
 import re
 import stat
 import zipfile
@@ -11,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import dynamic_network_architectures  # type: ignore[import-untyped]
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from torch import nn
+
 from ..errors import DataError, PlansError, WeightsError
 
 DATASET = re.compile(r"Dataset\d{3}_[\w.-]+")
@@ -18,14 +23,31 @@ MODEL = re.compile(r"((?!__).)+__((?!__).)+__((?!__).)+")
 BESIDE_MODELS = ("ensembles", "inference_information.json", "inference_information.txt")
 """What nnU-Net's own export keeps in a data set's folder beside the models."""
 
-PICKLES = (".pkl", ".pickle", ".pt", ".bin", ".ckpt", ".joblib")
+CHECKPOINT, PICKLE = ".pth", ".pkl"
+KINDS = (
+    CHECKPOINT, PICKLE, ".json", ".txt", ".md", ".csv", ".png", ".pdf", ".svg", ".safetensors", ".onnx", ".onnx.data",
+    ".nii", ".nii.gz", ".nrrd", ".mha", ".gipl", ".tif", ".tiff", ".bmp",
+)  # fmt: skip
+"""What exports hold: weights, accounts, pictures, and nnU-Net's predictions of its validation.
+
+nnU-Net unpickles whatever file `-chk` names, so that a kind that no export holds is refused. CHECKPOINT and PICKLE are read
+before they are let in; the others are not, and no command of nnU-Net's or ours takes them for weights unless it is told to.
+"""
+
 POSTPROCESSING = (
     "nnunetv2.postprocessing.remove_connected_components",
     "remove_all_but_largest_component_from_segmentation",
 )
 NETWORKS = ("nnvit.model.", "dynamic_network_architectures.")
 LAYERS = ("torch.nn.", "dynamic_network_architectures.")
-"""Where the names in plans may point, which nnU-Net imports and calls."""
+"""Where the names in plans may point that nnU-Net imports and calls, which it does for these alone, with pydoc.locate.
+
+It looks up all others (trainer_name in checkpoints; preprocessor_name, resampling_fn_*, normalization_schemes, label_manager,
+image_reader_writer and experiment_planner_used in plans; overwrite_image_reader_writer in dataset.json) as one attribute of
+the modules in one of its own packages, without following dots, and calls that with arguments of its own; what these modules
+import besides (batchgenerators' file functions, scipy's, typing's) cannot be called so, or runs no command. Names within
+arch_kwargs of nnvit's networks are keys of its registry and of timm's list of models.
+"""
 
 
 @contextmanager
@@ -46,11 +68,11 @@ def opened(source: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def checked(zipped: zipfile.ZipFile, source: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """The files in it. Raises DataError for a path that leaves the folder, a link, and a name that comes twice."""
+    """The files in it. Raises DataError for a path that leaves the folder, a link, an unknown kind, a name that comes twice."""
     members = {}
     for info in zipped.infolist():
         if why := _why_not(info):
-            raise DataError(f"{source} holds '{info.filename}', which is {why}: nothing was installed.")
+            raise DataError(f"{source} holds {info.filename!r}, which is {why}: nothing was installed.")
         if not info.is_dir():
             members[PurePosixPath(info.filename)] = info
     names = Counter(info.filename.lower() for info in zipped.infolist())
@@ -69,6 +91,10 @@ def _why_not(info: zipfile.ZipInfo) -> str:
         return "a link or device, no file"
     if info.flag_bits & 1:
         return "encrypted"
+    if not name.isprintable():
+        return "a name that a terminal may obey"
+    if not info.is_dir() and not name.lower().endswith(KINDS):
+        return f"of a kind that no export holds (known: {', '.join(KINDS)})"
     return ""
 
 
@@ -102,17 +128,40 @@ def _belongs(path: PurePosixPath, models: Sequence[PurePosixPath]) -> bool:
 
 
 def check_names(plans: Any) -> None:
-    """Raises PlansError for classes in plans that belong neither to nnU-Net's networks nor to nnvit."""
+    """Raises PlansError for what plans name and is no class of nnU-Net's networks, nnvit's, or torch's layers."""
     try:
-        foreign = [name for name, known in _named(plans) if name is not None and not str(name).startswith(known)]
+        foreign = [name for name, begins in _named(plans) if name is not None and not _known(name, begins)]
     except (AttributeError, KeyError, TypeError) as error:
         raise PlansError(f"its plans.json is not of nnU-Net's form ({error}).") from error
     if foreign:
         raise PlansError(
-            f"its plans name '{foreign[0]}', which nnU-Net would import and call; known are names that begin with"
-            f" {', '.join(sorted({*NETWORKS, *LAYERS}))}. If you trust the zip, take"
+            f"its plans name {foreign[0]!r}, which nnU-Net would import and call; known are networks and layers whose names"
+            f" begin with {', '.join(sorted({*NETWORKS, *LAYERS}))}. If you trust the zip, take"
             " nnUNetv2_install_pretrained_model_from_zip."
         )
+
+
+def _known(name: Any, begins: tuple[str, ...]) -> bool:
+    """Whether nnU-Net would find a network or layer by this name, defined where it may be.
+
+    The beginning alone says little: every module of torch has `torch.os` within reach, and pydoc.locate goes there.
+    """
+    if not isinstance(name, str) or not name.startswith(begins):  # before anything is imported
+        return False
+    try:
+        found = pydoc.locate(name)
+        if found is None and begins == NETWORKS:
+            found = _moved(name)
+    except (ImportError, pydoc.ErrorDuringImport):
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(begins)
+
+
+def _moved(name: str) -> Any:
+    """As nnU-Net finds the networks of older plans, whose modules have other names today."""
+    package = f"{dynamic_network_architectures.__name__}.architectures"
+    folder = Path(dynamic_network_architectures.__path__[0]) / "architectures"
+    return recursive_find_python_class(str(folder), name.rpartition(".")[2], package)
 
 
 def _named(plans: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
@@ -120,8 +169,8 @@ def _named(plans: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
     for configuration in plans["configurations"].values():
         described = configuration.get("architecture", {})
         yield described.get("network_class_name"), NETWORKS
-        for key in described.get("_kw_requires_import", []):
-            yield described["arch_kwargs"].get(key), LAYERS
+        for key in [*described.get("_kw_requires_import", []), "conv_op"]:  # nnUNetTrainerBN asks nobody for this one
+            yield described.get("arch_kwargs", {}).get(key), LAYERS
 
 
 class _Known(pickle.Unpickler):

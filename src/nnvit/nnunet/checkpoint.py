@@ -97,8 +97,8 @@ def find(fold: Path) -> Path | None:
 def read(path: Path) -> dict[str, Any]:
     """A checkpoint of nnvit or of stock nnU-Net. Raises WeightsError for anything else."""
     content = safe_load(path)
-    if not isinstance(content, dict) or "network_weights" not in content:
-        raise WeightsError(f"{path} is not an nnU-Net checkpoint: it holds no 'network_weights'.")
+    if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
+        raise WeightsError(f"{path} is not an nnU-Net checkpoint: it holds no 'network_weights' of names and tensors.")
     return content
 
 

@@ -80,13 +80,15 @@ def export(
             card, said = _export_fold(folder, fold, chk, target, wanted)
             notes += said
         _copy_beside(folder, target, folds)
-        then = model_card.write(target, card | {"folds": list(folds), "checkpoint": chk}, name)
+        model_card.write(target, card | {"folds": list(folds), "checkpoint": chk}, name)
         _finish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         reference.forget()
-    where = then if out.suffix == ".zip" else [f"predict with it: {model_card.from_folder(out, folds)}"]
-    return Exported(out=out, notes=[*notes, *card.get("warnings", [])], then=where)
+    then = [f"predict with it: {model_card.from_folder(out, folds)}"]
+    if out.suffix == ".zip":
+        then = model_card.from_zip(str(out), _dataset(folder), name, folds)
+    return Exported(out=out, notes=[*notes, *card.get("warnings", [])], then=then)
 
 
 def _export_fold(folder: Path, fold: Fold, chk: str, target: Path, wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
@@ -188,7 +190,7 @@ def _written(tensor: Tensor, half: bool) -> Tensor:
 
 def _difference(before: Tensor, after: Tensor, half: bool) -> float:
     """The largest of the logits. Raises WeightsError where it is no rounding."""
-    worst, scale = float((before - after).abs().max()), max(1.0, float(before.abs().max()))
+    worst, scale = to_onnx.apart(before, after)
     if not worst <= (0.05 if half else CLOSE) * scale:  # NaN, where fp16 overflowed
         raise WeightsError(
             f"the export's logits differ from the model's by {worst:.2g} (largest logit {scale:.3g}), so that nothing was"

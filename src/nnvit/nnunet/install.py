@@ -1,6 +1,7 @@
 """`nnvit install`: models from zips of `nnvit export` or nnUNetv2_export_model_to_zip, with nothing in them trusted."""
 
 import os
+import shlex
 import shutil
 import tempfile
 import zipfile
@@ -116,13 +117,15 @@ def _check(partial: Path, models: Sequence[PurePosixPath], source: Path) -> list
     notes = []
     try:
         for model in models:
-            archive.check_names(folders.read_json(partial / model / "plans.json"))
             folders.read_json(partial / model / "dataset.json")
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
-            if path.suffix == ".pth" or path.name.startswith("checkpoint"):
+            name = path.name.lower()
+            if name.endswith(archive.CHECKPOINT) or name.startswith("checkpoint"):
                 notes += _needs(checkpoint.read(path))
-            elif path.suffix.lower() in archive.PICKLES:
+            elif name.endswith(archive.PICKLE):
                 archive.check_pickle(path)
+            elif name == "plans.json":  # of a model, or of a folder within that would pass for one
+                archive.check_names(folders.read_json(path))
     except NnvitError as error:
         text = str(error).replace(f"{partial}/", f"{source}:")
         raise type(error)(f"{text} Nothing was installed.") from error
@@ -178,12 +181,13 @@ def _move_rest(
 
 
 def _commands(model: Path) -> list[str]:
+    """Quoted: the names are the zip's, and the lines are meant to be pasted into a shell."""
     trainer, plans, configuration = model.name.split("__")
     folds = sorted({path.parent.name.removeprefix("fold_") for path in model.glob("fold_*/*.pth")})
     names = {path.name for path in model.glob("fold_*/*.pth")}
-    chosen = "" if FINAL in names else f" -chk {min(names)}"
+    chosen = [] if FINAL in names else ["-chk", min(names)]
+    stock = ["-d", model.parent.name, "-tr", trainer, "-p", plans, "-c", configuration, "-f", *folds, *chosen]
     return [
-        f"predict: nnUNetv2_predict -i IMAGES -o OUT -d {model.parent.name} -tr {trainer} -p {plans} -c {configuration} "
-        f"-f {' '.join(folds)}{chosen}",
-        f"     or: nnvit predict -i IMAGES -o OUT -m {model}{chosen}",
+        f"predict: nnUNetv2_predict -i IMAGES -o OUT {shlex.join(stock)}",
+        f"     or: nnvit predict -i IMAGES -o OUT {shlex.join(['-m', str(model), *chosen])}",
     ]

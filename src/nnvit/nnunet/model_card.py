@@ -1,6 +1,7 @@
 """What an exported model says of itself: model_card.json for programs, README.txt for people."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -47,21 +48,28 @@ def metadata(card: Mapping[str, Any], plans: Mapping[str, Any] | None) -> dict[s
     return plain if plans is None else plain | {"format": "pt", "plans": json.dumps(plans)}
 
 
-def write(target: Path, card: Mapping[str, Any], name: str) -> list[str]:
-    """Writes both files into a model folder called `name`; how to predict, for a terminal."""
+def write(target: Path, card: Mapping[str, Any], name: str) -> None:
+    """Writes both files into a model folder called `name`, for whoever gets it, under a path of their own."""
     folders.write_json(target / CARD, card)
-    trainer, plans, configuration = name.split("__")
-    by_name = (
-        f"nnUNetv2_predict -i IMAGES -o OUT -d DATASET -tr {trainer} -p {plans} -c {configuration} -f {_words(card)}"
-    )
-    then = ["install it: nnvit install ZIP, or nnUNetv2_install_pretrained_model_from_zip ZIP", f"predict: {by_name}"]
+    then = from_zip("ZIP", "DATASET", name, card["folds"])
     (target / README).write_text("\n".join(_text(card, then)) + "\n", encoding="utf-8")
-    return then
+
+
+def from_zip(path: str, dataset: str, name: str, folds: Sequence["Fold"]) -> list[str]:
+    """The commands that install a zip of a data set's model called `name`, and predict with it."""
+    path, (trainer, plans, configuration) = shlex.quote(path), name.split("__")
+    return [
+        f"install it: nnvit install {path}, or nnUNetv2_install_pretrained_model_from_zip {path}",
+        f"predict: nnUNetv2_predict -i IMAGES -o OUT -d {dataset} -tr {trainer} -p {plans} -c {configuration} "
+        f"-f {' '.join(map(str, folds))}",
+    ]
 
 
 def from_folder(out: Path, folds: Sequence["Fold"]) -> str:
     """The command that predicts with a model folder wherever it lies."""
-    return f"nnUNetv2_predict_from_modelfolder -i IMAGES -o OUT -m {out} -f {' '.join(map(str, folds))}"
+    return (
+        f"nnUNetv2_predict_from_modelfolder -i IMAGES -o OUT -m {shlex.quote(str(out))} -f {' '.join(map(str, folds))}"
+    )
 
 
 def _words(card: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from ..errors import ConfigError, WeightsError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 1e-3
-"""Difference of logits above which the file is refused."""
+"""Difference of logits above which the file is refused, in units of the largest logit (at least 1)."""
 
 INSIDE = 1.8e9
 """Bytes of weights that one file takes: protobuf ends at 2 GiB. Larger ones get a second file, model.onnx.data."""
@@ -35,7 +35,7 @@ def write(network: nn.Module, image: Tensor, path: Path, metadata: Mapping[str, 
     """Writes the network for images (any batch, C, H, W) of `image`'s size, input "image" and output "logits".
 
     metadata: entries of the file, names to strings. Returns the largest difference between onnxruntime's logits and torch's,
-    for one image and for two. Raises WeightsError where that is above LARGEST; then nothing is left of the file.
+    for one image and for two. Raises WeightsError where that is above LARGEST of the logits; then nothing is left of the file.
     """
     network = network.eval()
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
@@ -56,24 +56,30 @@ def write(network: nn.Module, image: Tensor, path: Path, metadata: Mapping[str, 
         assert program is not None
         program.model.metadata_props.update(metadata)
         program.save(path, external_data=size > INSIDE)
-    worst = _difference(network, example, path)
-    if not worst <= LARGEST:
+    worst, scale = _difference(network, example, path)
+    if not worst <= LARGEST * scale:
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
         raise WeightsError(
-            f"onnxruntime's logits of {path.name} differ from torch's by {worst:.2g}, more than {LARGEST:g}: the file is not"
-            " the network, and was deleted. Leave --onnx out, and report the recipe."
+            f"onnxruntime's logits of {path.name} differ from torch's by {worst:.2g} (largest logit {scale:.3g}): the file"
+            " is not the network, and was deleted. Leave --onnx out, and report the recipe."
         )
     return worst
 
 
+def apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
+    """The largest difference of logits, and the unit in which it counts: the largest logit, at least 1. NaN stays NaN."""
+    return float((expected - got).abs().max()), max(1.0, float(expected.abs().max()))
+
+
 @torch.no_grad()
-def _difference(network: nn.Module, example: Tensor, path: Path) -> float:
+def _difference(network: nn.Module, example: Tensor, path: Path) -> tuple[float, float]:
     import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = 0.0
+    expected, got = [], []
     for batch in (example[:1], example):
         (logits,) = session.run(["logits"], {"image": batch.numpy()})
-        worst = max(worst, float((torch.from_numpy(logits) - network(batch)).abs().max()))
-    return worst
+        expected.append(network(batch))
+        got.append(torch.from_numpy(logits))
+    return apart(torch.cat(expected), torch.cat(got))

@@ -1,5 +1,6 @@
 """Files and commits of Hugging Face repositories, from the network or from huggingface_hub's own cache."""
 
+import glob
 import re
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def named(file: str) -> list[Path]:
     """The files of this name in huggingface_hub's cache on this machine."""
     from huggingface_hub import constants
 
-    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}"))
+    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(file)}"))
 
 
 def check_content(path: Path, sha256: str) -> None:

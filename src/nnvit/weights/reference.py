@@ -118,12 +118,33 @@ def reference_of(state: Mapping[str, Any]) -> Reference | None:
     if KEY not in state:
         return None
     try:
-        return Reference(**json.loads(state[KEY].cpu().numpy().tobytes()))
-    except (ValueError, TypeError) as error:
+        reference = Reference(**json.loads(state[KEY].cpu().numpy().tobytes()))
+        _check_types(reference)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"this checkpoint leaves its frozen weights out, and what it says of them cannot be read ({error}): it is damaged,"
             " or of a newer nnvit (`pip install -U nnvit`)."
         ) from error
+    return reference
+
+
+def _check_types(reference: Reference) -> None:
+    """Raises TypeError: a checkpoint comes from anybody, and JSON holds anything."""
+    for name, value in asdict(reference).items():
+        if name == "size":
+            fits = type(value) is int and value >= 0
+        elif name == "shapes":
+            fits = isinstance(value, dict) and all(_is_shape(shape) for shape in value.values())
+        elif name == "dtypes":
+            fits = isinstance(value, dict) and all(isinstance(v, str) and v in _DTYPES for v in value.values())
+        else:
+            fits = isinstance(value, str)
+        if not fits:
+            raise TypeError(f"its {name} is of another type")
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(side) is int and side >= 0 for side in value)
 
 
 def filled(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,15 +267,20 @@ def _candidates(reference: Reference) -> Iterator[Path]:
 
 def _why_not(path: Path, reference: Reference) -> str:
     """Why this is not the file, "" where it is."""
-    if not path.exists():
-        return "absent"
-    if path.is_file() and reference.size and path.stat().st_size != reference.size:
-        return f"another file: {path.stat().st_size:,} bytes"
-    own = path.is_file() and path.parent == cache_folder()
     try:
+        if not path.exists():
+            return "absent"
+        if not (path.is_file() or path.is_dir()):
+            return "a device or pipe"  # reading one may never end
+        size = path.stat().st_size
+        if path.is_file() and (size == 0 or reference.size not in (0, size)):  # 0: what the kernel makes up, too
+            return f"another file: {size:,} bytes"
+        own = path.is_file() and path.parent == cache_folder()
         digest = remembered_sha256(path) if own else digest_of(path)
     except WeightsError as error:  # a directory without weights
         return f"another file: {error}"
+    except OSError as error:  # too long a name, or not ours to read
+        return str(error.strerror)
     return "" if digest == reference.sha256 else f"another file: sha256 {digest}"
 
 
