@@ -194,6 +194,20 @@ def test_the_command_says_memory_by_parts_time_and_what_fits(capsys: Any) -> Non
     assert "V100" not in printed
 
 
+def test_fp16_is_estimated_for_gpus_on_a_machine_that_cannot_train_in_it(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # as on a laptop
+    words = ["segformer_default", *TINY, "training.precision=fp16", "--patch", "64", "64"]
+    run(*words)
+    printed = capsys.readouterr().out
+    assert "this machine is left out: training.precision=fp16 needs a CUDA device" in printed
+    assert printed.count(" fp16 ") == len(devices.DEVICES)
+    assert "peak memory on this machine" not in printed
+    with pytest.raises(ConfigError, match=r"training.precision=fp16 needs a CUDA device"):
+        run(*words, "--device", "this")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -21,7 +21,8 @@ def estimate(
         list[str] | None,
         typer.Option(
             "--device",
-            help="this (measured for a second), or a GPU of the table, such as A100; repeat it. By default all.",
+            help="this (measured for a second), or a GPU of the table, such as A100; repeat it. By default all, "
+            "this where it takes the recipe's precision.",
             show_default=False,
         ),
     ] = None,
@@ -68,8 +69,15 @@ def estimate(
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = torch.device("cuda" if torch.cuda.is_available() else "cpu") if "this" in names else None
     chosen = [found for name in names if name != "this" for found in devices.named(name)]
-    dtype = precision.choose(loaded.training.precision, here).dtype if here else None
     print(f"{loaded.name}, tuning {loaded.tuning}")
+    dtype = None
+    try:
+        dtype = precision.choose(loaded.training.precision, here).dtype if here else None
+    except ConfigError as refusal:
+        if device:
+            raise
+        print(f"this machine is left out: {refusal}")
+        here = None
     print("\n".join(overview.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
 
 
