@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnvit import config, estimate
 from nnvit.errors import ConfigError
@@ -126,6 +128,44 @@ def test_small_objects_that_live_on_cost_a_block_its_place() -> None:
 
 
 # --- devices -------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_hold_what_nvidia_smi_shows_of_them() -> None:
+    """A T4 shows 15360 MiB, an A40 and an L40S 46068, an H100 81559: none of them is as many GiB as its maker's GB."""
+    shown = {device.name: device.memory for device in devices.DEVICES}
+    mebibytes = {"T4": 15360, "A40": 46068, "L40S": 46068, "H100": 81559}
+    for name, size in mebibytes.items():
+        assert shown[name] - 0.02 < size / 1024 < shown[name] + 1
+
+
+def test_a_cpus_share_follows_what_was_measured_with_and_without_matrix_instructions() -> None:
+    """The steps of bench/results/step.json lie within the factor that is said beside the estimate, as did a CPU with AMX."""
+    without = 403 / 188
+    for dtype, flops, rate, took in (
+        (torch.bfloat16, 316e9, 400e9, 1.205),
+        (torch.bfloat16, 504e9, 401e9, 2.062),
+        (None, 316e9, 188e9, 2.053),
+    ):
+        said = devices.seconds(flops, rate, devices.cpu_share(dtype, without))
+        assert took / devices.UNCERTAIN < said < took * devices.UNCERTAIN
+    assert devices.cpu_share(torch.bfloat16, 10) == pytest.approx(0.26, abs=0.02)
+    assert devices.cpu_share(None, 10) == devices.cpu_share(None, without)  # matrix instructions are of no use to fp32
+
+
+def test_this_machines_rates_are_measured_in_both_precisions() -> None:
+    cpu = torch.device("cpu")
+    (fp32, plain), (bf16, half) = devices.speed(cpu, None), devices.speed(cpu, torch.bfloat16)
+    assert fp32 != bf16
+    assert plain == devices.CPU_SHARE
+    assert half in (devices.CPU_SHARE, devices.MATRIX_SHARE)
+
+
+def test_a_gpu_is_timed_at_products_that_outlast_their_launch() -> None:
+    """On fake tensors of a GPU: what is launched before it is waited for."""
+    with FakeTensorMode(), Timeline(), FlopCounterMode(display=False) as flops:
+        devices.gemm_rate(torch.device("cuda"), torch.bfloat16, wanted=0)
+    fastest = max(device.tflops for device in devices.DEVICES) * 1e12
+    assert flops.get_total_flops() / fastest > 100 * 5e-5  # against 50 microseconds of launch and wait
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,7 @@ def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.de
 
 
 def _here(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
-    rate = devices.gemm_rate(here, precision or torch.float32)
-    share = devices.CPU_SHARE if here.type == "cpu" else devices.GPU_SHARE
+    rate, share = devices.speed(here, precision)
     step, epoch = _times(job, taken, rate, share, devices.LAUNCH)
     return [
         f"time on this machine's {here.type}: {_span(step)} an iteration, {_span(epoch)} an epoch",
