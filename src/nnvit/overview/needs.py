@@ -34,13 +34,18 @@ def needs(job: Job, precision: torch.dtype | None, chosen: Sequence[Device], her
     return lines
 
 
-def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
-    rows = {
+def shares(job: Job, taken: Need) -> dict[str, int]:
+    """What the tensors of a step are, and their bytes."""
+    return {
         "parameters and buffers": taken.parameters,
         f"states of {job.training.optimizer}{' and the running mean' if job.training.ema else ''}": taken.optimizer,
         "gradients": taken.gradients,
         "activations, 16-bit copies, batch": taken.activations,
     }
+
+
+def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
+    rows = shares(job, taken)
     if here.type == "cpu":
         total, beside = taken.on_cpu, "beside torch and nnU-Net themselves"
         rows |= {"kernels' own": taken.kernels, "holes in malloc's heap": taken.holes}
