@@ -1,13 +1,15 @@
-"""`nnvit estimate`'s peak memory against what training steps of nnvit's own trainer take, each in a process of its own.
+"""`nnvit estimate`'s memory and time against what training steps of nnvit's own trainer take, each in a process of its own.
 
 ViT-S/16 with simple_pyramid and segformer, ViT-B/16 with progressive upsampling; frozen, LoRA and in full; 512 x 512, batch 2,
-`precision: auto`, on the CPU. No constant of the estimate was fitted to these or to any networks.
+`precision: auto`, on the CPU. No constant of the memory was fitted to these or to any networks; the share of the CPU was, to the
+steps of bench/step.py, so that the time is compared for one that is none of them.
 """
 
 import torch
 
 from harness import CPU, Row, main
 from nnvit import config, estimate
+from nnvit.estimate import devices
 from nnvit.nnunet import precision
 from peak import peak
 
@@ -25,6 +27,8 @@ TUNING = {
     "full": ["lora.enabled=false", "model.freeze_backbone=false"],
 }
 
+TIMED = ("ViT-B/16, progressive", "full")
+
 
 def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.dtype | None]:
     """What the recipe takes on this machine."""
@@ -34,14 +38,22 @@ def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.d
     return estimate.need(job, dtype), dtype
 
 
-def row(network: str, tuning: str) -> Row:
-    """Estimate and measurement of one training."""
+def compared(network: str, tuning: str) -> list[Row]:
+    """Estimate and measurement of one training: its memory, and for `TIMED` its time."""
     recipe, keys = NETWORKS[network]
     need, dtype = estimated(recipe, [*keys, *TUNING[tuning]])
-    measured = peak("nnvit", recipe, [*keys, *TUNING[tuning]], PATCH, BATCH)["peak"]
+    measured = peak("nnvit", recipe, [*keys, *TUNING[tuning]], PATCH, BATCH)
+    found = [memory(f"{network}, {tuning}", need, dtype, measured["peak"])]
+    if (network, tuning) == TIMED:
+        found.append(time(f"{network}, {tuning}", need, dtype, measured["seconds"]))
+    return found
+
+
+def memory(training: str, need: estimate.Need, dtype: torch.dtype | None, measured: int) -> Row:
+    """Bytes at the peak."""
     ratio = need.on_cpu / measured
     return Row(
-        work=f"peak memory estimated, {network}, {tuning}",
+        work=f"peak memory estimated, {training}",
         reference="measured",
         ours=need.on_cpu,
         theirs=measured,
@@ -54,9 +66,26 @@ def row(network: str, tuning: str) -> Row:
     )
 
 
+def time(training: str, need: estimate.Need, dtype: torch.dtype | None, measured: float) -> Row:
+    """Seconds of a step, which `nnvit estimate` says from a matrix product timed for a second."""
+    rate, share = devices.speed(CPU, dtype)
+    said = devices.seconds(need.step_flops, rate, share)
+    return Row(
+        work=f"seconds of a training step, estimated / measured, {training}",
+        reference="measured",
+        ours=said,
+        theirs=measured,
+        unit="s",
+        ratio=said / measured,
+        note=f"said to be off by a factor of {devices.UNCERTAIN:g} at most, either way; {need.step_flops / 1e9:.0f} GFLOP at "
+        f"{share:.0%} of {rate / 1e9:.0f} GFLOP/s in {dtype or torch.float32}, of which the step reached "
+        f"{need.step_flops / measured / rate:.0%}",
+    )
+
+
 def rows() -> list[Row]:
-    """Six."""
-    return [row(network, tuning) for network in NETWORKS for tuning in TUNING]
+    """Six of memory, one of time."""
+    return [row for network in NETWORKS for tuning in TUNING for row in compared(network, tuning)]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnvit import config, cost
+from nnvit import config, cost, estimate
 from nnvit.architecture import arch_kwargs
 from nnvit.model import Segmenter
 from nnvit.schema import Recipe
@@ -26,24 +26,13 @@ def network(of: Recipe) -> Segmenter:
     return Segmenter(IMAGE[1], 3, deep_supervision="aux" in arch, **arch)
 
 
-def measured(of: Recipe, image: tuple[int, ...] = IMAGE) -> cost.Cost:
-    return cost.measure(lambda: network(of), image, of.training)[0]
-
-
-def saved_for_backward(built: Segmenter) -> int:
-    """Bytes that autograd keeps in a real training pass, without the network's own and the image's."""
-    image = torch.rand(IMAGE)
-    own = {t.untyped_storage().data_ptr() for t in [*built.parameters(), *built.buffers(), image]}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = built.train()(image)
-    kept[logits.untyped_storage().data_ptr()] = logits
-    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
+def needed(of: Recipe, image: tuple[int, ...] = IMAGE) -> estimate.Need:
+    """Of a step in the recipe's precision, as `nnvit show` has it."""
+    batch, channels, height, width = image
+    job = estimate.Job(
+        build=lambda: network(of), training=of.training, channels=channels, patch=(height, width), batch=batch
+    )
+    return estimate.need(job, None if of.training.precision == "fp32" else torch.bfloat16, steps=2)
 
 
 @pytest.mark.parametrize(
@@ -59,21 +48,21 @@ def saved_for_backward(built: Segmenter) -> int:
 )
 def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides: list[str]) -> None:
     of = recipe(*overrides, source=source)
-    said, built = measured(of), network(of)
-    trained = [p for p in built.parameters() if p.requires_grad]
-    assert said.parameters == sum(p.numel() for p in built.parameters())
-    assert said.trainable == sum(p.numel() for p in trained)
+    said, built = needed(of), network(of)
+    rows, trained = cost.parts(lambda: network(of), IMAGE)
+    parts = [row for row in rows if "." not in row.name]
+    assert sum(row.parameters for row in parts) == sum(p.numel() for p in built.parameters())
+    assert sum(row.trainable for row in parts) == sum(p.numel() for p in built.parameters() if p.requires_grad)
+    assert sum(size for _, _, size in trained) == sum(row.trainable for row in parts)
     held = [*built.parameters(), *built.buffers()]
-    assert said.parameter_bytes == sum(t.numel() * t.element_size() for t in held)
-    assert said.gradient_bytes == 4 * said.trainable
-    assert said.activation_bytes == pytest.approx(saved_for_backward(built), rel=0.02)
+    assert said.parameters == sum(t.numel() * t.element_size() for t in held)
     with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops, torch.no_grad():
         built.train()(torch.rand(IMAGE))
     assert said.forward_flops == flops.get_total_flops()
 
 
 def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:
-    from nnvit.optim import build_optimizer
+    from nnvit.optim import WeightAverage, build_optimizer
 
     for keys in (
         ["training.optimizer=adamw"],
@@ -85,35 +74,37 @@ def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:
         built(torch.rand(IMAGE)).sum().backward()
         optimizer = build_optimizer(built, of.training)
         optimizer.step()
-        states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor) and s.ndim]
-        assert measured(of).optimizer_bytes == sum(s.numel() * s.element_size() for s in states)
-    averaged, plain = measured(recipe("training.ema=0.99")), measured(recipe())
-    assert averaged.optimizer_bytes - plain.optimizer_bytes == plain.gradient_bytes
+        states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor)]
+        assert needed(of).optimizer == sum(s.numel() * s.element_size() for s in states)
+    averaged, plain = needed(recipe("training.ema=0.99")), needed(recipe())
+    mean = WeightAverage(network(recipe()), 0.99).mean.values()
+    assert averaged.optimizer - plain.optimizer == sum(t.numel() * t.element_size() for t in mean)
 
 
 def test_checkpointing_and_freezing_keep_less() -> None:
-    full = measured(recipe(*FULL))
-    checkpointed = measured(recipe(*FULL, "training.grad_checkpointing=true"))
-    frozen = measured(recipe("lora.enabled=false"))
-    assert checkpointed.activation_bytes < full.activation_bytes
+    image = (2, 3, 256, 256)
+    full, checkpointed, frozen = (
+        needed(recipe(*keys), image)
+        for keys in (FULL, [*FULL, "training.grad_checkpointing=true"], ["lora.enabled=false"])
+    )
+    assert checkpointed.activations < full.activations
     assert checkpointed.step_flops > full.step_flops
-    assert frozen.activation_bytes < full.activation_bytes
+    assert frozen.activations < full.activations
     assert frozen.step_flops < full.step_flops
 
 
 def test_half_precision_keeps_about_half_where_images_outweigh_weights() -> None:
     image = (2, 3, 256, 256)
-    full, half = (measured(recipe(*FULL, f"training.precision={name}"), image) for name in ("fp32", "bf16"))
-    assert 0.4 * full.activation_bytes < half.activation_bytes < 0.7 * full.activation_bytes
-    assert (half.precision, full.precision) == ("bf16 autocast", "fp32")
-    assert (half.step_flops, half.parameter_bytes) == (full.step_flops, full.parameter_bytes)
+    full, half = (needed(recipe(*FULL, f"training.precision={name}"), image) for name in ("fp32", "bf16"))
+    assert 0.4 * full.activations < half.activations < 0.7 * full.activations
+    assert (half.step_flops, half.parameters) == (full.step_flops, full.parameters)
 
 
-def test_a_loss_that_reads_every_layer_keeps_more() -> None:
+def test_a_loss_that_reads_every_layer_computes_more() -> None:
     small = ["model.num_queries=5", "model.decoder_layers=3", "model.encoder_layers=1", "model.decoder_hidden_size=32"]
-    plain, native = (measured(recipe(*small, source=name)) for name in ("m2f_default", "m2f_native"))
-    assert native.activation_bytes > plain.activation_bytes
-    assert native.trainable == plain.trainable
+    plain, native = (needed(recipe(*small, source=name)) for name in ("m2f_default", "m2f_native"))
+    assert native.step_flops > plain.step_flops
+    assert native.parameters == plain.parameters
 
 
 def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five() -> None:
@@ -152,11 +143,13 @@ def test_both_gradients_of_a_convolution_cost_as_much_as_it_does(layer: nn.Modul
 
 def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
     of = recipe()
-    total, rows, trained = cost.measure(lambda: network(of), IMAGE, of.training)
+    rows, trained = cost.parts(lambda: network(of), IMAGE)
+    built = network(of)
     parts = {row.name: row for row in rows if "." not in row.name}
     assert list(parts) == ["input", "backbone", "neck", "head"]
-    assert sum(row.parameters for row in parts.values()) == total.parameters
-    assert sum(row.trainable for row in parts.values()) == total.trainable == sum(size for _, _, size in trained)
+    assert sum(row.parameters for row in parts.values()) == sum(p.numel() for p in built.parameters())
+    trainable = sum(p.numel() for p in built.parameters() if p.requires_grad)
+    assert sum(row.trainable for row in parts.values()) == trainable == sum(size for _, _, size in trained)
     assert parts["backbone"].output == "4 of 2x32x4x4"  # 50 x 64 pixels, padded to 64 x 64
     assert parts["head"].output == "2x3x16x16"
     blocks = next(row for row in rows if row.name == "backbone.model.blocks")
@@ -166,17 +159,15 @@ def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
 
 def test_nothing_is_allocated_for_the_largest_backbone() -> None:
     of = config.load_recipe(["linear_probe"], ["model.backbone_size=7b", "model.feature_layers=[39]"])
-    said, _, _ = cost.measure(lambda: network(of), (1, 3, 32, 32), of.training)
-    assert said.parameters > 6.7e9
+    said, (rows, _) = needed(of, (1, 3, 32, 32)), cost.parts(lambda: network(of), (1, 3, 32, 32))
+    assert sum(row.parameters for row in rows if "." not in row.name) > 6.7e9
     resident: Any = pytest.importorskip("resource")
-    assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameter_bytes
-    assert said.line().startswith("6.72 G parameters, ")
+    assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameters
 
 
 def test_the_forward_pass_of_any_network_is_counted() -> None:
     of = recipe()
-    measured_flops = measured(of).forward_flops
-    assert cost.forward_flops(lambda: network(of), IMAGE) == measured_flops
+    assert cost.forward_flops(lambda: network(of), IMAGE) == needed(of).forward_flops
     assert cost.forward_flops(Twice, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnvit import config, estimate
 from nnvit.errors import ConfigError
@@ -72,7 +74,10 @@ def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
 
 def test_frozen_weights_take_half_and_checkpointing_less_than_keeping() -> None:
     frozen = job("lora.enabled=false")
-    assert estimate.need(frozen, torch.bfloat16).parameters < estimate.need(frozen, None).parameters
+    halved, plain = estimate.need(frozen, torch.bfloat16), estimate.need(frozen, None)
+    assert halved.parameters < plain.parameters
+    other = estimate.need(frozen, torch.float16)  # the trainer keeps them in either kind of 16 bits
+    assert (other.parameters, other.alive) == (halved.parameters, halved.alive)
     full = job(*TUNING["full"], side=128)
     fewer = replace(full, training=replace(full.training, grad_checkpointing=True))
     assert estimate.need(fewer, None).alive < estimate.need(full, None).alive
@@ -123,6 +128,44 @@ def test_small_objects_that_live_on_cost_a_block_its_place() -> None:
 
 
 # --- devices -------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_hold_what_nvidia_smi_shows_of_them() -> None:
+    """A T4 shows 15360 MiB, an A40 and an L40S 46068, an H100 81559: none of them is as many GiB as its maker's GB."""
+    shown = {device.name: device.memory for device in devices.DEVICES}
+    mebibytes = {"T4": 15360, "A40": 46068, "L40S": 46068, "H100": 81559}
+    for name, size in mebibytes.items():
+        assert shown[name] - 0.02 < size / 1024 < shown[name] + 1
+
+
+def test_a_cpus_share_follows_what_was_measured_with_and_without_matrix_instructions() -> None:
+    """The steps of bench/results/step.json lie within the factor that is said beside the estimate, as did a CPU with AMX."""
+    without = 403 / 188
+    for dtype, flops, rate, took in (
+        (torch.bfloat16, 316e9, 400e9, 1.205),
+        (torch.bfloat16, 504e9, 401e9, 2.062),
+        (None, 316e9, 188e9, 2.053),
+    ):
+        said = devices.seconds(flops, rate, devices.cpu_share(dtype, without))
+        assert took / devices.UNCERTAIN < said < took * devices.UNCERTAIN
+    assert devices.cpu_share(torch.bfloat16, 10) == pytest.approx(0.26, abs=0.02)
+    assert devices.cpu_share(None, 10) == devices.cpu_share(None, without)  # matrix instructions are of no use to fp32
+
+
+def test_this_machines_rates_are_measured_in_both_precisions() -> None:
+    cpu = torch.device("cpu")
+    (fp32, plain), (bf16, half) = devices.speed(cpu, None), devices.speed(cpu, torch.bfloat16)
+    assert fp32 != bf16
+    assert plain == devices.CPU_SHARE
+    assert half in (devices.CPU_SHARE, devices.MATRIX_SHARE)
+
+
+def test_a_gpu_is_timed_at_products_that_outlast_their_launch() -> None:
+    """On fake tensors of a GPU: what is launched before it is waited for."""
+    with FakeTensorMode(), Timeline(), FlopCounterMode(display=False) as flops:
+        devices.gemm_rate(torch.device("cuda"), torch.bfloat16, wanted=0)
+    fastest = max(device.tflops for device in devices.DEVICES) * 1e12
+    assert flops.get_total_flops() / fastest > 100 * 5e-5  # against 50 microseconds of launch and wait
 
 
 @pytest.mark.parametrize(
@@ -189,6 +232,20 @@ def test_the_command_says_memory_by_parts_time_and_what_fits(capsys: Any) -> Non
     assert len(parts) == 6
     assert "an iteration" in printed
     assert "V100" not in printed
+
+
+def test_fp16_is_estimated_for_gpus_on_a_machine_that_cannot_train_in_it(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # as on a laptop
+    words = ["segformer_default", *TINY, "training.precision=fp16", "--patch", "64", "64"]
+    run(*words)
+    printed = capsys.readouterr().out
+    assert "this machine is left out: training.precision=fp16 needs a CUDA device" in printed
+    assert printed.count(" fp16 ") == len(devices.DEVICES)
+    assert "peak memory on this machine" not in printed
+    with pytest.raises(ConfigError, match=r"training.precision=fp16 needs a CUDA device"):
+        run(*words, "--device", "this")
 
 
 @pytest.mark.parametrize(

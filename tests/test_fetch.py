@@ -59,7 +59,7 @@ def fetches(tmp_path_factory: pytest.TempPathFactory) -> Fetches:
     gated = frozenset({"YukunZhou/RETFound_mae_natureCFP"})
     flags = ["--cache", str(cache), "--accept-license", "cc-by-nc-4.0"]
     with serving(Hub(repositories, {"license": "mit"}, gated, cut_after=11_000_000)) as server:
-        done = run(home, "-m", "nnvit.cli", "weights", "fetch", *NAMES, NAMES[0], *flags, HF_ENDPOINT=server.url)
+        done = run(home, "-m", "nnvit", "weights", "fetch", *NAMES, NAMES[0], *flags, HF_ENDPOINT=server.url)
     return Fetches(server, cache, done)
 
 

@@ -5,9 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from nnvit import config, overview, registry
+from nnvit import config, estimate, overview, registry
 from nnvit.errors import ConfigError
 from nnvit.overview.headers import header
 from nnvit.schema import ModelConfig
@@ -64,8 +65,7 @@ def test_a_recipe_says_where_it_comes_from_what_it_is_for_and_what_it_costs(name
 
 @pytest.mark.parametrize("name", WITH_NETWORK)
 def test_the_cost_in_a_recipes_header_is_what_show_counts(name: str) -> None:
-    measured, _, _ = overview.measure(config.load_recipe([name]))
-    assert header(name).notes["Cost"] == f"{measured.line()}."
+    assert header(name).notes["Cost"] == f"{overview.cost_of(config.load_recipe([name])).line()}."
 
 
 def test_the_page_of_recipes_is_made_from_their_headers() -> None:
@@ -94,6 +94,29 @@ def test_show_describes_the_network_for_the_data_set_at_hand() -> None:
     (memory,) = [line for line in lines if line.startswith("memory of a training step on 3 patches")]
     parts = [float(line.split()[-2]) for line in lines[lines.index(memory) + 1 :] if line.endswith(" GiB")]
     assert float(memory.split()[-2]) == pytest.approx(sum(parts), abs=0.03)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_show_and_estimate_say_the_same_memory(precision: str) -> None:
+    """Of a frozen ViT-B, whose weights take half of theirs in 16 bits."""
+    keys = [
+        "model.backbone=dinov3",
+        "model.backbone_size=base",
+        "lora.enabled=false",
+        f"training.precision={precision}",
+    ]
+    recipe = config.load_recipe(["segformer_default"], keys)
+    job = estimate.job_of(recipe, channels=3, classes=2, patch=(256, 256), batch=2)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
+    said = [line.split() for line in overview.show("segformer_default", keys, patch=(256, 256))]
+    there = [line.split() for line in overview.needs(job, dtype, [], torch.device("cpu"))]
+    parts = [
+        words
+        for words in there
+        if words[-1:] == ["GiB"] and words[0] in ("parameters", "states", "gradients", "activations,")
+    ]
+    assert len(parts) == 4
+    assert all(words in said for words in parts)
 
 
 def test_show_says_that_the_plans_network_needs_a_data_set() -> None:

@@ -4,7 +4,6 @@ The network is built on the meta device and run on fake tensors, which know shap
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeVar
@@ -12,13 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .model.segmenter import Segmenter
-from .schema import TrainingConfig
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -36,27 +32,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one training step on a batch. Sizes in bytes; FLOPs count a multiplication and an addition as two.
-
-    optimizer_bytes: its states and the running mean of the weights. The loss is left out, and so is what kernels and the
-    allocator need for themselves.
-    """
+    """Of one training step on a batch. FLOPs count a multiplication and an addition as two; the loss is left out."""
 
     parameters: int
     trainable: int
     batch: int
     forward_flops: int
     step_flops: int
-    parameter_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int
-    precision: str
-
-    @property
-    def total_bytes(self) -> int:
-        """Parameters, gradients, optimiser states and activations together."""
-        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
 
     def line(self) -> str:
         """Parameters and FLOPs of one patch, as the headers of the shipped recipes have it."""
@@ -67,25 +49,20 @@ class Cost:
         )
 
 
-def measure(
-    build: Callable[[], Segmenter], image: Sequence[int], training: TrainingConfig
-) -> tuple[Cost, list[Row], list[tuple[str, int, int]]]:
-    """The cost of a training step on images (B, C, H, W), a row per module, and (pattern, tensors, parameters) trained.
+def parts(build: Callable[[], nn.Module], image: Sequence[int]) -> tuple[list[Row], list[tuple[str, int, int]]]:
+    """A row for each module of the network on images (B, C, H, W), and (pattern, tensors, parameters) of what is trained.
 
-    build: makes the network; it is called on the meta device.
+    build: makes a `Segmenter`; it is called on the meta device.
     """
     network = on_meta(build)
-    if training.grad_checkpointing:
-        network.backbone.set_grad_checkpointing(True)
+    assert isinstance(network, Segmenter)
     with FakeTensorMode():
         fake(network)
-        rows = _rows(network, torch.empty(*image))
-        cost = _step(network, torch.empty(*image), training)
-    return cost, rows, _trained(network)
+        return _rows(network, torch.empty(*image)), _trained(network)
 
 
 def forward_flops(build: Callable[[], nn.Module], image: Sequence[int]) -> int:
-    """FLOPs of any network's prediction of images (B, C, H, W) or (B, C, D, H, W); `build` as for `measure`."""
+    """FLOPs of any network's prediction of images (B, C, H, W) or (B, C, D, H, W); `build` is called on the meta device."""
     network = on_meta(build).eval()
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops:
         fake(network)
@@ -107,34 +84,6 @@ def fake(network: nn.Module) -> None:
             module._parameters[name] = nn.Parameter(made, requires_grad=parameter.requires_grad)
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-
-
-class _Alive(TorchDispatchMode):
-    """Notes the storage of every tensor that is computed.
-
-    A network that asks for a number (whether all are finite, say) is told that of ones, because fake tensors hold none.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return True if args[0].dtype is torch.bool else 1
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        return out
-
-    def bytes_beside(self, tensors: Sequence[Tensor]) -> int:
-        """Of the storages that still live, without those of `tensors`."""
-        own = {tensor.untyped_storage()._cdata for tensor in tensors}
-        return sum(
-            size for key, (reference, size) in self.storages.items() if key not in own and not reference.expired()
-        )
 
 
 def _convolution_backward(
@@ -165,41 +114,6 @@ FORMULAS: Any = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-
-
-def _step(network: Segmenter, image: Tensor, training: TrainingConfig) -> Cost:
-    """One forward and backward pass of `network`, whose tensors are fake."""
-    network.train()
-    own = [*network.parameters(), *network.buffers(), image]
-    name, autocast = _precision(training.precision)
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops, _Alive() as alive:
-        with autocast:
-            outputs = [out for out in tree_leaves(network(image)) if isinstance(out, Tensor) and out.requires_grad]
-        forward, activations = flops.get_total_flops(), alive.bytes_beside(own)
-        torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    gradients = _bytes(trainable)
-    copies = {"adamw": 2, "sgd": bool(training.momentum)}[training.optimizer] + bool(training.ema)
-    return Cost(
-        parameters=sum(p.numel() for p in network.parameters()),
-        trainable=sum(p.numel() for p in trainable),
-        batch=image.shape[0],
-        forward_flops=forward,
-        step_flops=flops.get_total_flops(),
-        parameter_bytes=_bytes([*network.parameters(), *network.buffers()]),
-        gradient_bytes=gradients,
-        optimizer_bytes=copies * gradients,
-        activation_bytes=activations,
-        precision=name,
-    )
-
-
-def _precision(wanted: str) -> tuple[str, AbstractContextManager[object]]:
-    """Its name, and the autocast that has its shapes; 16 bits are the same memory on every device."""
-    if wanted == "fp32":
-        return "fp32", nullcontext()
-    name = {"auto": "bf16 autocast (auto, where the device has it)", "stock": "fp16 autocast (stock, on CUDA)"}
-    return name.get(wanted, f"{wanted} autocast"), torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 def _rows(network: Segmenter, image: Tensor) -> list[Row]:
@@ -266,10 +180,6 @@ def _trained(network: nn.Module) -> list[tuple[str, int, int]]:
             tensors, numbers = found.get(pattern, (0, 0))
             found[pattern] = tensors + 1, numbers + parameter.numel()
     return [(pattern, *counts) for pattern, counts in found.items()]
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def short(number: float) -> str:

@@ -68,3 +68,29 @@ def test_the_planned_unet_is_estimated_too(crops: str) -> None:
     network = job.build()
     assert need.parameters == sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()])
     assert need.activations > need.gradients > 0 or need.optimizer > 0
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_most_that_nnunet_plans_is_what_it_planned(hippocampus: str, configuration: str) -> None:
+    """Five small volumes: it is the data set that sets nnU-Net's batch, not the GPU; in 3D only the least is left."""
+    folder = Path(os.environ["nnUNet_preprocessed"]) / hippocampus
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    planned = plans["configurations"][configuration]
+    most = sizing.planned_at_most(plans, configuration, planned["patch_size"], 5)
+    assert most == planned["batch_size"]
+    assert (most > estimate.LEAST) == (configuration == "2d")
+
+
+def test_a_batch_that_nnunet_would_not_plan_is_said_and_kept(hippocampus: str, capsys: Any) -> None:
+    keys = [*TINY, "training.patch_size=[56,40]"]
+    run("plan", hippocampus, "2d", *keys, "name=wide", "--gpu-memory", "1.2G")
+    folder = Path(os.environ["nnUNet_preprocessed"]) / hippocampus
+    planned = json.loads((folder / "nnUNetPlans_wide.json").read_text())["configurations"]["2d"]
+    most = sizing.planned_at_most(json.loads((folder / "nnUNetPlans.json").read_text()), "2d", (56, 40), 5)
+    printed = capsys.readouterr().out
+    (warning,) = [line for line in printed.splitlines() if line.startswith("warning: ")]
+    assert f"{planned['batch_size']} patches of [56, 40] are more than the {most} that nnU-Net plans" in warning
+    assert warning.endswith(f"leave --gpu-memory out and set training.batch_size={most}.")
+    assert planned["batch_size"] > most
+    few = sizing.Fit(batch=most, taken=GIB, patch=(56, 40), planned_at_most=most)
+    assert few.warning() is None

@@ -76,7 +76,9 @@ def test_another_licences_acceptance_is_not_enough(file):
         load_backbone(bound(helpers.dinov3(1)), file)
 
 
-@pytest.mark.parametrize("licence", ["apache-2.0", "MIT", "bsd-3-clause", "unknown", ""])
+@pytest.mark.parametrize(
+    "licence", ["apache-2.0", "MIT", "bsd-3-clause", "MIT (one part), Apache-2.0 (another)", "unknown", ""]
+)
 def test_free_and_unknown_licences_ask_for_nothing(licence, file):
     report = load_backbone(bound(helpers.dinov3(1), licence), file)
     assert (report.licence, report.licence_accepted) == ("unknown", False)

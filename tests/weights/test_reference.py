@@ -250,3 +250,13 @@ def test_folds_kept_in_two_precisions_load_where_stock_nnunet_loads_them(tmp_pat
         fresh.load_state_dict(narrow)
         fresh.load_state_dict(state)
     assert_equal(fresh.state_dict(), wanted)
+
+
+def test_the_base_file_is_read_as_what_it_was_under_any_name(tmp_path: Path, cache: Path) -> None:
+    path = pretrained(tmp_path / "base.safetensors")
+    network, state = referring(path)
+    path.rename(cache / "renamed.bin")
+    reference.forget()
+    fresh = build(seed=1)
+    fresh.load_state_dict(state)
+    assert_equal(fresh.state_dict(), network.state_dict())

@@ -54,7 +54,7 @@ def show(
     overrides: OverridesArgument = None,
     channels: Annotated[int, typer.Option(help="Input channels of the data set.", min=1)] = 3,
     classes: Annotated[int, typer.Option(help="Output channels: labels with background, or regions.", min=1)] = 2,
-    patch: Annotated[tuple[int, int], typer.Option(metavar="HEIGHT WIDTH", help="Pixels.")] = (512, 512),
+    patch: Annotated[tuple[int, int], typer.Option(min=1, metavar="HEIGHT WIDTH", help="Pixels.")] = (512, 512),
     batch: Annotated[int, typer.Option(help="Patches in a training step.", min=1)] = 2,
 ) -> None:
     """Show a recipe with every key resolved, and its network: parts, shapes, parameters, FLOPs and memory.

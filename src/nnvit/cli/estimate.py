@@ -21,12 +21,14 @@ def estimate(
         list[str] | None,
         typer.Option(
             "--device",
-            help="this (measured for a second), or a GPU of the table, such as A100; repeat it. By default all.",
+            help="this (measured for a second), or a GPU of the table, such as A100; repeat it. By default all, "
+            "this where it takes the recipe's precision.",
             show_default=False,
         ),
     ] = None,
     patch: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="HEIGHT WIDTH", help="Without -d: pixels.", show_default="512 512")
+        tuple[int, int] | None,
+        typer.Option(min=1, metavar="HEIGHT WIDTH", help="Without -d: pixels.", show_default="512 512"),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Without -d: patches in a step.", min=1, show_default="2")] = None,
     channels: Annotated[int | None, typer.Option(help="Without -d: of the images.", min=1, show_default="3")] = None,
@@ -39,7 +41,6 @@ def estimate(
     A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. Of this machine a matrix
     product is timed for a second.
     """
-    import torch
 
     from .. import config, overview
     from ..estimate import devices
@@ -66,10 +67,17 @@ def estimate(
     else:
         raise ConfigError(f"model.head={loaded.model.head} is the base plans' own network: say which with -d DATASET.")
     names = device or ["this", *(known.name for known in devices.DEVICES)]
-    here = torch.device("cuda" if torch.cuda.is_available() else "cpu") if "this" in names else None
+    here = o.torch_device(None) if "this" in names else None  # with the threads of a training
     chosen = [found for name in names if name != "this" for found in devices.named(name)]
-    dtype = precision.choose(loaded.training.precision, here).dtype if here else None
     print(f"{loaded.name}, tuning {loaded.tuning}")
+    dtype = None
+    try:
+        dtype = precision.choose(loaded.training.precision, here).dtype if here else None
+    except ConfigError as refusal:
+        if device:
+            raise
+        print(f"this machine is left out: {refusal}")
+        here = None
     print("\n".join(overview.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
 
 

@@ -55,9 +55,11 @@ def _batch_for(
     from ..nnunet.sizing import batch_for
 
     size = parse_memory(memory)
-    batch, taken = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
-    print(f"--gpu-memory {memory}: training.batch_size={batch}, estimated to take {taken / GIB:.1f} GiB")
-    return batch
+    fit = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
+    print(f"--gpu-memory {memory}: training.batch_size={fit.batch}, estimated to take {fit.taken / GIB:.1f} GiB")
+    if warning := fit.warning():
+        print(warning)
+    return fit.batch
 
 
 def train_command(

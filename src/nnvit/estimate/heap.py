@@ -8,7 +8,8 @@ each size), and where one lives on, the hole is too small for a block of the sam
 
 Followed here: best fit, joining of neighbours, the moving threshold, trimming of the top, alignment, the cache of cuttings, and
 for every tensor one small object of each of these sizes, which lives as long (shapes, strides, handles, nodes of the graph).
-That last number is the only assumption; the rest is malloc/malloc.c of glibc 2.36.
+That last number is the only assumption; the rest is malloc/malloc.c of glibc 2.36. Under another allocator (musl, jemalloc or
+tcmalloc by LD_PRELOAD, macOS, Windows) the holes are others, and what is said here of them is wrong.
 """
 
 from bisect import bisect_left, insort

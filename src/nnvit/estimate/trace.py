@@ -122,8 +122,8 @@ def _network(job: Job, dtype: torch.dtype | None) -> tuple[nn.Module, list[tuple
         backbone.set_drop_path(training.drop_path)
     if backbone is not None and training.grad_checkpointing:
         backbone.set_grad_checkpointing(True)
-    if isinstance(network, Segmenter) and network.tuning != "full" and dtype is torch.bfloat16:
-        keep_frozen_in(network, dtype)
+    if isinstance(network, Segmenter) and dtype is not None:
+        keep_frozen_in(network, torch.bfloat16)  # `_autocast`'s kind of 16 bits, whichever the trainer takes
     events = [(_name(module, name, 0), size) for module, name, size in first]
     for module, name, tensor in _tensors(network):
         before = _name(id(module), name, 0)

@@ -53,7 +53,7 @@ arch_kwargs of nnvit's networks are keys of its registry and of timm's list of m
 @contextmanager
 def opened(source: Path) -> Iterator[zipfile.ZipFile]:
     """The zip. Raises DataError where there is none, or where it turns out to be damaged while it is read."""
-    reason: object = "there is no such file"
+    reason: object = "it is a folder, and serves as it is" if source.is_dir() else "there is no such file"
     if source.is_file():
         try:
             with zipfile.ZipFile(source) as zipped:

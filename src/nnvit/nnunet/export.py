@@ -107,8 +107,10 @@ def _export_fold(folder: Path, fold: Fold, chk: str, target: Path, wanted: Wante
     if wanted.safetensors:
         tensors = {name: tensor.clone() for name, tensor in whole.state.items()}  # U-Nets name some twice
         save_file(tensors, home / "model.safetensors", model_card.metadata(card, whole.plans))
+        (home / "model.safetensors").chmod((home / FINAL).stat().st_mode)  # which it makes private
     if wanted.onnx:
-        worst = to_onnx.write(whole.network, whole.image, home / "model.onnx", model_card.metadata(card, None))
+        metadata = model_card.metadata(card | {"weights_in": "float32"}, None)
+        worst = to_onnx.write(whole.network, whole.image, home / "model.onnx", metadata)
         size = list(whole.image.shape[1:])
         notes.append(f"fold {fold}: model.onnx takes {size}, any batch; onnxruntime differs by {worst:.1e}")
     return card, notes

@@ -1,7 +1,9 @@
 """What a recipe would train on a data set, as a job to estimate; and the batch size that fits a GPU."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -35,10 +37,41 @@ def job_of(dataset: str | int, configuration: str, recipe: Recipe, base: str = "
     )
 
 
+COVERED = 0.05
+"""Share of a data set's voxels that a step of nnU-Net sees at most (`ExperimentPlanner.max_dataset_covered`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The batch that fits a GPU, the bytes that it is estimated to take, and the patches that nnU-Net would plan at most."""
+
+    batch: int
+    taken: int
+    patch: tuple[int, ...]
+    planned_at_most: int
+
+    def warning(self) -> str | None:
+        """What a batch of more than `COVERED` of the data set means, None where it is not."""
+        if self.batch <= self.planned_at_most:
+            return None
+        return (
+            f"warning: {self.batch} patches of {list(self.patch)} are more than the {self.planned_at_most} that nnU-Net plans at "
+            f"most ({COVERED:.0%} of the data set's voxels in a step), which makes it another training, not only a faster one; "
+            f"to keep to nnU-Net's, leave --gpu-memory out and set training.batch_size={self.planned_at_most}."
+        )
+
+
+def planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[int], cases: int) -> int:
+    """Patches of which nnU-Net's planner takes no more into a step, however large the GPU; `cases`: that are trained on."""
+    volume = "3d_fullres" if len(patch) == 2 and "3d_fullres" in plans["configurations"] else configuration
+    shape = PlansManager(plans).get_configuration(volume).median_image_size_in_voxels
+    return max(LEAST, round(COVERED * prod(shape) * cases / prod(patch)))
+
+
 def batch_for(
     memory: int, load: Callable[[Sequence[str]], Recipe], dataset: str | int, configuration: str, base: str
-) -> tuple[int, int]:
-    """The largest batch whose training fits into `memory` bytes of a GPU, and the bytes that it is estimated to take.
+) -> Fit:
+    """The largest batch whose training fits into `memory` bytes of a GPU.
 
     load: the recipe with more keys. Raises ConfigError where not even the least batch fits, with what would; and where the
     recipe sets a batch size itself.
@@ -53,7 +86,10 @@ def batch_for(
     job = job_of(dataset, configuration, recipe, base)
     batch, taken = largest_batch(job, memory, dtype, gpu_bytes)
     if batch:
-        return batch, taken
+        name = folders.dataset_name(dataset)
+        cases = folders.read_json(folders.plans_path(name, "dataset"))["numTraining"]
+        most = planned_at_most(folders.read_plans(name, base), configuration, job.patch, cases)
+        return Fit(batch=batch, taken=taken, patch=job.patch, planned_at_most=most)
     fitting = []
     for keys in _smaller(recipe, job.patch):
         other = replace(job_of(dataset, configuration, load(keys), base), batch=LEAST)

@@ -35,7 +35,8 @@ def run(trainer: "nnUNetTrainer_nnvit", stock: Callable[[bool], None], save_prob
         else:
             stock(save_probabilities)
     trainer.manifest.done(trainer.validated, precision)
-    trainer.say(f"to predict: {_command(trainer)}")
+    if not trainer.disable_checkpointing:
+        trainer.say(f"to predict: {_command(trainer)}")
 
 
 @contextmanager
@@ -103,6 +104,7 @@ def validate_fast(trainer: "nnUNetTrainer_nnvit", save_probabilities: bool = Fal
 
 def _predictor(trainer: "nnUNetTrainer_nnvit") -> FastPredictor:
     predictor = FastPredictor(device=trainer.device, allow_tqdm=False)
+    predictor.wanted = trainer.recipe.training.precision
     predictor.manual_initialization(
         trainer.bare_network,
         trainer.plans_manager,

@@ -4,6 +4,6 @@ from .account import account
 from .components import listing
 from .headers import recipes_markdown
 from .needs import needs
-from .show import measure, show
+from .show import cost_of, show
 
-__all__ = ["account", "listing", "measure", "needs", "recipes_markdown", "show"]
+__all__ = ["account", "cost_of", "listing", "needs", "recipes_markdown", "show"]

@@ -34,13 +34,18 @@ def needs(job: Job, precision: torch.dtype | None, chosen: Sequence[Device], her
     return lines
 
 
-def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
-    rows = {
+def shares(job: Job, taken: Need) -> dict[str, int]:
+    """What the tensors of a step are, and their bytes."""
+    return {
         "parameters and buffers": taken.parameters,
         f"states of {job.training.optimizer}{' and the running mean' if job.training.ema else ''}": taken.optimizer,
         "gradients": taken.gradients,
         "activations, 16-bit copies, batch": taken.activations,
     }
+
+
+def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
+    rows = shares(job, taken)
     if here.type == "cpu":
         total, beside = taken.on_cpu, "beside torch and nnU-Net themselves"
         rows |= {"kernels' own": taken.kernels, "holes in malloc's heap": taken.holes}
@@ -55,8 +60,7 @@ def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.de
 
 
 def _here(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
-    rate = devices.gemm_rate(here, precision or torch.float32)
-    share = devices.CPU_SHARE if here.type == "cpu" else devices.GPU_SHARE
+    rate, share = devices.speed(here, precision)
     step, epoch = _times(job, taken, rate, share, devices.LAUNCH)
     return [
         f"time on this machine's {here.type}: {_span(step)} an iteration, {_span(epoch)} an epoch",
@@ -81,7 +85,7 @@ def _gpus(job: Job, rows: Sequence[tuple[Device, torch.dtype | None, Need]]) -> 
                 f"{needed / GIB:.1f} GiB",
                 fits,
                 _words(dtype),
-                _span(step),
+                _span(step) + (" *" if step == devices.LAUNCH * taken.operators else ""),
                 _span(epoch),
             ]
         )
@@ -90,6 +94,7 @@ def _gpus(job: Job, rows: Sequence[tuple[Device, torch.dtype | None, Need]]) -> 
         f"  needed: tensors, {devices.ALLOCATOR - 1:.0%} for the allocator and cuDNN, {devices.CONTEXT / GIB:g} GiB for CUDA;",
         f"  time: {devices.GPU_SHARE:.0%} of the published dense rate, an assumption that may be off by a factor of "
         f"{devices.UNCERTAIN:g} either way, and at least {devices.LAUNCH * 1e6:.0f} µs for each operator;",
+        "  *: that bound, for a network so small: faster GPUs do not help, larger batches do;",
         "  no figure of this table was measured on a GPU",
     ]
 

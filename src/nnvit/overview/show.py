@@ -1,17 +1,15 @@
 """`nnvit show`: a recipe with every key resolved, its network, and what a training step on it takes."""
 
 from collections.abc import Iterable, Sequence
-from math import log2
 
+import torch
 from omegaconf import OmegaConf
 
 from .. import config, cost
-from ..architecture import arch_kwargs
-from ..model.segmenter import Segmenter
+from ..estimate import GIB, Job, Need, job_of, need
 from ..schema import ModelConfig, Recipe
+from .needs import shares
 from .text import table
-
-GIB = 2**30
 
 
 def show(
@@ -39,7 +37,10 @@ def show(
             f"model.head={recipe.model.head}: the network is the base plans' own, which there is only for a data set;",
             f"`nnvit plan DATASET CONFIGURATION --recipe {source}` makes plans with it, and training says its size.",
         ]
-    measured, rows, trained = measure(recipe, channels=channels, classes=classes, patch=patch, batch=batch)
+    job = job_of(recipe, channels=channels, classes=classes, patch=(patch[0], patch[1]), batch=batch)
+    rows, trained = cost.parts(job.build, (batch, channels, *patch))
+    taken = _need(job)
+    measured = _cost(job, taken)
     return [
         *lines,
         f"network: {channels} channels, {classes} classes, patch {patch[0]} x {patch[1]}, batch {batch}",
@@ -50,20 +51,29 @@ def show(
         "",
         f"cost of a patch: {measured.line()}",
         "  (a multiplication and an addition are two; the loss is left out)",
-        *_memory(measured, recipe),
+        *_memory(job, taken),
     ]
 
 
-def measure(
-    recipe: Recipe, *, channels: int = 3, classes: int = 2, patch: Sequence[int] = (512, 512), batch: int = 2
-) -> tuple[cost.Cost, list[cost.Row], list[tuple[str, int, int]]]:
-    """What `cost.measure` says of a recipe's network; auxiliary outputs on as many scales as nnU-Net plans for the patch."""
-    halvings = max(1, int(log2(min(patch) / 4)) - 1)
-    arch = arch_kwargs(recipe, scales=[[0.5**i] * 2 for i in range(1, halvings)])
-    return cost.measure(
-        lambda: Segmenter(channels, classes, deep_supervision="aux" in arch, **arch),
-        (batch, channels, *patch),
-        recipe.training,
+def cost_of(recipe: Recipe) -> cost.Cost:
+    """What the headers of the shipped recipes say: of patches of 3 x 512 x 512 pixels and 2 classes."""
+    job = job_of(recipe, channels=3, classes=2, patch=(512, 512), batch=2)
+    return _cost(job, _need(job))
+
+
+def _need(job: Job) -> Need:
+    """As `nnvit estimate` has it for GPUs."""
+    return need(job, None if job.training.precision == "fp32" else torch.bfloat16, steps=2)
+
+
+def _cost(job: Job, taken: Need) -> cost.Cost:
+    network = cost.on_meta(job.build)
+    return cost.Cost(
+        parameters=sum(p.numel() for p in network.parameters()),
+        trainable=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        batch=job.batch,
+        forward_flops=taken.forward_flops,
+        step_flops=taken.step_flops,
     )
 
 
@@ -77,16 +87,11 @@ def _indented(name: str) -> str:
     return f"  {name}" if "." in name else name
 
 
-def _memory(measured: cost.Cost, recipe: Recipe) -> list[str]:
-    training = recipe.training
-    parts = {
-        "parameters": measured.parameter_bytes,
-        "gradients": measured.gradient_bytes,
-        f"states of {training.optimizer}{' and the running mean' if training.ema else ''}": measured.optimizer_bytes,
-        "activations kept for the backward pass": measured.activation_bytes,
-    }
+def _memory(job: Job, taken: Need) -> list[str]:
+    names = {"auto": "bf16 (auto, where the device has it)", "stock": "fp16 (stock, on CUDA)"}
+    precision = names.get(job.training.precision, job.training.precision)
     return [
-        f"memory of a training step on {measured.batch} patches, {measured.precision}: {measured.total_bytes / GIB:.2f} GiB",
-        *table([f"  {name}", f"{size / GIB:.2f} GiB"] for name, size in parts.items()),
-        "  (what kernels, the loss and the allocator take for themselves comes on top)",
+        f"memory of a training step on {job.batch} patches, {precision}: {taken.alive / GIB:.2f} GiB",
+        *table([f"  {name}", f"{size / GIB:.2f} GiB"] for name, size in shares(job, taken).items()),
+        "  (all at the moment when they come to the most; `nnvit estimate` says what kernels and the allocator take beside)",
     ]

@@ -29,9 +29,10 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]  # fmt: skip
 
 
-def safe_load(path: str | Path, map_location: str = "cpu") -> Any:
+def safe_load(path: str | Path, map_location: str = "cpu", suffix: str = "") -> Any:
     """What a .safetensors, .pth, .pt, .bin or nnU-Net checkpoint file holds, without running any code in it.
 
+    suffix: to read it as, instead of its own.
     Raises WeightsError for a file that is absent, damaged, no checkpoint, or that names a class or function
     outside the allow-list; there is no way to switch the allow-list off.
     """
@@ -39,7 +40,7 @@ def safe_load(path: str | Path, map_location: str = "cpu") -> Any:
     if not path.is_file():
         raise WeightsError(f"{path} is not a file.")
     try:
-        if path.suffix == ".safetensors":
+        if (suffix or path.suffix) == ".safetensors":
             return load_file(path, device=map_location)
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -56,6 +57,7 @@ def _refusal(path: Path, error: Exception) -> str:
             " (torch.save(model.state_dict(), path), or safetensors) and use that."
         )
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    reason = reason.partition(". In PyTorch 2.6")[0]  # which goes on to advise a way to run what is in it
     return (
         f"{path} cannot be read as a checkpoint: it is damaged, cut short or of another kind ({reason})."
         " Compare its size and hash with the publisher's and fetch it again."

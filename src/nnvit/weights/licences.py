@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +49,12 @@ def licence_id(name: str) -> str:
 
 
 def is_restricted(name: str) -> bool:
-    """Whether the licence has to be accepted. One that nobody named cannot be asked for."""
-    return licence_id(name) not in FREE | {UNKNOWN}
+    """Whether the licence has to be accepted. One that nobody named cannot be asked for.
+
+    name: one licence, or several with what each is for: "MIT (one part), Apache-2.0 (another)".
+    """
+    parts = re.sub(r"\(.*?\)", "", name).split(",")
+    return any(licence_id(part.strip()) not in FREE | {UNKNOWN} for part in parts)
 
 
 def accept(licences: Iterable[str]) -> None:

@@ -123,11 +123,15 @@ def ambiguity(converted: Converted, family: str, sha256: str) -> str:
     return f"{converted.ambiguity}; that these are weights of {family} rests on the file, sha256 {sha256}"
 
 
-def read(path: Path) -> Any:
-    """What a weight file or model directory holds; nothing is executed. Raises WeightsError, see `safe_load`."""
+def read(path: Path, suffix: str = "") -> Any:
+    """What a weight file or model directory holds; nothing is executed. Raises WeightsError, see `safe_load`.
+
+    suffix: that of the file's name where it was written, should it have another one here.
+    """
     if path.is_dir():
         return read_directory(path)
-    return read_onnx(path) if path.suffix == ".onnx" else safe_load(path)
+    kind = suffix or path.suffix
+    return read_onnx(path) if kind == ".onnx" else safe_load(path, suffix=kind)
 
 
 def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backbone: PretrainedBackbone) -> None:

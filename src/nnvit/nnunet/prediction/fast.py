@@ -19,8 +19,10 @@ from .tiles import Batches, TiledSum, View, views_of
 class FastPredictor(Predictor):
     """Stock nnU-Net's predictor but for its sliding window; `lines` says what it does otherwise.
 
-    The precision is what `training.precision: auto` takes on the device.
+    wanted: the precision, as of `training.precision`; to be set before `manual_initialization`.
     """
+
+    wanted = "auto"
 
     ensemble: Ensemble
     batches: Batches
@@ -46,7 +48,7 @@ class FastPredictor(Predictor):
             inference_allowed_mirroring_axes,
         )
         network = network if parameters else deepcopy(network)
-        self.precision = precision.choose("auto", self.device)
+        self.precision = precision.choose(self.wanted, self.device)
         self.ensemble = Ensemble(network, parameters or [network.state_dict()]).to(self.device)
         patch = self._noise()
         self.lora_difference = self.ensemble.merge_lora(patch)
@@ -61,9 +63,7 @@ class FastPredictor(Predictor):
     def lines(self) -> list[str]:
         """For the user: what was taken, and why."""
         size = f"{self.batches.size} at a time" if self.batches.size else "in batches"
-        lines = [
-            f"fast: tiles and mirrors {size}, {self.precision.name} ({self.precision.reason}); --exact is nnU-Net's own way"
-        ]
+        lines = [f"fast: tiles and mirrors {size}, {self.precision.name} ({self.precision.reason})"]
         if self.ensemble.shared:
             lines.append(f"the {len(self.ensemble)} folds have one backbone, which runs once for all of them")
         if self.lora_difference is not None:

@@ -215,7 +215,7 @@ def _check_folder(folder: Path) -> None:
         return
     advice = "give a trained one, …/Trainer__Plans__2d"
     if (folder.parent / "plans.json").is_file():
-        advice = f"it looks like a fold of one: give -m {folder.parent} -f {folder.name.removeprefix('fold_')}"
+        advice = f"it looks like a fold of one: give {folder.parent} and -f {folder.name.removeprefix('fold_')}"
     elif models := _models_in(folder):
         advice = f"give one of those within: {', '.join(models)}"
     raise PlansError(f"{folder} is no model folder, it holds no {' and no '.join(missing)}; {advice}.")

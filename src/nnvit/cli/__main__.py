@@ -1,5 +1,0 @@
-"""`python -m nnvit.cli`."""
-
-from . import main
-
-main()
