@@ -138,16 +138,19 @@ def test_a_signal_ends_the_training_after_a_checkpoint(
     assert_same_training(uninterrupted, fold)
 
 
-def test_a_signal_that_takes_nnunets_own_workers_away_keeps_the_place_too(hippocampus: str) -> None:
-    """Without a seed they are nnU-Net's, and SIGTERM ends them."""
-    keys = [*(key for key in KEYS if "seed" not in key), "training.num_epochs=50", "name=preempted_unseeded"]
-    fold = fold_of(hippocampus, TRAINER, "nnUNetPlans_preempted_unseeded")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_nnunets_own_workers_keeps_the_place_too(number: signal.Signals, hippocampus: str) -> None:
+    """Without a seed they are nnU-Net's: SIGTERM ends them, of SIGINT they never hear."""
+    name = f"preempted_unseeded_{number.name}"
+    keys = [*(key for key in KEYS if "seed" not in key), "training.num_epochs=50", f"name={name}"]
+    fold = fold_of(hippocampus, TRAINER, f"nnUNetPlans_{name}")
     process = begin(hippocampus, 2, *keys)
     wait_for(process, fold / "checkpoint_best.pth")
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     printed, _ = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, printed[-2000:]
+    assert process.returncode == 128 + number, printed[-2000:]
     assert (fold / "checkpoint_latest.pth").is_file()
+    assert number == signal.SIGTERM or "Traceback" not in printed
 
 
 def begin(dataset: str, workers: int, *keys: str) -> subprocess.Popen[str]:

@@ -85,9 +85,10 @@ def _seeded(
 
 
 def close(*batches: Any) -> None:
-    """Ends the workers of `in_order`, which no signal ends."""
+    """Ends the workers, of `in_order` or nnU-Net's own; left alone, a thread of the latter would cry out at their death."""
     for iterator in batches:
-        getattr(iterator, "_shutdown_workers", lambda: None)()
+        for end in ("_shutdown_workers", "_finish"):
+            getattr(iterator, end, lambda: None)()
 
 
 def _as_it_is(batch: Any) -> Any:
