@@ -113,7 +113,7 @@ def picture(found: dict[str, dict[str, Any]]) -> None:
     axis.barh(places, [row["ratio"] for row in rows], color=[row["colour"] for row in rows])
     for place, row in zip(places, rows, strict=True):
         axis.plot([row["bar"]] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
-        axis.annotate(f" {row['ratio']:.2f}", (row["ratio"], place), va="center", fontsize=8)
+        axis.annotate(f"  {row['ratio']:.2f}", (max(row["ratio"], row["bar"]), place), va="center", fontsize=8)
     axis.set_yticks(places, [row["work"] for row in rows], fontsize=8)
     axis.set_xscale("log")
     axis.set_xlabel(
