@@ -576,7 +576,7 @@ def test_regions_of_volumes_are_nnunets_with_nnunets_flags(regions: str, nnvit: 
 
 
 def test_a_folder_that_is_no_model_is_told_apart(vessels: Path, nnvit: Run, tmp_path: Path) -> None:
-    with pytest.raises(PlansError, match=r"it looks like a fold of one: give -m .*__2d -f 0"):
+    with pytest.raises(PlansError, match=r"it looks like a fold of one: give .*__2d and -f 0"):
         open_model(vessels / "fold_0")
     with pytest.raises(PlansError, match=f"give one of those within: .*{vessels.name}"):
         open_model(vessels.parent)
