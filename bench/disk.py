@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness import Row, main
-from nnvit import config
-from nnvit.architecture import arch_kwargs
 from nnvit.model import Segmenter
-from nnvit.nnunet import checkpoint
-from nnvit.optim import build_optimizer
-from nnvit.weights import reference, sha256_of
+from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model.optimizer import build_optimizer
+from nnvit.nnunet import checkpoint_file
+from nnvit.recipe import loading
+from nnvit.weights import external, sha256_of
 from nnvit.weights.target import target_tensors
 
 MB = 1e6
@@ -37,8 +37,8 @@ def optimizer_state(network: nn.Module, recipe: Any) -> dict[str, Any]:
 def size(folder: Path, content: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     """Bytes of a checkpoint as nnvit writes it, and what is read from it."""
     path = folder / "checkpoint.pth"
-    checkpoint.write(path, content)
-    read = checkpoint.read(path)["network_weights"]
+    checkpoint_file.write(path, content)
+    read = checkpoint_file.read(path)["network_weights"]
     found = path.stat().st_size
     path.unlink()
     return found, read
@@ -46,7 +46,7 @@ def size(folder: Path, content: dict[str, Any]) -> tuple[float, dict[str, Any]]:
 
 def rows() -> list[Row]:
     """Weights alone, and the checkpoint that a training goes on from."""
-    recipe = config.load_recipe(["segformer_default"])
+    recipe = loading.load_recipe(["segformer_default"])
     with tempfile.TemporaryDirectory() as home:
         return _rows(recipe, Path(home))
 
@@ -58,7 +58,7 @@ def _rows(recipe: Any, home: Path) -> list[Row]:
     save_file({name: t.contiguous() for name, t in target_tensors(network.backbone.model).items()}, base)
     weights = {"path": base.name, "sha256": sha256_of(base), "source": "file", "licence": "none, the values are random"}
     whole = network.state_dict()
-    left = reference.leave_out(whole, reference.refer(network, weights, str(base)))
+    left = external.leave_out(whole, external.refer(network, weights, str(base)))
     state = optimizer_state(network, recipe)
     trained = 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = 4 * sum(p.numel() for p in network.parameters())
@@ -66,8 +66,8 @@ def _rows(recipe: Any, home: Path) -> list[Row]:
     for work, extra, copies, bar in (("weights", {}, 1, 20), ("resumable", {"optimizer_state": state}, 3, 10)):
         theirs, full = size(home, {"network_weights": whole} | extra)
         ours, read = size(home, {"network_weights": left} | extra)
-        reference.forget()
-        same = all(torch.equal(tensor, full[name]) for name, tensor in reference.filled(read).items())
+        external.forget()
+        same = all(torch.equal(tensor, full[name]) for name, tensor in external.filled(read).items())
         bound = copies * trained / (total + (copies - 1) * trained)
         found.append(
             Row(

@@ -8,9 +8,10 @@ steps of bench/step.py, so that the time is compared for one that is none of the
 import torch
 
 from harness import CPU, Row, main
-from nnvit import config, estimate
+from nnvit import estimate
 from nnvit.estimate import devices
-from nnvit.nnunet import precision
+from nnvit.model import precision
+from nnvit.recipe import loading
 from peak import peak
 
 PATCH, BATCH, BAR = 512, 2, 0.15
@@ -32,7 +33,7 @@ TIMED = ("ViT-B/16, progressive", "full")
 
 def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.dtype | None]:
     """What the recipe takes on this machine."""
-    loaded = config.load_recipe([recipe], overrides)
+    loaded = loading.load_recipe([recipe], overrides)
     job = estimate.job_of(loaded, channels=3, classes=2, patch=(PATCH, PATCH), batch=BATCH)
     dtype = precision.choose(loaded.training.precision, CPU).dtype
     return estimate.need(job, dtype), dtype

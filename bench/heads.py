@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nnvit import config
-from nnvit.architecture import arch_kwargs
 from nnvit.model import Segmenter
-from nnvit.nnunet.precision import choose
-from nnvit.optim import build_optimizer
+from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model.optimizer import build_optimizer
+from nnvit.model.precision import choose
+from nnvit.recipe import loading
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "chase_db1"
 sys.path.insert(0, str(EXAMPLE))
@@ -34,7 +34,7 @@ class Step:
     """A training step of one arm on one random batch."""
 
     def __init__(self, arm: str) -> None:
-        recipe = config.load_recipe([EXAMPLE / "heads.yaml"], EVERY_HEAD[arm])
+        recipe = loading.load_recipe([EXAMPLE / "heads.yaml"], EVERY_HEAD[arm])
         self.native = recipe.training.loss == "native"
         self.network = Segmenter(3, 2, deep_supervision=self.native, **arch_kwargs(recipe)).train()
         self.loss = self.network.head.native_loss(None) if self.native else nn.functional.cross_entropy

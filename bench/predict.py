@@ -27,12 +27,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 import harness
-from nnvit import config
-from nnvit.architecture import arch_kwargs
-from nnvit.cost import forward_flops
 from nnvit.data.synthetic import fundus
+from nnvit.estimate.flops import forward_flops
 from nnvit.model import Segmenter
-from nnvit.nnunet.prediction.fast import FastPredictor
+from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.nnunet.predict.fast_predictor import FastPredictor
+from nnvit.recipe import loading
 from nnvit.weights import load_backbone
 from peak import reset, resident, trim
 
@@ -61,7 +61,7 @@ def rows() -> list[harness.Row]:
 
 def build() -> Segmenter:
     """The network with random weights."""
-    return Segmenter(3, 2, **arch_kwargs(config.load_recipe(["segformer_packaged"], KEYS)))
+    return Segmenter(3, 2, **arch_kwargs(loading.load_recipe(["segformer_packaged"], KEYS)))
 
 
 def picture(size: int, seed: int) -> tuple[Tensor, Tensor]:

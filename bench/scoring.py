@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from nnvit.compare.metrics import Labels
-from nnvit.compare.scoring import Job, score_all
+from nnvit.compare.scores.metrics import Labels
+from nnvit.compare.scores.scoring import Job, score_all
 
 SIZE = 512
 LABELS = Labels(values={"disc": (1,), "ring": (2,), "vessel": (3,)}, tubular=("vessel",))

@@ -18,11 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 import trainers
 from harness import Row, alternately, bound, device, gemm_peak, main, seconds, shares, timed
 from nnvit import estimate
-from nnvit.cost import forward_flops
-from nnvit.model.segmenter import build_backbone
-from nnvit.nnunet import epoch
-from nnvit.nnunet.precision import choose
-from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
+from nnvit.estimate.flops import forward_flops
+from nnvit.model.precision import choose
+from nnvit.nnunet.train import loop
+from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
+from nnvit.registry import build_backbone
 
 VIT_S = [
     "model.backbone=dinov3",
@@ -167,7 +167,7 @@ def epoch_of(trainer: Any, batch: dict[str, Any]) -> Callable[[], object]:
     """The training iterations of an epoch, by the loop of the trainer's own run_training."""
     trainer.dataloader_train, trainer.num_iterations_per_epoch = repeat(batch), ITERATIONS
     if isinstance(trainer, nnUNetTrainer_nnvit):
-        return lambda: (setattr(trainer, "outputs", []), epoch.train(trainer))
+        return lambda: (setattr(trainer, "outputs", []), loop.train(trainer))
 
     def stock() -> None:
         trainer.on_train_epoch_start()

@@ -14,9 +14,9 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 
 from harness import device
-from nnvit import config
-from nnvit.nnunet import planning
-from nnvit.nnunet.trainer import nnUNetTrainer_nnvit
+from nnvit.nnunet.plan import plans_file
+from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
+from nnvit.recipe import loading
 
 NAME = "Dataset001_Bench"
 DATASET = {
@@ -77,8 +77,8 @@ def _started(trainer: type, plans: dict[str, Any]) -> Any:
 
 
 def _plans(recipe: str, keys: tuple[str, ...], patch: int, batch: int) -> dict[str, Any]:
-    loaded = config.load_recipe([recipe], keys)
-    return planning.make_plans(_base(patch, batch), "2d", loaded, "nnUNetPlans_bench", DATASET) | {
+    loaded = loading.load_recipe([recipe], keys)
+    return plans_file.make_plans(_base(patch, batch), "2d", loaded, "nnUNetPlans_bench", DATASET) | {
         "continue_training": False
     }
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from nnvit.nnunet import checkpoint
+from nnvit.nnunet import checkpoint_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples" / "chase_db1"))
@@ -88,7 +88,7 @@ class Run:
                 seen, checkpoints = now, checkpoints - 1
         time.sleep(delay)
         stop(process)
-        held = checkpoint.read(latest)
+        held = checkpoint_file.read(latest)
         losses = held["nnvit"]["losses"]
         return {
             "epoch": held["current_epoch"],
@@ -110,7 +110,7 @@ def stop(process: subprocess.Popen) -> None:
 
 def differences(one: Path, other: Path) -> list[str]:
     """What is not equal in two checkpoints; times and names are left out."""
-    first, second = (checkpoint.read(path) for path in (one, other))
+    first, second = (checkpoint_file.read(path) for path in (one, other))
     found = [
         key
         for key in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs", "dice_per_class_or_region")
@@ -180,7 +180,7 @@ def main() -> None:
         "training": re.sub(r" -device.*", "", " ".join(through.words)),
         "through": {
             "workers": 1,
-            "train_losses": [float(x) for x in checkpoint.read(through.final)["logging"]["train_losses"]],
+            "train_losses": [float(x) for x in checkpoint_file.read(through.final)["logging"]["train_losses"]],
         },
         "killed": [prove(arguments.work, workers, arguments.kills, through) for workers in (0, 2)],
     }

@@ -23,13 +23,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nnvit.compare.simulation import World, hierarchical_claims, rate, verdicts
-from nnvit.compare.statistics import analyse, headline
+from nnvit.compare.stats.analysis import analyse, headline
+from nnvit.compare.stats.simulation import World, hierarchical_claims, rate, verdicts
 
 HERE = Path(__file__).parent
 PART, RESAMPLES = 1000, 1000
-MODULES = ("bootstrap", "difference", "method_layer", "ranks", "simulation", "statistics", "table", "verdict")
-SOURCES = [f"src/nnvit/compare/{name}.py" for name in MODULES]
+MODULES = ("bootstrap", "paired_tests", "method_layer", "ranks", "simulation", "analysis", "case_table", "verdict")
+SOURCES = [f"src/nnvit/compare/stats/{name}.py" for name in MODULES]
 WORLDS = {
     "no difference, 1 seed": World(),
     "no difference, 3 seeds": World(runs=3),

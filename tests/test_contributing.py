@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import nnvit.heads
-from nnvit import config, registry
-from nnvit.architecture import arch_kwargs
+from nnvit import registry
 from nnvit.model import Segmenter
+from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.recipe import loading
 
 from .conftest import REPOSITORY
 
@@ -32,7 +33,7 @@ def test_the_example_is_about_thirty_lines(mine: str) -> None:
 def test_the_example_head_is_found_planned_and_trained(mine: str) -> None:
     assert "mine" in registry.names("head")
     keys = ["model.head=mine", "model.width=16", "model.backbone=tiny", "model.backbone_size=vit", "lora.enabled=false"]
-    recipe = config.load_recipe([], [*keys, "model.neck_args.out_channels=16"])
+    recipe = loading.load_recipe([], [*keys, "model.neck_args.out_channels=16"])
     assert recipe.name.startswith("mine_tiny_vit_frozen")
     torch.manual_seed(0)
     network = Segmenter(3, 2, **json.loads(json.dumps(arch_kwargs(recipe))))

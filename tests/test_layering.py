@@ -1,8 +1,9 @@
-"""The imports hold the layers of the design: what is below never imports what is above."""
+"""The imports hold the layers of the design: what is below never imports what is above, and nothing imports in circles."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,46 +12,36 @@ SOURCE = Path(__file__).parents[1] / "src" / "nnvit"
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "schema": {"errors"},
     "registry": {"errors"},
+    "recipe": {"errors", "registry"},
     "backbones": {"errors", "types"},
     "necks": {"errors", "types"},
-    "heads": {"errors", "types", "schema"},
-    "lora": {"errors"},
-    "weights": {"errors", "types", "registry"},
-    "config": {"errors", "schema", "registry"},
-    "optim": {"schema"},
-    "architecture": {"registry", "schema"},
-    "model": {"errors", "types", "schema", "registry", "lora", "config", "architecture", "weights"},
-    "frozen": {"model"},
-    "cost": {"schema", "model", "frozen"},
-    "estimate": {"errors", "schema", "architecture", "model", "cost", "optim", "frozen"},
-    "overview": {"errors", "estimate", "schema", "registry", "config", "architecture", "model", "cost"},
-    "fetch": {"errors", "schema", "registry", "config", "model", "weights"},
+    "heads": {"errors", "types", "recipe"},
+    "weights": {"errors", "types", "registry", "recipe"},
+    "model": {"errors", "types", "registry", "recipe", "weights"},
     "data": {"errors"},
-    "nnunet": {
-        "errors",
-        "schema",
-        "config",
-        "architecture",
-        "optim",
-        "model",
-        "weights",
-        "cost",
-        "data",
-        "lora",
-        "frozen",
-        "estimate",
-    },
+    "estimate": {"errors", "recipe", "model"},
+    "describe": {"errors", "registry", "recipe", "model", "estimate"},
+    "nnunet": {"errors", "registry", "recipe", "model", "weights", "data", "estimate"},
     "compare": {"errors"},
 }
+"""What each room may import beside itself; `cli`, above all, may import everything."""
+ABOVE_ALL = {"cli", "__init__", "__main__"}
 
 
-def _imports(path: Path) -> set[str]:
-    """Dotted names of everything a file imports, relative ones made absolute."""
+def _module(path: Path) -> str:
+    parts = ["nnvit", *path.relative_to(SOURCE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(path): path for path in SOURCE.rglob("*.py") if "shim" not in path.parts}
+
+
+def _imports(path: Path, *, inside_functions: bool = True) -> set[str]:
+    """Dotted names of everything a file imports, relative ones made absolute; those under `TYPE_CHECKING` too."""
     package = ["nnvit", *path.relative_to(SOURCE).parts[:-1]]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _walk(ast.parse(path.read_text(encoding="utf-8")), inside_functions):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -60,26 +51,73 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _layers(path: Path) -> set[str]:
+def _walk(tree: ast.AST, inside_functions: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _walk(node, inside_functions)
+
+
+def _rooms(path: Path) -> set[str]:
     known = {p.stem for p in SOURCE.iterdir()}
     parts = [name.split(".") for name in _imports(path) if name.startswith("nnvit.")]
     return {part[1] for part in parts if part[1] in known}
 
 
+def _graph() -> dict[str, set[str]]:
+    """Which module of nnvit each one imports. A package is left out where it is only the way to a module of its own."""
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        graph[module] = set()
+        for name in _imports(path):
+            target = name if name in MODULES else name.rpartition(".")[0]
+            if target in MODULES and target != module:
+                graph[module].add(target)
+    return graph
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, [] where there is none."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return []
+        for target in sorted(graph[module]):
+            if circle := visit(target, [*path, module]):
+                return circle
+        done.add(module)
+        return []
+
+    for module in sorted(graph):
+        if circle := visit(module, []):
+            return circle
+    return []
+
+
 def test_every_part_of_the_package_has_its_layer() -> None:
-    above_all = {"cli", "demo", "__init__", "__main__"}
     parts = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert parts - above_all == ALLOWED.keys()
+    assert parts - ABOVE_ALL == ALLOWED.keys()
 
 
-@pytest.mark.parametrize("layer", sorted(ALLOWED))
-def test_a_layer_imports_only_what_lies_below(layer: str) -> None:
-    files = list((SOURCE / layer).rglob("*.py")) or [SOURCE / f"{layer}.py"]
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_lies_below(room: str) -> None:
+    files = list((SOURCE / room).rglob("*.py")) or [SOURCE / f"{room}.py"]
     for path in files:
-        assert _layers(path) - {layer} <= ALLOWED[layer], path
+        assert _rooms(path) - {room} <= ALLOWED[room], path
 
 
-def test_only_the_nnunet_package_imports_nnunetv2() -> None:
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert _circle(_graph()) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+def test_only_the_nnunet_room_imports_nnunetv2() -> None:
     outside = [path for path in SOURCE.rglob("*.py") if "nnunet" not in path.relative_to(SOURCE).parts]
     assert outside
     for path in outside:

@@ -1,8 +1,10 @@
 """The file name is the registry key: `heads/foo.py` is head `foo`. Listing imports nothing."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import Any
 
 from .errors import ConfigError, did_you_mean
 
@@ -24,3 +26,9 @@ def module(kind: str, name: str) -> ModuleType:
             + did_you_mean(name, known)
         )
     return import_module(f"nnvit.{KINDS[kind]}.{name}")
+
+
+def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> Any:
+    """A backbone with random weights, from plain data. Raises ConfigError for an unknown one."""
+    family = module("backbone", name)
+    return family.build(size, taps, family.Args(**args))

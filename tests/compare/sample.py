@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nnvit.compare import report, statistics
-from nnvit.compare.audit import Audit, Row
+from nnvit.compare import report
+from nnvit.compare.audit.fairness import Audit, Row
+from nnvit.compare.stats import analysis
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'
 """A name that does harm where it isn't escaped."""
@@ -114,7 +115,7 @@ def write(out: Path, sample: Sample | None = None, **changes: Any) -> Path:
     """Writes the report of a sample, changed by field; masks and photographs go to `out`/given. Returns the page."""
     sample = sample or Sample(**changes)
     cases = sample.cases()
-    stats = statistics.analyse(cases, sample.baseline, sample.metric, sample.observer(cases), num_bootstrap=199)
+    stats = analysis.analyse(cases, sample.baseline, sample.metric, sample.observer(cases), num_bootstrap=199)
     references, predictions, images = write_masks(out / "given", sample)
     options = {"configuration": "2d", "version": "0.1.0", "date": "2026-11-25", "nsd_tolerance_mm": 2.0}
     return report.write(

@@ -9,11 +9,11 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from nnvit.compare import arms, data
-from nnvit.compare.compare import compare, examine
-from nnvit.compare.metrics import Labels
-from nnvit.compare.reading import masks_in, read
-from nnvit.compare.scoring import Job, score_job
+from nnvit.compare.comparison import compare, examine
+from nnvit.compare.inputs import arms, references
+from nnvit.compare.inputs.mask_files import masks_in, read
+from nnvit.compare.scores.metrics import Labels
+from nnvit.compare.scores.scoring import Job, score_job
 from nnvit.errors import CompareError
 
 from .planted import Study, change_json, write_png
@@ -236,9 +236,9 @@ def test_no_references_at_all(study: Study, monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_tolerance_below_the_voxel_size(tmp_path: Path) -> None:
     path = volume(tmp_path / "case.nii.gz", noise(), (0.5, 0.5, 3))
     with pytest.raises(CompareError, match=r"--nsd-tolerance 0\.4 is below the voxels' shortest edge of 0\.5 mm"):
-        data.tolerance_for([path], 0.4)
-    assert data.tolerance_for([path], None) == (3, [])
-    tolerance, (note,) = data.tolerance_for([path], 1.0)
+        references.tolerance_for([path], 0.4)
+    assert references.tolerance_for([path], None) == (3, [])
+    tolerance, (note,) = references.tolerance_for([path], 1.0)
     assert tolerance == 1
     assert "below the longest edge of the voxels (3 mm)" in note
 

@@ -16,11 +16,11 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnvit import registry
-from nnvit.architecture import RGB01, arch_kwargs
-from nnvit.config import load_recipe
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
-from nnvit.schema import ModelConfig, Recipe
+from nnvit.model.arch_kwargs import RGB01, arch_kwargs
+from nnvit.recipe.loading import load_recipe
+from nnvit.recipe.schema import ModelConfig, Recipe
 from nnvit.types import TokenView
 
 TINY = registry.module("backbone", "tiny")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnvit import lora, registry
+from nnvit import registry
 from nnvit.errors import ConfigError
-from nnvit.model import Segmenter
+from nnvit.model import Segmenter, lora
 from nnvit.types import Backbone, Head, Neck, QueryHead
 
 from . import cells

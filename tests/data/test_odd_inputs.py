@@ -20,7 +20,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 from PIL import Image
 
-from nnvit.data.pixels import read_as_nnunet
+from nnvit.data.image_reading import read_as_nnunet
 
 from .conftest import Workplace, with_palette
 

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nnvit import config, registry
+from nnvit import registry
 from nnvit.model import Segmenter
-from nnvit.nnunet import planning
-from nnvit.schema import SCHEMA
+from nnvit.nnunet.plan import plans_file
+from nnvit.recipe import loading
+from nnvit.recipe.schema import SCHEMA
+from tests.contract import cells
+from tests.contract.cells import Cell
 
-from ..contract import cells
-from ..contract.cells import Cell
 from . import form
 
 TINY = {
@@ -89,7 +90,7 @@ def networks() -> dict[str, Any]:
         entries[str(cell)] = {
             "arch_kwargs": kwargs,
             "schema": SCHEMA,
-            "recipe": config.to_dict(recipe),
+            "recipe": loading.to_dict(recipe),
             "channels": cell.channels,
             "logits": logits(network, cell.channels),
         }
@@ -161,7 +162,7 @@ def expected(model: Path) -> dict[str, Any]:
     network = Segmenter(3, 2, **configuration["architecture"]["arch_kwargs"]).eval()
     content = torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=False)
     network.load_state_dict(content["network_weights"], strict=True)
-    assert planning.block_of(plans, "2d") is not None
+    assert plans_file.block_of(plans, "2d") is not None
     versions = {name: version(name) for name in ("nnvit", "nnunetv2", "torch", "timm", "transformers", "peft")}
     return {"versions": versions, "trainer_name": content["trainer_name"], "logits": logits(network, 3)}
 

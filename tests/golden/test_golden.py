@@ -12,8 +12,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
-from nnvit import config
-from nnvit.nnunet import checkpoint, planning
+from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.plan import plans_file
+from nnvit.recipe import loading
 
 from . import form, make
 
@@ -39,7 +40,7 @@ def assert_logits(network: nn.Module, channels: int, expected: list[float]) -> N
 
 def assert_recipe_is_kept(block: dict[str, Any]) -> None:
     """Every key that the old block has means the same now; keys that came later have their defaults."""
-    assert same_keys(block["recipe"], config.to_dict(planning.recipe_of(block))) == block["recipe"]
+    assert same_keys(block["recipe"], loading.to_dict(plans_file.recipe_of(block))) == block["recipe"]
 
 
 def same_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def test_a_checkpoint_of_an_earlier_release_is_predicted_with_by_stock_nnunet(re
     (fold / "checkpoint_final.pth").write_bytes(form.read_bytes(release / form.CHECKPOINT))
     for name in ("plans.json", "dataset.json"):
         shutil.copy(release / name, tmp_path)
-    content = checkpoint.read(fold / "checkpoint_final.pth")
-    block = planning.block_of(read(tmp_path / "plans.json"), "2d")
+    content = checkpoint_file.read(fold / "checkpoint_final.pth")
+    block = plans_file.block_of(read(tmp_path / "plans.json"), "2d")
     assert block is not None
     assert content["nnvit"]["hash"] == block["hash"]
     assert_recipe_is_kept(block)

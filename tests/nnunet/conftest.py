@@ -20,9 +20,11 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 
-from nnvit import cli, config
-from nnvit.nnunet import folders as folders_json
-from nnvit.nnunet import planning, training
+from nnvit import cli
+from nnvit.nnunet import paths as folders_json
+from nnvit.nnunet.plan import plans_file
+from nnvit.nnunet.train import run_training
+from nnvit.recipe import loading
 
 SHORT = [
     "model.backbone=tiny",
@@ -87,8 +89,8 @@ def train(
     dataset: str, recipe: str, *overrides: str, trainer: str = "nnUNetTrainer_nnvit", fold: int = 0, **flags: Any
 ) -> Path:
     """Plans a shipped recipe and trains a fold in this process; returns the fold's folder."""
-    identifier = planning.plan(dataset, "2d", config.load_recipe([recipe], overrides)).identifier
-    training.run_training(dataset, "2d", fold, trainer, identifier, device=torch.device("cpu"), **flags)
+    identifier = plans_file.plan(dataset, "2d", loading.load_recipe([recipe], overrides)).identifier
+    run_training.run_training(dataset, "2d", fold, trainer, identifier, device=torch.device("cpu"), **flags)
     return fold_of(dataset, trainer, identifier).with_name(f"fold_{fold}")
 
 
@@ -295,10 +297,10 @@ def plan(folders: Path, name: str, content: dict[str, Any]) -> None:
 
 def untrained(dataset: str, *keys: str, folds: Sequence[int] = (0,)) -> Path:
     """A model folder as a training leaves it, without one: adapters do something, each fold another head."""
-    recipe = config.load_recipe(["segformer_default"], keys)
-    identifier = planning.plan(dataset, "2d", recipe).identifier
+    recipe = loading.load_recipe(["segformer_default"], keys)
+    identifier = plans_file.plan(dataset, "2d", recipe).identifier
     for fold in folds:
-        trainer = training.get_trainer_from_args(
+        trainer = run_training.get_trainer_from_args(
             dataset, "2d", fold, "nnUNetTrainer_nnvit", identifier, device=torch.device("cpu")
         )
         torch.manual_seed(fold)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args as stock_trainer
 
-from nnvit import config
-from nnvit.compare.arms import find_arms
-from nnvit.compare.compare import examine
-from nnvit.compare.cost import costs
-from nnvit.nnunet import planning, training
+from nnvit.compare.comparison import examine
+from nnvit.compare.inputs.arms import find_arms
+from nnvit.compare.inputs.costs import costs
+from nnvit.nnunet.plan import plans_file
+from nnvit.nnunet.train import run_training
+from nnvit.recipe import loading
 
 CPU = torch.device("cpu")
 SHORT = ["training.num_iterations_per_epoch=2", "training.num_val_iterations_per_epoch=1", "training.num_epochs=2"]
@@ -34,8 +35,8 @@ def models(folders: Path, crops: str) -> list[Path]:
         stock.num_epochs, stock.num_iterations_per_epoch, stock.num_val_iterations_per_epoch = 2, 2, 1
         stock.run_training()
         stock.perform_actual_validation()
-        identifier = planning.plan(crops, "2d", config.load_recipe(["unet"], SHORT), "nnUNetPlansTiny").identifier
-        training.run_training(crops, "2d", 0, "nnUNetTrainer_nnvit", identifier, device=CPU)
+        identifier = plans_file.plan(crops, "2d", loading.load_recipe(["unet"], SHORT), "nnUNetPlansTiny").identifier
+        run_training.run_training(crops, "2d", 0, "nnUNetTrainer_nnvit", identifier, device=CPU)
     return [Path(stock.output_folder_base), folders / "results" / crops / f"nnUNetTrainer_nnvit__{identifier}__2d"]
 
 

@@ -74,12 +74,12 @@ def test_plans_that_do_not_exist(hippocampus: str, refused: Run) -> None:
 
 def test_a_plans_file_with_another_recipe(folders: Path, hippocampus: str, refused: Run) -> None:
     cli_plan = ["nnvit", "plan", "102", "2d", *TINY, "name=taken"]
-    from nnvit import config
-    from nnvit.nnunet import planning
+    from nnvit.nnunet.plan import plans_file
+    from nnvit.recipe import loading
 
-    made = planning.plan(hippocampus, "2d", config.load_recipe([], cli_plan[4:]))
+    made = plans_file.plan(hippocampus, "2d", loading.load_recipe([], cli_plan[4:]))
     before = made.path.read_bytes()
-    again = planning.plan(hippocampus, "2d", config.load_recipe([], cli_plan[4:]))
+    again = plans_file.plan(hippocampus, "2d", loading.load_recipe([], cli_plan[4:]))
     assert (made.created, again.created) == (True, False)
     message = refused(*cli_plan, "training.lr=0.5")
     assert "holds another recipe" in message
@@ -89,10 +89,10 @@ def test_a_plans_file_with_another_recipe(folders: Path, hippocampus: str, refus
 
 def test_plans_made_from_other_base_plans_are_not_overwritten(folders: Path, hippocampus: str, refused: Run) -> None:
     words = ["nnvit", "plan", "102", "2d", *TINY, "name=rebased"]
-    from nnvit import config
-    from nnvit.nnunet import planning
+    from nnvit.nnunet.plan import plans_file
+    from nnvit.recipe import loading
 
-    made = planning.plan(hippocampus, "2d", config.load_recipe([], words[4:]))
+    made = plans_file.plan(hippocampus, "2d", loading.load_recipe([], words[4:]))
     base = folders / "preprocessed" / hippocampus / "nnUNetPlans.json"
     original = base.read_text()
     base.write_text(json.dumps(json.loads(original) | {"image_reader_writer": "NibabelIO"}))
@@ -100,7 +100,7 @@ def test_plans_made_from_other_base_plans_are_not_overwritten(folders: Path, hip
         assert "base plans nnUNetPlans:" in refused(*words)
     finally:
         base.write_text(original)
-    assert planning.plan(hippocampus, "2d", config.load_recipe([], words[4:])).path == made.path
+    assert plans_file.plan(hippocampus, "2d", loading.load_recipe([], words[4:])).path == made.path
 
 
 def test_continuing_or_validating_what_was_never_trained(hippocampus: str, refused: Run) -> None:

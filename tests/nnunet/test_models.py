@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnvit import config
 from nnvit.errors import ConfigError
-from nnvit.nnunet import checkpoint, planning, trainers, training
+from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.plan import plans_file
+from nnvit.nnunet.train import run_training, trainer_names
+from nnvit.recipe import loading
 
 from .conftest import (
     ONE_PROCESS,
@@ -70,7 +72,7 @@ def test_overlapping_regions_train_and_predict(head: str, regions: str, tmp_path
     fold = train(regions, recipe, *keys, ONE_TILE, f"name=regions_{recipe}", export_validation_probabilities=True)
     plans = json.loads((fold.parent / "plans.json").read_text())
     assert plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["regions"] is True
-    classifier = checkpoint.read(fold / "checkpoint_final.pth")["network_weights"]["head.classifier.bias"]
+    classifier = checkpoint_file.read(fold / "checkpoint_final.pth")["network_weights"]["head.classifier.bias"]
     assert len(classifier) == {"segformer": 2}.get(head, 3)  # one per region; the set loss adds "no object"
     predict(fold, regions, tmp_path, *ONE_PROCESS)
     assert_same_predictions(fold / "validation", tmp_path, 1, ".nii.gz")
@@ -78,7 +80,7 @@ def test_overlapping_regions_train_and_predict(head: str, regions: str, tmp_path
 
 def test_an_ignore_label_is_neither_learned_nor_predicted(ignoring: str, tmp_path: Path) -> None:
     fold = train(ignoring, "segformer_default", *TINY, ONE_TILE, "name=ignoring", export_validation_probabilities=True)
-    saved = checkpoint.read(fold / "checkpoint_final.pth")
+    saved = checkpoint_file.read(fold / "checkpoint_final.pth")
     assert len(saved["network_weights"]["head.classifier.bias"]) == 3
     assert all(torch.tensor(saved["logging"][key]).isfinite().all() for key in ("train_losses", "val_losses"))
     predict(fold, ignoring, tmp_path, *ONE_PROCESS)
@@ -104,9 +106,9 @@ def test_deep_supervision_trains_auxiliary_outputs_and_predicts_without_them(
 
 def test_auxiliary_outputs_enter_the_loss(hippocampus: str) -> None:
     """nnU-Net's weights 1, 1/2, 1/4, …, 0, normalised, of its loss on each scale; every classifier learns from them."""
-    recipe = config.load_recipe(["segformer_default"], [*TINY, "training.deep_supervision=true", "name=weighted"])
-    identifier = planning.plan(hippocampus, "2d", recipe).identifier
-    trainer = training.get_trainer_from_args(hippocampus, "2d", 0, "nnUNetTrainer_nnvit", identifier, device=CPU)
+    recipe = loading.load_recipe(["segformer_default"], [*TINY, "training.deep_supervision=true", "name=weighted"])
+    identifier = plans_file.plan(hippocampus, "2d", recipe).identifier
+    trainer = run_training.get_trainer_from_args(hippocampus, "2d", 0, "nnUNetTrainer_nnvit", identifier, device=CPU)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
     trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
@@ -129,12 +131,12 @@ def test_auxiliary_outputs_enter_the_loss(hippocampus: str) -> None:
 @pytest.mark.parametrize("model", ["segformer", "vit", "m2f"])
 def test_names_without_deep_supervision_refuse_a_recipe_that_asks_for_it(model: str, hippocampus: str) -> None:
     name = f"nnUNetTrainerNoDeepSupervision_{model}"
-    recipe = config.load_recipe(["segformer_default"], [*TINY, "training.deep_supervision=true", "name=refused"])
-    identifier = planning.plan(hippocampus, "2d", recipe).identifier
+    recipe = loading.load_recipe(["segformer_default"], [*TINY, "training.deep_supervision=true", "name=refused"])
+    identifier = plans_file.plan(hippocampus, "2d", recipe).identifier
     with pytest.raises(
         ConfigError, match=rf"-tr {name} trains without deep supervision.*take -tr nnUNetTrainer_{model}, or"
     ):
-        training.get_trainer_from_args(hippocampus, "2d", 0, name, identifier, device=CPU)
+        run_training.get_trainer_from_args(hippocampus, "2d", 0, name, identifier, device=CPU)
     assert not fold_of(hippocampus, name, identifier).exists()
 
 
@@ -148,10 +150,12 @@ def test_the_trainers_name_decides_on_plain_plans(
     recipe.write_text(
         "\n".join([*lines, "training: {deep_supervision: true, num_epochs: 1, num_iterations_per_epoch: 2}"])
     )
-    monkeypatch.setattr(trainers.nnUNetTrainer_segformer, "default_recipe", str(recipe))
+    monkeypatch.setattr(trainer_names.nnUNetTrainer_segformer, "default_recipe", str(recipe))
     name = "nnUNetTrainer_segformer" if supervised else "nnUNetTrainerNoDeepSupervision_segformer"
-    trainer = training.get_trainer_from_args(hippocampus, "2d", 0, name, "nnUNetPlans", device=CPU)
+    trainer = run_training.get_trainer_from_args(hippocampus, "2d", 0, name, "nnUNetPlans", device=CPU)
     trainer.num_val_iterations_per_epoch = 1
     trainer.run_training()
-    weights = checkpoint.read(fold_of(hippocampus, name, "nnUNetPlans") / "checkpoint_final.pth")["network_weights"]
+    weights = checkpoint_file.read(fold_of(hippocampus, name, "nnUNetPlans") / "checkpoint_final.pth")[
+        "network_weights"
+    ]
     assert any(key.startswith("auxiliary.") for key in weights) is supervised

@@ -12,7 +12,7 @@ from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from PIL import Image
 
-from nnvit.nnunet import checkpoint
+from nnvit.nnunet import checkpoint_file
 
 from .conftest import ONE_PROCESS, SHORT, TINY, assert_same_predictions, command, fold_of, masks, plan, predict, train
 
@@ -111,7 +111,7 @@ def test_five_channels_an_odd_patch_and_a_batch_of_one(folders: Path, shared_dat
     fold = train(name, "segformer_default", *keys, export_validation_probabilities=True)
     run = json.loads((fold / "nnvit_run.json").read_text())
     assert (run["patch_size"], run["batch_size"]) == ([500, 333], 1)
-    weights = checkpoint.read(fold / "checkpoint_final.pth")["network_weights"]
+    weights = checkpoint_file.read(fold / "checkpoint_final.pth")["network_weights"]
     assert any(value.ndim == 4 and value.shape[1] == 5 for value in weights.values())
     predict(fold_of(name, TRAINER, "nnUNetPlans_odd"), name, tmp_path, *ONE_PROCESS)
     assert_same_predictions(fold / "validation", tmp_path, 1, ".png")

@@ -13,7 +13,7 @@ from nnvit.backbones import mit
 from nnvit.errors import ConfigError
 from nnvit.heads.segformer import from_transformers
 from nnvit.model import Segmenter
-from nnvit.schema import ARCH_VERSION
+from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.types import Backbone
 
 CLASSES = 5

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from nnvit import registry
 from nnvit.errors import WeightsError
 from nnvit.types import DefaultWeights
-from nnvit.weights import candidates, check, packaged, sha256_of
+from nnvit.weights import check, packaged, possible_backbones, sha256_of
 from nnvit.weights.target import target_tensors
 
 from . import helpers
@@ -15,7 +15,7 @@ from . import helpers
 
 def network(family, size, **args):
     module = registry.module("backbone", family)
-    return candidates.candidate(module, size, args).backbone.model
+    return possible_backbones.candidate(module, size, args).backbone.model
 
 
 @pytest.fixture
@@ -154,9 +154,9 @@ def network_of_zeros(family, size):
 
 def test_candidates_are_the_networks_that_the_families_build():
     """Leaving the initial values out leaves names and shapes as they are."""
-    for module, size in candidates.families():
+    for module, size in possible_backbones.families():
         if size in ("small", "eva", "b0"):
-            quick = candidates.candidate(module, size, {}).backbone
+            quick = possible_backbones.candidate(module, size, {}).backbone
             with torch.device("meta"):
                 plain = module.build(size, module.resolve_taps(size, None), module.Args())
             shapes = [{n: t.shape for n, t in target_tensors(b.model).items()} for b in (quick, plain)]
@@ -165,13 +165,13 @@ def test_candidates_are_the_networks_that_the_families_build():
 
 
 def test_every_variant_that_is_tried_is_one_that_a_recipe_may_ask_for():
-    for module in {module for module, _ in candidates.families()}:
+    for module in {module for module, _ in possible_backbones.families()}:
         for args in getattr(module, "VARIANTS", ({},)):
             assert module.Args(**args)
 
 
 def test_a_variant_that_was_not_published_is_no_candidate():
-    assert candidates.candidate(registry.module("backbone", "dinov3"), "base", {"dataset": "sat493m"}) is None
+    assert possible_backbones.candidate(registry.module("backbone", "dinov3"), "base", {"dataset": "sat493m"}) is None
 
 
 class Evil:

@@ -6,7 +6,7 @@ import torch
 
 from nnvit.errors import WeightsError
 from nnvit.weights import load_backbone, sha256_of
-from nnvit.weights.describe import describe
+from nnvit.weights.state_dict_summary import describe
 from nnvit.weights.target import target_tensors
 
 from . import helpers

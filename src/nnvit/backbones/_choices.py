@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ..errors import ConfigError, did_you_mean
+from nnvit.errors import ConfigError, did_you_mean
 
 
 def one_of(key: str, value: str, choices: Iterable[str]) -> None:

@@ -16,8 +16,8 @@ from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..errors import ConfigError, did_you_mean
-from ..types import DefaultWeights
+from nnvit.errors import ConfigError, did_you_mean
+from nnvit.types import DefaultWeights
 
 PUBLISHED_TAPS = {12: [2, 5, 8, 11], 24: [5, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19, 29, 39]}
 """Blocks (0-based) that dense-prediction heads read: DINOv2's and DINOv3's evaluations, and quarters elsewhere."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..types import DefaultWeights
+from nnvit.types import DefaultWeights
+
 from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 
 LORA_TARGETS = ("qkv",)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ConfigError
-from ..types import DefaultWeights
+from nnvit.errors import ConfigError
+from nnvit.types import DefaultWeights
+
 from ._choices import one_of
 from ._timm_vit import IMAGENET, TimmViT, ViTArgs, check_taps, create, known_size
 

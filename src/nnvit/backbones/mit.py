@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerModel
 
-from ..errors import ConfigError
-from ..types import DefaultWeights
+from nnvit.errors import ConfigError
+from nnvit.types import DefaultWeights
+
 from ._timm_vit import IMAGENET, known_size
 
 LORA_TARGETS = ("q_proj", "v_proj")

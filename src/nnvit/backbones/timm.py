@@ -6,7 +6,8 @@ from typing import Any
 
 import timm
 
-from ..types import DefaultWeights
+from nnvit.types import DefaultWeights
+
 from ._timm_vit import PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, depth_of
 
 LORA_TARGETS = ("qkv",)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..types import DefaultWeights
+from nnvit.types import DefaultWeights
+
 from ._choices import one_of
 from ._timm_vit import PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
-from ..errors import ConfigError, NnvitError
+from nnvit import __version__
+from nnvit.errors import ConfigError, NnvitError
+
 from . import catalogue, comparison, convert, dataset, estimate, export, prediction, training
 from .options import DeviceOption, new_app
 
@@ -45,7 +46,7 @@ def demo(
     device: DeviceOption = None,
 ) -> None:
     """Run the whole path, from photographs to a table of Dice and overlays; about ten minutes on two cores."""
-    from ..demo import Photographs, run
+    from .demonstration import Photographs, run
 
     if (images is None) != (masks is None):
         raise ConfigError("--images and --masks go together; without both the demo makes synthetic photographs.")
@@ -56,7 +57,7 @@ def demo(
 @app.command("shim-path", epilog="Example: export nnUNet_extTrainer=$(nnvit shim-path)")
 def shim_path() -> None:
     """Print the folder that nnUNet_extTrainer needs, for `nnUNetv2_train … -tr nnUNetTrainer_segformer`."""
-    print(Path(__file__).parents[1] / "nnunet" / "shim")
+    print(Path(__file__).parents[1] / "nnunet" / "train" / "shim")
 
 
 segformer_app = training.fork_app("segformer", "SegFormer's head")

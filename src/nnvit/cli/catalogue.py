@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError, NnvitError, WeightsError
+from nnvit.errors import ConfigError, NnvitError, WeightsError
+
 from .options import LicenseOption, OverridesArgument, accept, new_app
 
 weights_app = new_app(no_args_is_help=True, help="Files with pretrained weights.")
@@ -28,19 +29,19 @@ def list_(
         Kind | None, typer.Argument(metavar="[" + "|".join(Kind) + "]", help="All of them where none is named.")
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Recipes as the page src/nnvit/recipes/README.md.")
+        bool, typer.Option("--markdown", help="Recipes as the page src/nnvit/recipe/shipped/README.md.")
     ] = False,
 ) -> None:
     """List backbones and their sizes, heads and necks with their keys, and shipped recipes."""
-    from .. import overview
+    from nnvit import describe
 
     if markdown and kind not in (None, Kind.RECIPES):
         raise ConfigError(f"--markdown prints the page of recipes; `nnvit list {kind} --markdown` has none.")
     if markdown:
-        print(overview.recipes_markdown(), end="")
+        print(describe.recipes_markdown(), end="")
         return
     for i, listed in enumerate([kind] if kind else Kind):
-        print(("\n" if i else "") + "\n".join(overview.listing(listed)))
+        print(("\n" if i else "") + "\n".join(describe.listing(listed)))
 
 
 def show(
@@ -62,16 +63,16 @@ def show(
     Nothing is allocated or downloaded: the largest backbones are shown on any machine. Of a folder, show the training's own
     account instead: how it ended, where an iteration's seconds went, peak memory, FLOPs, weights and versions.
     """
-    from .. import overview
+    from nnvit import describe
 
     if Path(recipe).is_dir():
         if overrides:
             raise ConfigError(
                 f"{recipe} is a folder, whose recipe is what it was trained with: leave out {overrides[0]}."
             )
-        print("\n".join(overview.account(Path(recipe))))
+        print("\n".join(describe.account(Path(recipe))))
         return
-    lines = overview.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
+    lines = describe.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
     print("\n".join(lines))
 
 
@@ -85,7 +86,7 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
 ) -> None:
     """Say what a weight file is: layout, family and size that it fits, what would load, licence, statistics."""
-    from ..weights.check import check as check_file
+    from nnvit.weights.check import check as check_file
 
     print("\n".join(check_file(file).lines()))
 
@@ -111,7 +112,7 @@ def fetch(
     """Bring pretrained weights onto this machine, where trainings without internet find them afterwards."""
     if cache is not None:
         _keep_in(cache)
-    from .. import fetch as fetching
+    from nnvit.weights import fetch as fetching
 
     accept(accept_license)
     overrides = [name for name in names if "=" in name]

@@ -72,7 +72,7 @@ def compare(
     ] = Path("comparison"),
 ) -> None:
     """Compare arms fairly: audit, metrics, statistics and one report."""
-    from ..compare.compare import compare as run
+    from nnvit.compare.comparison import compare as run
 
     result = run(
         arms,

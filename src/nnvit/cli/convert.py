@@ -41,7 +41,7 @@ def convert(
     A results folder becomes one that nnUNetv2_predict reads; a file becomes one for -pretrained_weights. Nothing is ever
     overwritten, and what does not fit whole is refused with the list of what is missing.
     """
-    from ..nnunet.convert import convert as convert_source
+    from nnvit.nnunet.share.convert import convert as convert_source
 
     print("\n".join(convert_source(source, out, recipe or [], overrides or [], backbone_only).lines()))
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
+
 from .options import new_app
 
 if TYPE_CHECKING:
-    from ..data.labels import Stored
+    from nnvit.data.label_values import Stored
 
 app = new_app(no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
 
@@ -102,7 +103,7 @@ def dataset_import(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set of that number.")] = False,
 ) -> None:
     """Turn images and masks into nnUNet_raw/DatasetXXX_Name; the same import again changes nothing."""
-    from ..data.importer import import_dataset
+    from nnvit.data.importer import import_dataset
 
     report = import_dataset(
         images,
@@ -137,7 +138,7 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="The same seed gives the same photographs.")] = 0,
 ) -> None:
     """Make synthetic fundus photographs with vessel masks, for demos and dry runs."""
-    from ..data.synthetic import generate
+    from nnvit.data.synthetic import generate
 
     generate(out, num=num, size=size, seed=seed)
     print(f"{num} photographs in {out}/images, their vessels in {out}/masks")
@@ -146,7 +147,7 @@ def synthesize(
 def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
     if not pairs:
         return None
-    from ..data.labels import parse_stored
+    from nnvit.data.label_values import parse_stored
 
     labels: dict[str, Stored] = {}
     for pair in pairs:
@@ -176,6 +177,6 @@ def _masks(pairs: list[str] | None) -> dict[str, Path] | None:
 
 
 def _nnunet_folder(variable: str) -> Path:
-    from ..nnunet.folders import folder
+    from nnvit.nnunet.paths import folder
 
     return folder(variable)

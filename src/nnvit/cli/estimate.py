@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
+
 from . import options as o
 
 
@@ -42,13 +43,14 @@ def estimate(
     product is timed for a second.
     """
 
-    from .. import config, overview
-    from ..estimate import devices
-    from ..nnunet import precision
-    from ..nnunet.sizing import job_of
-    from ..schema import ModelConfig
+    from nnvit import describe
+    from nnvit.estimate import devices
+    from nnvit.model import precision
+    from nnvit.nnunet.plan.batch_size import job_of
+    from nnvit.recipe import loading
+    from nnvit.recipe.schema import ModelConfig
 
-    loaded = config.load_recipe([recipe], overrides or [])
+    loaded = loading.load_recipe([recipe], overrides or [])
     by_hand = {"--patch": patch, "--batch": batch, "--channels": channels, "--classes": classes}
     if d is not None:
         if given := [flag for flag, value in by_hand.items() if value is not None]:
@@ -58,7 +60,7 @@ def estimate(
             )
         job = job_of(d, c, loaded, p)
     elif isinstance(loaded.model, ModelConfig):
-        from ..estimate import job_of as job_without_data
+        from nnvit.estimate import job_of as job_without_data
 
         training = loaded.training
         height, width = patch or training.patch_size or (512, 512)
@@ -78,7 +80,7 @@ def estimate(
             raise
         print(f"this machine is left out: {refusal}")
         here = None
-    print("\n".join(overview.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
+    print("\n".join(describe.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
 
 
 def register(app: typer.Typer) -> None:

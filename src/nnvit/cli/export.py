@@ -45,9 +45,9 @@ def export(
     Optimiser states stay behind. What was written is loaded again and compared with the model; README.txt and
     model_card.json in it say what it is, under which licence its backbone is, and how to predict.
     """
-    from ..nnunet.export import Wanted
-    from ..nnunet.export import export as export_model
-    from ..nnunet.training import parse_fold
+    from nnvit.nnunet.share.export import Wanted
+    from nnvit.nnunet.share.export import export as export_model
+    from nnvit.nnunet.train.run_training import parse_fold
 
     wanted = Wanted(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
     numbers = [parse_fold(fold) for fold in folds] if folds else None
@@ -70,7 +70,7 @@ def install(
     Paths that leave the folder, links, and checkpoints that would run code are refused; a model that is there already is
     never overwritten; all of it arrives, or nothing.
     """
-    from ..nnunet.install import install as install_model
+    from nnvit.nnunet.share.install import install as install_model
 
     print("\n".join(install_model(source, name).lines()))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +123,6 @@ LicenseOption = Annotated[
 def accept(licences: list[str] | None) -> None:
     """What `--accept-license` says, for this process and remembered."""
     if licences:
-        from ..weights.licences import accept as remember
+        from nnvit.weights.licences import accept as remember
 
         remember(licences)

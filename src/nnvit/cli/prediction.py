@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
+
 from . import options as o
 
 
@@ -191,7 +192,7 @@ def predict(
     Photographs need no renaming: the mask of `My photo.JPG` is `My photo.png`, of the same size, turned as a viewer shows the
     photograph. A file that cannot be predicted is listed at the end, the others are predicted, and the exit code is 1.
     """
-    from ..nnunet import prediction
+    from nnvit.nnunet import predict as prediction
 
     try:
         outcome = prediction.predict(
@@ -269,7 +270,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from ..nnunet import evaluation
+    from nnvit.nnunet.crossval import evaluation
 
     if references is not None and folder is not None:
         if folds:
@@ -283,7 +284,7 @@ def evaluate(
 
 def _model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
     """What -m, or -d and -c and the rest, name."""
-    from ..nnunet.prediction import find_model
+    from nnvit.nnunet.predict import find_model
 
     if (model is None) == (dataset is None):
         raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
+
 from . import options as o
 
 RECIPE_HELP = (
@@ -34,14 +35,14 @@ def plan(
     accept_license: o.LicenseOption = None,
 ) -> None:
     """Write plans that carry a recipe, beside the base plans and sharing their preprocessed cases."""
-    from ..config import load_recipe
-    from ..nnunet import planning
+    from nnvit.nnunet.plan import plans_file
+    from nnvit.recipe.loading import load_recipe
 
     o.accept(accept_license)
     keys = list(overrides or [])
     if gpu_memory is not None:
         keys.append(f"training.batch_size={_batch_for(gpu_memory, dataset, configuration, recipe or [], keys, p)}")
-    made = planning.plan(dataset, configuration, load_recipe(recipe or [], keys), p)
+    made = plans_file.plan(dataset, configuration, load_recipe(recipe or [], keys), p)
     print(f"{'wrote' if made.created else 'unchanged'}: {made.path}")
     print(f"train it: nnvit train {dataset} {configuration} 0 -p {made.identifier}")
 
@@ -50,9 +51,9 @@ def _batch_for(
     memory: str, dataset: str, configuration: str, recipe: Sequence[str], keys: Sequence[str], plans: str
 ) -> int:
     """Chosen and said."""
-    from ..config import load_recipe
-    from ..estimate.devices import GIB, parse_memory
-    from ..nnunet.sizing import batch_for
+    from nnvit.estimate.devices import GIB, parse_memory
+    from nnvit.nnunet.plan.batch_size import batch_for
+    from nnvit.recipe.loading import load_recipe
 
     size = parse_memory(memory)
     fit = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
@@ -128,38 +129,40 @@ def _train(
 
     fold: a list is what `--folds` took.
     """
-    from ..config import load_recipe
-    from ..nnunet import folders, planning, training
-    from ..nnunet.folds import choose, run_folds
+    from nnvit.nnunet import paths
+    from nnvit.nnunet.crossval.folds import choose, run_folds
+    from nnvit.nnunet.plan import plans_file
+    from nnvit.nnunet.train import run_training
+    from nnvit.recipe.loading import load_recipe
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
-        folders.folder(variable)
+        paths.folder(variable)
     torch_device = o.torch_device(device)
-    dataset = folders.dataset_name(dataset)
-    carries = planning.block_of(folders.read_plans(dataset, plans), configuration) is not None
+    dataset = paths.dataset_name(dataset)
+    carries = plans_file.block_of(paths.read_plans(dataset, plans), configuration) is not None
     recipe = None if carries and not given else load_recipe(sources, overrides)
     chosen = choose(dataset, fold) if isinstance(fold, list) else []
     requested: Sequence[int | str] = chosen or [str(fold)]
     for one in requested:
-        training.check_request(
+        run_training.check_request(
             dataset,
             configuration,
             one,
             trainer,
-            planning.identifier_of(recipe, plans) if recipe else plans,
+            plans_file.identifier_of(recipe, plans) if recipe else plans,
             c=flags["continue_training"] and not chosen,
             val=flags["only_run_validation"],
             pretrained_weights=flags["pretrained_weights"],
             recipe=recipe,
         )
     if recipe is not None:
-        plans = planning.plan(dataset, configuration, recipe, plans).identifier
+        plans = plans_file.plan(dataset, configuration, recipe, plans).identifier
     try:
         if chosen:
             model = run_folds(dataset, configuration, chosen, trainer, plans, device=torch_device, **flags)
             print(f"\nto evaluate all folds together: nnvit evaluate {model}")
         else:
-            training.run_training(dataset, configuration, str(fold), trainer, plans, device=torch_device, **flags)
+            run_training.run_training(dataset, configuration, str(fold), trainer, plans, device=torch_device, **flags)
     except KeyboardInterrupt as interruption:
         again = "the same command" if chosen else "the same command with --c"
         print(f"\ninterrupted; {again} continues from the last checkpoint", file=sys.stderr)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from . import labels as lb
-from .again import BLOCK, earlier_import, fingerprint, seal
-from .cases import READERS, write_cases
-from .masks import OVERLAPS, Reading
+from nnvit.errors import DataError
+
+from . import label_values as lb
+from .case_files import READERS, write_cases
+from .import_report import MEANING, ImportReport
+from .mask_reading import OVERLAPS, Reading
 from .pairing import (
     IMAGE_SUFFIXES,
     VOLUME_SUFFIXES,
@@ -23,8 +24,8 @@ from .pairing import (
 )
 from .parallel import default_workers, each
 from .preview import draw_preview
-from .rawfolder import SPLITS_FILE, check_splits, claim, folder_name, recover, replacing, write_json
-from .report import MEANING, ImportReport
+from .raw_folder import SPLITS_FILE, check_splits, claim, folder_name, recover, replacing, write_json
+from .reimport import BLOCK, earlier_import, fingerprint, seal
 from .splits import Division, divide
 from .survey import Meaning, Survey, Wish, digest, label_fractions, survey_all, understand, warnings_of
 

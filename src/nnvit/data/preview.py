@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from . import overlay
+from .image_reading import read_image
 from .photo import Array, Photo
-from .pixels import read_image
 
 PREVIEW_FILE = "preview.png"
 TILE = 480

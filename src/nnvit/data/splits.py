@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import DataError
+from nnvit.errors import DataError
+
 from .pairing import Pair, refuse, stem_of
 
 Split = dict[str, list[str]]

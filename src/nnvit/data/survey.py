@@ -8,13 +8,14 @@ from functools import partial
 
 import numpy as np
 
-from ..errors import DataError
-from . import labels as lb
-from .masks import Mask, Reading, read_masks
+from nnvit.errors import DataError
+
+from . import label_values as lb
+from .image_reading import read_image
+from .mask_reading import Mask, Reading, read_masks
 from .pairing import Pair, refuse
 from .parallel import each
 from .photo import Photo
-from .pixels import read_image
 
 NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
 """Channel names (in any case) by which nnU-Net chooses another normalisation than by z-score."""

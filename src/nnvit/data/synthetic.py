@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from ..errors import DataError
-from .rawfolder import replacing, write_json
+from nnvit.errors import DataError
+
+from .raw_folder import replacing, write_json
 from .vessels import Anatomy, Branch, draw_tree, grow_tree
 
 Array = np.ndarray[Any, Any]

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from ..errors import DataError
+from nnvit.errors import DataError
+
 from .photo import Array, Photo, upright
 from .volumes import refuse_infinite
 

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import SimpleITK
 
-from ..errors import DataError
+from nnvit.errors import DataError
+
 from .photo import Array, Geometry, Photo
 
 NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError)

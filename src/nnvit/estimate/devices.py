@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
+
 from .trace import Need
 
 GIB = 2**30

@@ -13,13 +13,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..architecture import arch_kwargs
-from ..cost import FORMULAS, fake, on_meta
-from ..frozen import keep_frozen_in
-from ..model.segmenter import Segmenter
-from ..optim import WeightAverage, build_optimizer
-from ..schema import ModelConfig, Recipe, TrainingConfig
+from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model.optimizer import WeightAverage, build_optimizer
+from nnvit.model.preparation import keep_frozen_in
+from nnvit.model.segmenter import Segmenter
+from nnvit.recipe.schema import ModelConfig, Recipe, TrainingConfig
+
 from . import heap
+from .flops import FORMULAS, fake, on_meta
 from .kernels import scratch
 from .timeline import Timeline
 

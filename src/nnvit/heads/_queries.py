@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
 
 EPSILON = 1e-6
 """Smallest probability that a logit is formed of."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..schema import ModelConfig, at_least
+from nnvit.recipe.schema import ModelConfig, at_least
+
 from ._conv import BatchNorm
 
 

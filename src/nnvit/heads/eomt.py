@@ -17,9 +17,10 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..errors import ConfigError
-from ..schema import ModelConfig, at_least
-from ..types import Backbone, TokenView
+from nnvit.errors import ConfigError
+from nnvit.recipe.schema import ModelConfig, at_least
+from nnvit.types import Backbone, TokenView
+
 from . import _queries
 
 TOKENS = True

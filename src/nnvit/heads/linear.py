@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..schema import ModelConfig
+from nnvit.recipe.schema import ModelConfig
 
 
 @dataclass(kw_only=True)

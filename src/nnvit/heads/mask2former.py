@@ -20,8 +20,9 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
-from ..errors import ConfigError
-from ..schema import ModelConfig, at_least
+from nnvit.errors import ConfigError
+from nnvit.recipe.schema import ModelConfig, at_least
+
 from . import _queries
 
 LEVELS, GROUPS = 4, 32

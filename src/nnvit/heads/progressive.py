@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..errors import ConfigError
-from ..schema import ModelConfig, at_least
+from nnvit.errors import ConfigError
+from nnvit.recipe.schema import ModelConfig, at_least
+
 from ._conv import ConvUnit
 
 NARROWEST, WIDEST_AT_FULL_SIZE = 16, 32

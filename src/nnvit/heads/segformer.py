@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear
 
-from ..errors import ConfigError
-from ..schema import ModelConfig, at_least
+from nnvit.errors import ConfigError
+from nnvit.recipe.schema import ModelConfig, at_least
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from ..schema import ModelConfig, at_least
+from nnvit.recipe.schema import ModelConfig, at_least
+
 from ._conv import ConvUnit
 
 

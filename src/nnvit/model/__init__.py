@@ -1,7 +1,9 @@
 """The network, and the functions that build it from plain Python."""
 
+from nnvit.registry import build_backbone
+
 from .factories import create_backbone, create_segformer_model, create_segmentation_model, enable_lora, get_vit_features
-from .segmenter import Segmenter, build_backbone, resized
+from .segmenter import Segmenter, resized
 
 __all__ = [
     "Segmenter",

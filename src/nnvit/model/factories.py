@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import config, lora, registry
-from ..architecture import arch_kwargs
-from ..errors import ConfigError
-from ..schema import ModelConfig
-from ..weights import load_backbone
-from .segmenter import Segmenter, build_backbone
+from nnvit import registry
+from nnvit.errors import ConfigError
+from nnvit.recipe import loading
+from nnvit.recipe.schema import ModelConfig
+from nnvit.weights import load_backbone
+
+from . import lora
+from .arch_kwargs import arch_kwargs
+from .segmenter import Segmenter
 
 
 def create_backbone(
@@ -29,8 +32,8 @@ def create_backbone(
     Raises ConfigError for what does not exist and WeightsError for weights that are not there.
     """
     module = registry.module("backbone", backbone_name)
-    args = config.typed("backbone_args", module.Args, backbone_args)
-    backbone = build_backbone(
+    args = loading.typed("backbone_args", module.Args, backbone_args)
+    backbone = registry.build_backbone(
         backbone_name, backbone_size, module.resolve_taps(backbone_size, feature_layers), vars(args)
     )
     load_backbone(backbone, weights)
@@ -96,7 +99,7 @@ def _create(
     head: str, num_classes: int, backbone: str, backbone_size: str, *, input_channels: int = 3, **model_keys: Any
 ) -> Segmenter:
     model = {"head": head, "backbone": backbone, "backbone_size": backbone_size, **model_keys}
-    recipe = config.from_dict({"model": model, "lora": {"enabled": False}})
+    recipe = loading.from_dict({"model": model, "lora": {"enabled": False}})
     assert isinstance(recipe.model, ModelConfig)
     network = Segmenter(input_channels, num_classes, **arch_kwargs(recipe))
     network.weights_report = load_backbone(network.backbone, recipe.model.weights, head=network.head)

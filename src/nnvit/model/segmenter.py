@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from .. import lora as lora_adapters
-from .. import registry
-from ..errors import ConfigError
-from ..schema import ARCH_VERSION
-from ..types import QueryHead, TokenView
-from ..weights import reference
+from nnvit import registry
+from nnvit.errors import ConfigError
+from nnvit.recipe.schema import ARCH_VERSION
+from nnvit.types import QueryHead, TokenView
+from nnvit.weights import external
+
+from . import lora as lora_adapters
 
 
 class InputAdapter(nn.Module):
@@ -100,7 +101,7 @@ class Segmenter(nn.Module):
         self.aux, self.deep_supervision = aux, deep_supervision
         self.weights_report: Any = None
         self.input = InputAdapter(input_channels, input_stats)
-        self.backbone = build_backbone(**backbone)
+        self.backbone = registry.build_backbone(**backbone)
         self.by_tokens = _reads_tokens(head["name"], neck["name"], self.backbone)
         self.neck = _build_neck(self.backbone, **neck)
         self.head = _build_head(self.neck, num_classes, **head)
@@ -121,7 +122,7 @@ class Segmenter(nn.Module):
         if tuning == "lora":
             lora_adapters.inject(self.backbone.model, **(lora or {}))
         self.set_tuning(tuning)
-        self.register_load_state_dict_pre_hook(reference.restore)  # finds what a checkpoint leaves out
+        self.register_load_state_dict_pre_hook(external.restore)  # finds what a checkpoint leaves out
 
     def forward(self, image_BCHW: Tensor) -> Any:
         """(B, C, H, W) of any height and width -> logits (B, K, H, W), in fp32.
@@ -218,12 +219,6 @@ def resized(logits: Tensor, image: Tensor, size: Sequence[int], scale: Sequence[
     height, width = (round(side * factor) for side, factor in zip(size, scale, strict=True))
     logits = interpolate(logits.float(), padded, mode="bilinear", align_corners=False)
     return logits[..., :height, :width]
-
-
-def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> Any:
-    """A backbone with random weights, from plain data. Raises ConfigError for an unknown one."""
-    module = registry.module("backbone", name)
-    return module.build(size, taps, module.Args(**args))
 
 
 def _build_neck(backbone: Any, name: str, args: Mapping[str, Any]) -> Any:

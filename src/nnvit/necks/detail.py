@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
+
 from .simple_pyramid import Args as PyramidArgs
 from .simple_pyramid import Neck
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from nnvit.errors import ConfigError
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
 """Of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""

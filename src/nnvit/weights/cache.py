@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import WeightsError
-from ..types import DefaultWeights
-from .files import sha256_of
+from nnvit.errors import WeightsError
+from nnvit.types import DefaultWeights
+
+from .safe_load import sha256_of
 
 INDEX = ".sha256.json"
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import WeightsError
+from nnvit.errors import WeightsError
+
 from . import licences, packaged
-from .candidates import Candidate, candidate, families
-from .describe import describe, listed
 from .directories import digest_of
-from .fit import faults
 from .layouts import Converted, Unwrapped, convert, unwrap
 from .load import ambiguity, not_finite, read
+from .mismatch import faults
+from .possible_backbones import Candidate, candidate, families
 from .sources import inherited_licence, is_published, own_licence
+from .state_dict_summary import describe, listed
 from .target import target_tensors
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightsError
-from .files import safe_load, sha256_of
+from nnvit.errors import WeightsError
+
+from .safe_load import safe_load, sha256_of
 from .target import State
 
 CONFIG = "config.json"

@@ -4,7 +4,7 @@ import glob
 import re
 from pathlib import Path
 
-from ..errors import WeightsError
+from nnvit.errors import WeightsError
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 TIMEOUT = 10.0  # seconds that a plan waits for a commit

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import WeightsError
-from . import mit
+from nnvit.errors import WeightsError
+
+from . import segformer_files
 from .target import State
 
 WRAPPERS = ("teacher", "model", "state_dict", "visionfm_state_dict")
@@ -225,7 +226,7 @@ def ibot(state: State, names: Collection[str]) -> Converted:
 
 def segformer(state: State, names: Collection[str]) -> Converted | None:
     """transformers' SegFormer files of either layout -> nnvit's MiT; the decode head is left out here."""
-    parts = mit.split(state)
+    parts = segformer_files.split(state)
     if parts is None:
         return None
     return Converted(

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import WeightsError
+from nnvit.errors import WeightsError
+
 from .cache import cache_folder, read_json, write_json
 
 VARIABLE = "NNVIT_ACCEPT_LICENSE"

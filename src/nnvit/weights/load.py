@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import WeightsError
-from . import mit
-from .describe import describe, describe_shape, listed
+from nnvit.errors import WeightsError
+
+from . import segformer_files
 from .directories import read_config, read_directory
-from .files import safe_load
-from .fit import faults
 from .layouts import Converted, Unwrapped, convert, unwrap
+from .mismatch import faults
 from .packaged import read_onnx
+from .safe_load import safe_load
 from .sources import WeightsFile, find_weights
+from .state_dict_summary import describe, describe_shape, listed
 from .target import PretrainedBackbone, State, target_tensors
 
 
@@ -83,7 +84,7 @@ def load_backbone(
         _check_fit(converted, unwrapped, targets, backbone)
         _check_finite(converted.state)
         if found.path.is_dir() and hasattr(backbone.model, "config"):
-            mit.check_config(read_config(found.path), backbone.model.config.to_dict())  # type: ignore[operator, union-attr]
+            segformer_files.check_config(read_config(found.path), backbone.model.config.to_dict())  # type: ignore[operator, union-attr]
     except WeightsError as error:
         raise WeightsError(f"{found.path}: {error} Nothing was loaded.") from error
     _fill(targets, converted.state, found.path)
@@ -92,11 +93,15 @@ def load_backbone(
 
 def _fill_head(head: nn.Module | None, state: State) -> str:
     """Gives the head the file's decode head; what became of it, "" where the file holds none."""
-    tensors = mit.decode_head_state(state)
+    tensors = segformer_files.decode_head_state(state)
     if tensors is None:
         return ""
     rename = getattr(head, "from_segformer", None)
-    reason = mit.fill_decode_head(head, rename(tensors)) if head is not None and rename else "it is of another kind"
+    reason = (
+        segformer_files.fill_decode_head(head, rename(tensors))
+        if head is not None and rename
+        else "it is of another kind"
+    )
     return (
         f"left random, the file's does not fit: {reason}" if reason else f"{len(tensors)} tensors loaded from the file"
     )

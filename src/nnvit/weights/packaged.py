@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import WeightsError
+from nnvit.errors import WeightsError
+
 from .target import State
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import WeightsError, did_you_mean
-from ..types import DefaultWeights
+from nnvit.errors import WeightsError, did_you_mean
+from nnvit.types import DefaultWeights
+
 from . import hub, licences, packaged
 from .cache import cache_folder, find_cached, remembered_sha256
 from .directories import digest_of

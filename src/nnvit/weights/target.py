@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from ..types import DefaultWeights
+from nnvit.types import DefaultWeights
 
 State = dict[str, Tensor]
 

@@ -16,14 +16,15 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from .. import figure_style
-from .. import overlays as pictures_of_cases
-from ..arms import Arm
-from ..data import without_home
-from ..statistics import headline
-from . import names, pictures, rows, words
-from .facts import Facts, facts_of
-from .paper import latex_tables
+from nnvit.compare.inputs.arms import Arm
+from nnvit.compare.inputs.references import without_home
+from nnvit.compare.stats.analysis import headline
+
+from . import figure_style, pictures, sentences, table_rows
+from . import overlays as pictures_of_cases
+from . import wording as names
+from .page_facts import Facts, facts_of
+from .paper_tables import latex_tables
 from .pictures import Picture
 
 VERDICTS = {
@@ -71,7 +72,7 @@ def write(
     tables = latex_tables(stats, audit, cost)
     for name, text in tables.items():
         (out / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
-    _, cited = words.methods(facts)
+    _, cited = sentences.methods(facts)
     (out / "tables" / "references.bib").write_text("\n".join(reference.bibtex for reference in cited), encoding="utf-8")
     shown = pictures_of_cases.overlays(cases, references, predictions, images, options.get("ignore_label"))
     context = (
@@ -108,7 +109,7 @@ def _opening(
         f"{len(facts.arms)} arms",
         f"n = {facts.cases} case{'s' * (facts.cases != 1)}",
         f"{facts.folds or 'no'} fold{'s' * (facts.folds != 1)}",
-        f"{rows.trainings(stats)} per fold",
+        f"{table_rows.trainings(stats)} per fold",
     ]
     return {
         "title": options.get("title") or f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
@@ -151,8 +152,8 @@ def _breakable(text: str) -> Markup:
 def _numbers(
     stats: Mapping[str, Any], cases: pd.DataFrame, audit: Mapping[str, Any], cost: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    scores, pairs = rows.score_rows(stats), rows.pair_rows(stats)
-    of_cases, data, left_out = rows.case_rows(cases, stats)
+    scores, pairs = table_rows.score_rows(stats), table_rows.pair_rows(stats)
+    of_cases, data, left_out = table_rows.case_rows(cases, stats)
     labels = list(dict.fromkeys(row["label"] for row in scores))
     main = names.main_name(stats)
     return {
@@ -164,9 +165,9 @@ def _numbers(
         "averaged": ", mean over classes" if len(labels) > 1 else "",
         "colours": {arm: i % len(figure_style.ARMS) for i, arm in enumerate(stats["arms"])},
         "metrics": [{"key": metric, "name": names.long_name(stats, metric)} for metric in names.metrics_shown(stats)],
-        "claims": rows.claims(stats),
-        "omnibus": rows.omnibus(stats),
-        "human": rows.human_lines(stats),
+        "claims": table_rows.claims(stats),
+        "omnibus": table_rows.omnibus(stats),
+        "human": table_rows.human_lines(stats),
         "scores": scores,
         "score_labels": labels,
         "pairs": pairs,
@@ -176,10 +177,10 @@ def _numbers(
         "cases_left_out": left_out,
         "case_labels": list(dict.fromkeys(row["label"] for row in of_cases)),
         "case_folds": sorted({row["fold"] for row in of_cases} - {""}),
-        "cost": rows.cost_rows(cost),
-        "cost_columns": [(name, unit) for _, name, unit, _, _ in rows.COST_COLUMNS],
-        "cost_note": rows.cost_note(cost),
-        "audit_rows": rows.audit_rows(audit, stats["arms"]),
+        "cost": table_rows.cost_rows(cost),
+        "cost_columns": [(name, unit) for _, name, unit, _, _ in table_rows.COST_COLUMNS],
+        "cost_note": table_rows.cost_note(cost),
+        "audit_rows": table_rows.audit_rows(audit, stats["arms"]),
     }
 
 
@@ -244,11 +245,11 @@ def _closing(
     drawn: Mapping[str, Picture],
     tables: Mapping[str, str],
 ) -> dict[str, Any]:
-    paragraphs, cited = words.methods(facts)
+    paragraphs, cited = sentences.methods(facts)
     return {
         "methods": paragraphs,
         "references": cited,
-        "limits": words.limits(facts),
+        "limits": sentences.limits(facts),
         "command": without_home(str(options.get("command", ""))),
         "arm_paths": [(arm.name, without_home(str(arm.path))) for arm in arms],
         "files": [

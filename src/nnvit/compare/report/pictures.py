@@ -8,9 +8,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import figures
-from ..figures import Band, ForestRow, Point
-from .names import NAMES, bounds, case_means, long_name, main_block, main_name, number, p_value, pairs_to_show, scale_of
+from . import figures
+from .figures import Band, ForestRow, Point
+from .wording import (
+    NAMES,
+    bounds,
+    case_means,
+    long_name,
+    main_block,
+    main_name,
+    number,
+    p_value,
+    pairs_to_show,
+    scale_of,
+)
 
 MAX_LINES = 400
 _LINES = (

@@ -1,0 +1,1 @@
+"""What is compared: arms with their runs, what their trainings recorded, and the masks."""

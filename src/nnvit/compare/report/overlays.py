@@ -1,0 +1,321 @@
+"""The best, the worst and the most disputed cases as small pictures, for the page's slider.
+
+Every case is a stack of layers of one size, so that the page can show any two arms against each other without storing a
+picture twice: the image (JPEG), the outline of the reference, and for each arm its outline and its errors (PNG with a
+palette, transparent elsewhere). False positives are gold, false negatives blue, one label taken for another magenta: apart
+with every common colour-vision deficiency.
+
+Shapes: H, W are the displayed slice's voxels; h, w the picture's pixels.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from nnvit.compare.inputs.mask_files import read_mask
+from nnvit.errors import CompareError
+
+SIDES = (640, 480, 360, 240)
+"""Longest side of a picture, in pixels: the first at which all of them together stay within `BUDGET`."""
+BUDGET = 3_500_000
+"""Bytes of all pictures of a report."""
+FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED = "#ffb000", "#648fff", "#dc267f"
+EDGE, INSIDE = 3, 110
+"""Pixels along an error's edge that are opaque, and the opacity (of 255) inside."""
+REFERENCE, PREDICTION = "#ffffff", "#35e0b0"
+PHOTOGRAPHS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
+VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What one arm adds to a case's picture, as data URIs."""
+
+    errors: str
+    outline: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """One case, ready for the page."""
+
+    dataset: str
+    case: str
+    reasons: tuple[str, ...]
+    """Why it is shown: best, worst, most disputed."""
+    width: int
+    height: int
+    image: str
+    """Data URI of the ground of the picture."""
+    reference: str
+    arms: dict[str, Layers]
+    scores: dict[str, float]
+    """Arm -> Dice, mean over labels and runs."""
+    notes: tuple[str, ...]
+    """What was cut, which slice, which channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """The slice of a case that is shown: image (H, W, channels), masks (H, W)."""
+
+    image: np.ndarray | None
+    reference: np.ndarray
+    predictions: dict[str, np.ndarray]
+    spacing: tuple[float, float]
+    notes: tuple[str, ...]
+
+
+def choose(
+    cases: pd.DataFrame, *, extremes: int = 2, disputed: int = 3
+) -> dict[tuple[str, str], tuple[list[str], dict[str, float]]]:
+    """(dataset, case) -> why it is shown, and its Dice per arm; best first, then worst, then most disputed.
+
+    A case's score is the mean over labels and runs, on non-empty references; it is disputed by the spread between arms.
+    """
+    scored = cases.dropna(subset=["dice"])
+    table = scored.groupby(["dataset", "case", "arm"], sort=False)["dice"].mean().unstack("arm")
+    mean, spread = table.mean(axis=1), table.max(axis=1) - table.min(axis=1)
+    orders = [("best", mean, extremes, False), ("worst", mean, extremes, True)]
+    if table.shape[1] > 1:
+        orders.append(("most disputed", spread, disputed, False))
+    chosen: dict[tuple[str, str], tuple[list[str], dict[str, float]]] = {}
+    for reason, score, count, ascending in orders:
+        for key in score.sort_values(ascending=ascending, kind="stable").index[:count]:
+            scores = {str(arm): float(dice) for arm, dice in table.loc[key].items()}
+            chosen.setdefault(key, ([], scores))[0].append(reason)
+    return chosen
+
+
+def overlays(
+    cases: pd.DataFrame,
+    references: Mapping[str, Path],
+    predictions: Mapping[str, Mapping[str, Path]],
+    images: Path | None = None,
+    ignore_label: int | None = None,
+) -> list[Overlay]:
+    """Pictures of the chosen cases; those whose masks are not at hand are left out.
+
+    `references`, `predictions`: by case, or by `DATASET/CASE` where there are several data sets. `images`: a folder of
+    photographs `case.*`, or nnU-Net's `case_0000.*`; without it, or without the case in it, the reference itself is the
+    ground of the picture.
+
+    Raises CompareError for an image that can't be read.
+    """
+    several = cases["dataset"].nunique() > 1
+    chosen, views = {}, {}
+    for key, why in choose(cases).items():
+        name = "/".join(key) if several else key[1]
+        masks = {arm: predictions[arm][name] for arm in why[1] if name in predictions.get(arm, {})}
+        if name in references and len(masks) == len(why[1]):
+            chosen[key] = why
+            views[key] = _view(key[1], references[name], masks, images, ignore_label)
+    drawn: list[Overlay] = []
+    for side in SIDES:
+        drawn = [_draw(key, *chosen[key], view, side) for key, view in views.items()]
+        if sum(_size(overlay) for overlay in drawn) <= BUDGET:
+            break
+    return drawn
+
+
+def _size(overlay: Overlay) -> int:
+    arms = sum(len(layers.errors) + len(layers.outline) for layers in overlay.arms.values())
+    return len(overlay.image) + len(overlay.reference) + arms
+
+
+def _view(
+    case: str, reference: Path, predictions: Mapping[str, Path], images: Path | None, ignore: int | None
+) -> _View:
+    """Reads a case, takes the slice with most disagreement and cuts the surroundings of what is marked."""
+    mask, spacing = read_mask(reference)
+    masks = {arm: read_mask(path)[0] for arm, path in predictions.items()}
+    if ignore is not None:
+        masks = {arm: np.where(mask == ignore, 0, array) for arm, array in masks.items()}
+        mask = np.where(mask == ignore, 0, mask)
+    picture, notes = _image(case, images, mask.shape)
+    if mask.ndim == 3:
+        axis = int(np.argmax(spacing))
+        index = _slice(mask, list(masks.values()), axis)
+        if mask.shape[axis] > 1:
+            notes.append(f"slice {index + 1} of {mask.shape[axis]}, the one with most disagreement")
+        mask = mask.take(index, axis)
+        masks = {arm: array.take(index, axis) for arm, array in masks.items()}
+        picture = None if picture is None else picture.take(index, axis)
+        spacing = tuple(size for i, size in enumerate(spacing) if i != axis)
+    window = _window(np.any([mask != 0, *(array != 0 for array in masks.values())], axis=0))
+    if window != (slice(0, mask.shape[0]), slice(0, mask.shape[1])):
+        notes.append("cut to the surroundings of what is marked")
+    return _View(
+        image=None if picture is None else picture[window],
+        reference=mask[window],
+        predictions={arm: array[window] for arm, array in masks.items()},
+        spacing=(float(spacing[0]), float(spacing[1])),
+        notes=tuple(notes),
+    )
+
+
+def _slice(mask: np.ndarray, masks: Sequence[np.ndarray], axis: int) -> int:
+    """The slice where the arms differ most from each other; where they don't, from the reference; else the fullest one."""
+    others = tuple(i for i in range(mask.ndim) if i != axis)
+    between = np.any([array != masks[0] for array in masks], axis=0).sum(others)
+    from_reference = np.any([array != mask for array in masks], axis=0).sum(others)
+    for count in (between, from_reference, (mask != 0).sum(others)):
+        if count.any():
+            return int(count.argmax())
+    return mask.shape[axis] // 2
+
+
+def _window(marked_HW: np.ndarray) -> tuple[slice, slice]:
+    """What is marked with a third around it; the whole slice where that would save less than half of it."""
+    whole = (slice(0, marked_HW.shape[0]), slice(0, marked_HW.shape[1]))
+    if not marked_HW.any():
+        return whole
+    bounds = [np.flatnonzero(marked_HW.any(axis=1 - i))[[0, -1]] for i in (0, 1)]
+    margin = max(12, max(int(high - low) for low, high in bounds) // 3)
+    cut = [slice(max(0, int(low) - margin), int(high) + 1 + margin) for low, high in bounds]
+    sizes = [min(part.stop, full.stop) - part.start for part, full in zip(cut, whole, strict=True)]
+    if sizes[0] * sizes[1] > 0.5 * marked_HW.size:
+        return whole
+    return slice(cut[0].start, cut[0].start + sizes[0]), slice(cut[1].start, cut[1].start + sizes[1])
+
+
+def _image(case: str, folder: Path | None, shape: tuple[int, ...]) -> tuple[np.ndarray | None, list[str]]:
+    """The case's image as uint8, the mask's shape and a last axis of 1 or 3 channels; None where there is none that fits."""
+    path = _find(case, folder) if folder else None
+    if path is None:
+        return None, ["no image given: the grey ground is the reference"] if folder is None else [
+            "no image found for this case"
+        ]
+    array = _read_image(path)
+    if [n for n in array.shape[:-1] if n > 1] != [n for n in shape if n > 1]:
+        return None, [f"the image is {array.shape[:-1]}, the mask {shape}: shown without the image"]
+    return array.reshape(*shape, array.shape[-1]), []
+
+
+def _find(case: str, folder: Path) -> Path | None:
+    """`case_0000.*` before `case.*`."""
+    kinds = sorted(PHOTOGRAPHS | VOLUMES)
+    names = [f"{case}{channel}{kind}" for channel in ("_0000", "") for kind in (*kinds, *map(str.upper, kinds))]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """(…, 1 or 3) uint8; other ranges are stretched between their 0.5th and 99.5th percentiles."""
+    try:
+        if path.suffix.lower() in PHOTOGRAPHS:
+            with Image.open(path) as image:
+                wide = image.mode in ("I", "F", "1") or image.mode.startswith("I;16")
+                array = np.asarray(image if wide else image.convert("L" if image.mode in ("L", "LA") else "RGB"))
+            array = array if array.ndim == 3 else array[..., None]
+        else:
+            import SimpleITK
+
+            itk = SimpleITK.ReadImage(str(path))
+            array = SimpleITK.GetArrayFromImage(itk)
+            array = (
+                array if itk.GetNumberOfComponentsPerPixel() == 3 else array.reshape(*itk.GetSize()[::-1], -1)[..., :1]
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CompareError(
+            f"{path} can't be read as an image ({error}); mend the file, or leave --images out."
+        ) from error
+    return array if array.dtype == np.uint8 else _stretched(array)
+
+
+def _stretched(array: np.ndarray) -> np.ndarray:
+    finite = np.nan_to_num(array.astype(np.float32))
+    low, high = np.percentile(finite, [0.5, 99.5])
+    return (np.clip((finite - low) / max(float(high - low), 1e-9), 0, 1) * 255).astype(np.uint8)
+
+
+def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], view: _View, side: int) -> Overlay:
+    height, width = _size_on_page(view.reference.shape, view.spacing, side)
+    reference_hw = _enlarged(view.reference, height, width)
+    layers = {}
+    for arm, mask_HW in view.predictions.items():
+        mask_hw = _enlarged(mask_HW, height, width)
+        layers[arm] = Layers(
+            errors=_png(_see_through(errors(reference_hw, mask_hw)), (FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED) * 2),
+            outline=_png(outline(mask_hw), (PREDICTION,)),
+        )
+    return Overlay(
+        dataset=key[0],
+        case=key[1],
+        reasons=tuple(reasons),
+        width=width,
+        height=height,
+        image=_ground(view, height, width),
+        reference=_png(outline(reference_hw), (REFERENCE,)),
+        arms=layers,
+        scores=scores,
+        notes=view.notes,
+    )
+
+
+def _size_on_page(shape: Sequence[int], spacing: Sequence[float], side: int) -> tuple[int, int]:
+    """(h, w): square millimetres stay square, the longer side is `side`."""
+    height, width = shape[0] * spacing[0], shape[1] * spacing[1]
+    scale = side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _enlarged(mask_HW: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The mask at the picture's size: every pixel takes the voxel at its centre."""
+    rows = ((np.arange(height) + 0.5) * mask_HW.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * mask_HW.shape[1] / width).astype(int)
+    return mask_HW[rows[:, None], columns]
+
+
+def errors(reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """1 where only the mask marks something, 2 where only the reference does, 3 where both do and differ, 0 elsewhere."""
+    wrong = np.select([reference == 0, mask == 0], [1, 2], default=3)
+    return np.where(reference == mask, 0, wrong).astype(np.uint8)
+
+
+def _see_through(errors_hw: np.ndarray) -> np.ndarray:
+    """Errors as 1 to 3 along their edges and as 4 to 6 further inside, where the image shall shine through."""
+    inside = np.any([ndimage.binary_erosion(errors_hw == kind, iterations=EDGE) for kind in (1, 2, 3)], axis=0)
+    return np.where(inside, errors_hw + 3, errors_hw).astype(np.uint8)
+
+
+def outline(mask_hw: np.ndarray) -> np.ndarray:
+    """1 on the pixels of a label that touch another label or the background from inside, also along the picture's edge."""
+    padded = np.pad(mask_hw, 1)
+    inner = padded[1:-1, 1:-1]
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    return ((inner != 0) & np.any([inner != other for other in neighbours], axis=0)).astype(np.uint8)
+
+
+def _ground(view: _View, height: int, width: int) -> str:
+    if view.image is None:
+        grey = np.where(_enlarged(view.reference, height, width) != 0, 2, 1).astype(np.uint8)
+        return _png(grey, ("#16191d", "#4a525c"))
+    array = view.image[..., 0] if view.image.shape[-1] == 1 else view.image
+    image = Image.fromarray(np.ascontiguousarray(array)).resize((width, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=78, optimize=True)
+    return _uri(buffer, "jpeg")
+
+
+def _png(index_hw: np.ndarray, colours: Sequence[str]) -> str:
+    """Index 0 is transparent, index k is colours[k − 1]; those beyond the third are half transparent."""
+    image = Image.fromarray(index_hw)
+    image.putpalette(bytes(3) + b"".join(bytes.fromhex(colour[1:]) for colour in colours))
+    alpha = bytes([0, *(255 if i < 3 else INSIDE for i in range(len(colours)))])
+    buffer = io.BytesIO()
+    bits = 1 if len(colours) == 1 else 4
+    options: dict[str, Any] = {"transparency": alpha, "optimize": True, "bits": bits}
+    image.save(buffer, "PNG", **options)
+    return _uri(buffer, "png")
+
+
+def _uri(buffer: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

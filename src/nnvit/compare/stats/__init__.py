@@ -1,0 +1,1 @@
+"""Statistics of the scored cases: intervals, tests, ranks and verdicts."""

@@ -1,0 +1,93 @@
+"""`nnvit show FOLDER`: what a training left behind about itself, from the nnvit_run.json of its folds."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nnvit.errors import ConfigError
+from nnvit.estimate.flops import short
+
+from .columns import table
+
+RUN = "nnvit_run.json"
+GIB = 2**30
+UNKNOWN = "not recorded"
+
+
+def account(folder: Path) -> list[str]:
+    """The account of a fold, or of each fold of a model folder, as lines.
+
+    Raises ConfigError for a folder that holds none, or one that cannot be read.
+    """
+    found = [folder / RUN] if (folder / RUN).is_file() else sorted(folder.glob(f"fold_*/{RUN}"))
+    if not found:
+        raise ConfigError(
+            f"{folder} holds no {RUN}, nor does a fold in it; give a fold's folder, or the model folder "
+            "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION of a training of nnvit."
+        )
+    lines: list[str] = []
+    for path in found:
+        lines += ["", *_lines(path)] if lines else _lines(path)
+    return lines
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        rows = list(_rows(run))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a whole account of a training ({type(error).__name__}: {error}).") from error
+    return [f"# {path.parent.parent.name} {path.parent.name}", *table(rows)]
+
+
+def _rows(run: dict[str, Any]) -> Iterator[list[str]]:
+    recipe, patch = run["recipe"], " x ".join(map(str, run["patch_size"]))
+    yield ["recipe", f"{recipe['name']} ({run['recipe_hash'][:8]}), plans {run['plans']}, seed {run['seed']}"]
+    yield ["ended", _end(run)]
+    yield ["epochs", f"{run['epochs_done']} of {recipe['training']['num_epochs']}"]
+    yield ["data", f"{run['cases']['train']} training and {run['cases']['val']} validation cases"]
+    yield ["step", f"{run['batch_size']} patches of {patch}"]
+    yield [
+        "device",
+        f"{run['device']}, {run['threads']} threads, {run['precision']['name']} ({run['precision']['reason']})",
+    ]
+    yield ["weights", _weights(run["weights"])]
+    total, trained = (run["parameters"][key] for key in ("total", "trainable"))
+    yield ["parameters", f"{trained:,} of {total:,} are trained"]
+    yield ["FLOPs", f"{short(run['flops_per_patch'])}FLOPs to predict a patch" if "flops_per_patch" in run else UNKNOWN]
+    yield ["an iteration", _seconds(run.get("seconds_per_iteration"))]
+    yield ["peak memory", _memory(run)]
+    yield ["versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())]
+
+
+def _end(run: dict[str, Any]) -> str:
+    if "end" not in run:
+        return f"{run['exit']} since {run['start']}"
+    validated = f"; {run['validation']['checkpoint']} is validated" if "validation" in run else ""
+    return f"{run['exit']} at {run['end']}, begun at {run['start']}{validated}"
+
+
+def _weights(weights: dict[str, Any]) -> str:
+    if not weights:
+        return UNKNOWN
+    more = [weights["path"]] if weights.get("path") else []
+    more += [f"licence {weights['licence']}"] if weights.get("licence") else []
+    more += [f"{weights['loaded']} tensors loaded"] if weights.get("loaded") else []
+    return ", ".join([str(weights.get("source", UNKNOWN)), *more])
+
+
+def _seconds(parts: dict[str, float] | None) -> str:
+    """Medians of its parts; 0.1.0 wrote all but the wait as one."""
+    if not parts:
+        return UNKNOWN
+    names = {"data_wait": "waiting for data"} | ({} if "forward" in parts else {"step": "forward, backward and step"})
+    split = " + ".join(f"{value:.3f} {names.get(part, part)}" for part, value in parts.items())
+    return f"{sum(parts.values()):.3f} s = {split} (medians of the last epoch)"
+
+
+def _memory(run: dict[str, Any]) -> str:
+    if "peak_memory_bytes" not in run:
+        return UNKNOWN
+    whose = "allocated on the GPU" if run["device_type"] == "cuda" else "resident, the whole process"
+    return f"{run['peak_memory_bytes'] / GIB:.2f} GiB {whose}"

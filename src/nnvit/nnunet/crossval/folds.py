@@ -1,0 +1,160 @@
+"""The folds of a cross-validation, one after the other: `nnvit train … --folds`."""
+
+import gc
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnvit.errors import ConfigError, PlansError
+from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet.plan import plans_file
+from nnvit.nnunet.train import run_record, run_training
+from nnvit.recipe import loading
+
+NNUNETS_NUMBER = 5
+"""Folds that nnU-Net deals the cases into where there is no splits_final.json."""
+
+
+class State(StrEnum):
+    """What is left to do in a fold."""
+
+    NEW = "to be trained"
+    BEGUN = "interrupted, continues"
+    TRAINED = "trained, but not validated to the end; its validation runs again"
+    DONE = "finished, left as it is"
+
+
+def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
+    """`all`, or some numbers -> folds of splits_final.json. Raises ConfigError or PlansError for others."""
+    splits = splits_of(dataset)
+    there = list(range(len(splits) if splits else NNUNETS_NUMBER))
+    if list(wanted) == ["all"]:
+        return there
+    if strange := [word for word in wanted if not word.isdigit()]:
+        raise ConfigError(
+            f"--folds {' '.join(wanted)}: {strange[0]} is no number; give numbers, or 'all' alone for all of {there}. To train "
+            "one model on all cases, which is nnU-Net's fold 'all', leave --folds out and give all as FOLD."
+        )
+    folds = sorted({int(word) for word in wanted})
+    if lacking := [fold for fold in folds if fold not in there]:
+        raise PlansError(
+            f"--folds: {', '.join(map(str, lacking))} not in {paths.plans_path(dataset, 'splits_final')}, which holds folds 0 "
+            f"to {there[-1]}."
+        )
+    return folds
+
+
+def splits_of(dataset: str) -> list[dict[str, list[str]]] | None:
+    """What splits_final.json holds, None where nnU-Net has not made it yet."""
+    path = paths.plans_path(dataset, "splits_final")
+    return paths.read_json(path) if path.is_file() else None
+
+
+def split_hash(split: dict[str, list[str]]) -> str:
+    """As nnvit_run.json has it."""
+    return loading.digest({part: sorted(split[part]) for part in ("train", "val")})
+
+
+def run_folds(
+    dataset: str,
+    configuration: str,
+    folds: Sequence[int],
+    trainer: str,
+    plans: str,
+    *,
+    device: torch.device,
+    pretrained_weights: str | None = None,
+    **flags: Any,
+) -> Path:
+    """Trains what is not finished, goes on with what was interrupted; returns the model folder.
+
+    flags: `run_training`'s; with `only_run_validation` every fold is validated again. Raises PlansError, before anything is
+    trained, where a fold holds another recipe or was trained on another split.
+    """
+    model = model_folder(dataset, configuration, trainer, plans)
+    states = {fold: state_of(model / f"fold_{fold}") for fold in folds}
+    block = plans_file.block_of(paths.read_plans(dataset, plans), configuration) or {}
+    _refuse_other_runs(model, folds, block["hash"], splits_of(dataset))
+    only_validate = flags.pop("only_run_validation", False)
+    flags.pop("continue_training", None)  # follows from each fold's state
+    for fold, state in states.items():
+        print(
+            f"fold {fold}: {'is validated again' if only_validate else _said(model / f'fold_{fold}', state)}",
+            flush=True,
+        )
+    for number, (fold, state) in enumerate(states.items(), start=1):
+        if state is State.DONE and not only_validate:
+            continue
+        print(f"\n--- fold {fold} ({number} of {len(states)}) ---", flush=True)
+        run_training.run_training(
+            dataset,
+            configuration,
+            fold,
+            trainer,
+            plans,
+            pretrained_weights=pretrained_weights if state is State.NEW and not only_validate else None,
+            continue_training=state is State.BEGUN and not only_validate,
+            only_run_validation=only_validate or state is State.TRAINED,
+            device=device,
+            **flags,
+        )
+        _free_memory()
+    return model
+
+
+def model_folder(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
+    """Where nnU-Net puts the folds."""
+    return paths.folder("nnUNet_results") / dataset / f"{trainer}__{plans}__{configuration}"
+
+
+def state_of(fold: Path) -> State:
+    """From nnvit_run.json and the checkpoints that there are."""
+    run = _run_of(fold)
+    if run.get("DONE"):
+        return State.DONE
+    if run.get("exit") == "finished" and (fold / checkpoint_file.NAMES[0]).is_file():
+        return State.TRAINED
+    return State.BEGUN if checkpoint_file.find(fold) else State.NEW
+
+
+def _run_of(fold: Path) -> dict[str, Any]:
+    path = fold / run_record.NAME
+    return paths.read_json(path) if path.is_file() else {}
+
+
+def _said(fold: Path, state: State) -> str:
+    run = _run_of(fold)
+    if state is State.BEGUN and not run:
+        return f"{state} from its checkpoint; how far it came is not known, it has no {run_record.NAME}"
+    if state is State.BEGUN:
+        return f"{state} after epoch {run.get('epochs_done', '?')} of {run['recipe']['training']['num_epochs']}"
+    return f"{state} ({run['end']})" if state is State.DONE else str(state)
+
+
+def _refuse_other_runs(
+    model: Path, folds: Sequence[int], recipe: str, splits: list[dict[str, list[str]]] | None
+) -> None:
+    for fold in folds:
+        run = _run_of(model / f"fold_{fold}")
+        if not run:
+            continue
+        if run["recipe_hash"] != recipe:
+            raise PlansError(
+                f"{model / f'fold_{fold}'} holds another recipe ({run['recipe_hash'][:8]}; this one is {recipe[:8]}) and is left "
+                "as it is. Give this recipe plans of its own with `nnvit plan`, or move the folder away."
+            )
+        if splits and run["split_hash"] != split_hash(splits[fold]):
+            raise PlansError(
+                f"{model / f'fold_{fold}'} was trained on other cases than fold {fold} of splits_final.json names now; restore "
+                "the splits that it was trained with, or move the folder away."
+            )
+
+
+def _free_memory() -> None:
+    """What a fold held on the device, before the next one wants it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

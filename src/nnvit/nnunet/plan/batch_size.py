@@ -1,0 +1,121 @@
+"""What a recipe would train on a data set, as a job to estimate; and the batch size that fits a GPU."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnvit.errors import ConfigError
+from nnvit.estimate import GIB, LEAST, Job, largest_batch, need
+from nnvit.estimate.devices import gpu_bytes
+from nnvit.nnunet import paths
+from nnvit.recipe.schema import ModelConfig, Recipe
+
+from . import plans_file
+
+
+def job_of(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
+    """Network, patch and batch as `planning.plan` would write them. Raises PlansError and ConfigError as that does."""
+    name = paths.dataset_name(dataset)
+    dataset_json = paths.read_json(paths.plans_path(name, "dataset"))
+    plans = plans_file.make_plans(paths.read_plans(name, base), configuration, recipe, "estimate", dataset_json)
+    manager = PlansManager(plans)
+    planned = manager.get_configuration(configuration)
+    channels = determine_num_input_channels(manager, configuration, dataset_json)
+    heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+    training = recipe.training
+    supervised = training.deep_supervision or training.loss == "native"
+    return Job(
+        build=lambda: nnUNetTrainer.build_network_architecture(manager, planned, channels, heads, supervised),
+        training=training,
+        channels=channels,
+        patch=tuple(planned.patch_size),
+        batch=planned.batch_size,
+    )
+
+
+COVERED = 0.05
+"""Share of a data set's voxels that a step of nnU-Net sees at most (`ExperimentPlanner.max_dataset_covered`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The batch that fits a GPU, the bytes that it is estimated to take, and the patches that nnU-Net would plan at most."""
+
+    batch: int
+    taken: int
+    patch: tuple[int, ...]
+    planned_at_most: int
+
+    def warning(self) -> str | None:
+        """What a batch of more than `COVERED` of the data set means, None where it is not."""
+        if self.batch <= self.planned_at_most:
+            return None
+        return (
+            f"warning: {self.batch} patches of {list(self.patch)} are more than the {self.planned_at_most} that nnU-Net plans at "
+            f"most ({COVERED:.0%} of the data set's voxels in a step), which makes it another training, not only a faster one; "
+            f"to keep to nnU-Net's, leave --gpu-memory out and set training.batch_size={self.planned_at_most}."
+        )
+
+
+def planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[int], cases: int) -> int:
+    """Patches of which nnU-Net's planner takes no more into a step, however large the GPU; `cases`: that are trained on."""
+    volume = "3d_fullres" if len(patch) == 2 and "3d_fullres" in plans["configurations"] else configuration
+    shape = PlansManager(plans).get_configuration(volume).median_image_size_in_voxels
+    return max(LEAST, round(COVERED * prod(shape) * cases / prod(patch)))
+
+
+def batch_for(
+    memory: int, load: Callable[[Sequence[str]], Recipe], dataset: str | int, configuration: str, base: str
+) -> Fit:
+    """The largest batch whose training fits into `memory` bytes of a GPU.
+
+    load: the recipe with more keys. Raises ConfigError where not even the least batch fits, with what would; and where the
+    recipe sets a batch size itself.
+    """
+    recipe = load([])
+    if recipe.training.batch_size is not None:
+        raise ConfigError(
+            f"--gpu-memory chooses the batch size, but the recipe says training.batch_size={recipe.training.batch_size}; leave "
+            "one of the two out."
+        )
+    dtype = None if recipe.training.precision == "fp32" else torch.bfloat16
+    job = job_of(dataset, configuration, recipe, base)
+    batch, taken = largest_batch(job, memory, dtype, gpu_bytes)
+    if batch:
+        name = paths.dataset_name(dataset)
+        cases = paths.read_json(paths.plans_path(name, "dataset"))["numTraining"]
+        most = planned_at_most(paths.read_plans(name, base), configuration, job.patch, cases)
+        return Fit(batch=batch, taken=taken, patch=job.patch, planned_at_most=most)
+    fitting = []
+    for keys in _smaller(recipe, job.patch):
+        other = replace(job_of(dataset, configuration, load(keys), base), batch=LEAST)
+        if (less := gpu_bytes(need(other, dtype, steps=2))) <= memory:
+            fitting.append(f"{' '.join(keys)} ({less / GIB:.1f} GiB)")
+    raise ConfigError(
+        f"--gpu-memory: {LEAST} patches of {list(job.patch)}, the fewest that nnU-Net trains on, are estimated to take "
+        f"{taken / GIB:.1f} GiB, more than {memory / GIB:.1f} GiB. "
+        + (
+            f"What would fit: {'; '.join(fitting)}."
+            if fitting
+            else "Not even a smaller patch would; take a smaller backbone."
+        )
+    )
+
+
+def _smaller(recipe: Recipe, patch: tuple[int, ...]) -> list[list[str]]:
+    """Keys that take less memory, each set by itself, the least change first."""
+    tries: list[list[str]] = []
+    if recipe.tuning == "full" and isinstance(recipe.model, ModelConfig):
+        if not recipe.training.grad_checkpointing:
+            tries.append(["training.grad_checkpointing=true"])
+        tries.append(["model.freeze_backbone=true", "training.drop_path=0", "training.grad_checkpointing=false"])
+    for share in (0.75, 0.5, 0.25):
+        sides = ",".join(str(max(64, int(side * share) // 64 * 64)) for side in patch)
+        tries.append([f"training.patch_size=[{sides}]"])
+    return tries

@@ -1,0 +1,219 @@
+"""From a recipe and the base plans to plans that carry both the network and the recipe."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnvit.errors import PlansError, did_you_mean
+from nnvit.model import Segmenter
+from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.nnunet import paths
+from nnvit.recipe import loading
+from nnvit.recipe.schema import SCHEMA, ModelConfig, PlansModelConfig, Recipe
+from nnvit.registry import build_backbone
+from nnvit.weights import pin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plans file of nnvit: its path, its identifier (for `-p`), and whether this call wrote it."""
+
+    path: Path
+    identifier: str
+    recipe: Recipe
+    created: bool
+
+
+def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Plan:
+    """Writes `<base>_<recipe>.json` beside the base plans; the same recipe again changes nothing but how checkpoints are kept.
+
+    Raises PlansError for a configuration that the base plans lack or a ViT cannot take, and where a plans file of
+    that name holds another recipe, which is left as it is; ConfigError where the network's parts do not fit together.
+    """
+    name = paths.dataset_name(dataset)
+    identifier = identifier_of(recipe, base)
+    path = paths.plans_path(name, identifier)
+    dataset_json = paths.read_json(paths.plans_path(name, "dataset"))
+    plans = make_plans(paths.read_plans(name, base), configuration, recipe, identifier, dataset_json)
+    if path.is_file():
+        existing = paths.read_json(path)
+        _refuse_other(path, existing, plans)
+        held = existing["configurations"].get(configuration, {}).get("nnvit", {})
+        revision = plans["configurations"][configuration]["nnvit"]["weights_revision"]
+        if held and (held.get("weights_revision") or not revision):
+            if recipe_of(held).checkpoint == recipe.checkpoint:
+                return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
+            held["recipe"]["checkpoint"] = loading.to_dict(recipe)["checkpoint"]
+            plans["configurations"] = {}
+        plans["configurations"] = existing["configurations"] | plans["configurations"]
+    paths.write_json(path, plans)
+    return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
+
+
+def identifier_of(recipe: Recipe, base: str) -> str:
+    """What the plans of a recipe are called."""
+    return f"{base}_{recipe.name}"
+
+
+def make_plans(
+    base: dict[str, Any], configuration: str, recipe: Recipe, identifier: str, dataset_json: dict[str, Any]
+) -> dict[str, Any]:
+    """New plans with one configuration, which holds `architecture` and the `nnvit` block; the base is not changed."""
+    base = {key: value for key, value in base.items() if key != "continue_training"}
+    _check_configuration(base, configuration, recipe)
+    manager = PlansManager(copy.deepcopy(base))
+    planned = manager.get_configuration(configuration)
+    labels = manager.get_label_manager(dataset_json)
+    resolved = planned.configuration
+    for cascade in ("inherits_from", "next_stage"):
+        resolved.pop(cascade, None)
+    training = recipe.training
+    resolved["batch_size"] = training.batch_size or resolved["batch_size"]
+    resolved["patch_size"] = training.patch_size or resolved["patch_size"]
+    if isinstance(recipe.model, PlansModelConfig):
+        _check_strides(planned, resolved["patch_size"])
+    scales = deep_supervision_scales(planned, resolved["patch_size"])
+    if isinstance(recipe.model, ModelConfig):
+        kwargs = arch_kwargs(
+            recipe,
+            normalization_schemes=resolved["normalization_schemes"],
+            regions=labels.has_regions,
+            scales=scales[1:-1],  # the first is the output itself; the last has no weight in nnU-Net's loss
+        )
+        channels = determine_num_input_channels(manager, configuration, dataset_json)
+        _check_network(kwargs, channels, labels.num_segmentation_heads, labels.ignore_label)
+        resolved["architecture"] = {
+            "network_class_name": "nnvit.model.Segmenter",
+            "arch_kwargs": kwargs,
+            "_kw_requires_import": [],
+        }
+    resolved["nnvit"] = {
+        "deep_supervision_scales": scales,
+        "schema": SCHEMA,
+        "recipe": loading.to_dict(recipe),
+        "hash": loading.recipe_hash(recipe),
+        "base_plans": base["plans_name"],
+        "base_plans_hash": loading.digest(base),
+        "weights_revision": _revision(recipe.model),
+    }
+    return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
+
+
+def deep_supervision_scales(configuration: ConfigurationManager, patch: list[int]) -> list[list[float]]:
+    """nnU-Net's factors of all outputs, full size first, from the strides of the planned network.
+
+    Those at which a recipe's own, smaller patch would have no pixel left are left out.
+    """
+    scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
+    return [scale for scale in scales[:-1].tolist() if min(np.multiply(patch, scale)) >= 1]
+
+
+def _check_strides(configuration: ConfigurationManager, patch: list[int]) -> None:
+    """Raises PlansError for a patch that the planned network's strides do not divide, or reduce to a single element."""
+    total = np.prod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
+    if np.any(np.mod(patch, total)) or np.prod(np.floor_divide(patch, total)) < 2:
+        legal = [int(t * max(round(p / t), 2)) for p, t in zip(patch, total, strict=True)]
+        raise PlansError(
+            f"training.patch_size={list(patch)} does not fit the planned network, whose strides come to {total.tolist()}: each "
+            f"number must be a multiple of these, and one at least twice as large, such as {legal}."
+        )
+
+
+def _revision(model: ModelConfig | PlansModelConfig) -> str | None:
+    """The commit of a hub's weights, so that the same plans mean the same weights tomorrow; None where there is none to pin."""
+    if isinstance(model, PlansModelConfig):
+        return None
+    with torch.device("meta"):
+        backbone = build_backbone(model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args)
+    return pin(model.weights, backbone)
+
+
+def _check_network(kwargs: dict[str, Any], channels: int, classes: int, ignore_label: int | None) -> None:
+    """Builds the network without memory. Raises ConfigError where its parts, or its loss and the labels, do not fit."""
+    with torch.device("meta"):
+        network = Segmenter(channels, classes, **kwargs)
+    if kwargs.get("aux") == "native":
+        network.head.native_loss(ignore_label)
+
+
+def block_of(plans: dict[str, Any], configuration: str) -> dict[str, Any] | None:
+    """The `nnvit` block of a configuration, None where the plans are nnU-Net's own."""
+    return plans["configurations"].get(configuration, {}).get("nnvit")
+
+
+def recipe_of(block: dict[str, Any]) -> Recipe:
+    """The recipe in a block. Raises PlansError for a block that a newer nnvit wrote."""
+    if block["schema"] > SCHEMA:
+        raise PlansError(
+            f"these plans were written by a newer nnvit (schema {block['schema']}, this one knows up to {SCHEMA}); run "
+            "`pip install -U nnvit`."
+        )
+    return loading.from_dict(block["recipe"])
+
+
+def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recipe) -> None:
+    known = list(base["configurations"])
+    if configuration not in known:
+        command = f"nnUNetv2_plan_and_preprocess -d {base['dataset_name']} -c {configuration}"
+        raise PlansError(
+            f"configuration '{configuration}' is not in {base['plans_name']}; it has {', '.join(known)}. If it was not "
+            f"planned, run `{command}`.{did_you_mean(configuration, known)}"
+        )
+    patch = PlansManager(copy.deepcopy(base)).get_configuration(configuration).patch_size
+    if len(patch) != 2 and not isinstance(recipe.model, PlansModelConfig):
+        raise PlansError(
+            f"configuration '{configuration}' is {len(patch)}D (patch {list(patch)}), but a vision transformer here "
+            f"takes 2D patches; use the configuration 2d, which slices volumes, or recipe unet for {len(patch)}D."
+        )
+    if base["configurations"][configuration].get("previous_stage"):
+        raise PlansError(
+            f"configuration '{configuration}' is the second stage of a cascade, which nnvit does not train; use 3d_fullres."
+        )
+    if recipe.training.patch_size is not None and len(recipe.training.patch_size) != len(patch):
+        raise PlansError(
+            f"training.patch_size={recipe.training.patch_size} must have {len(patch)} numbers for the configuration "
+            f"'{configuration}', such as {list(patch)}."
+        )
+    axes = recipe.training.mirror_axes
+    if axes is not None and not set(axes) <= set(range(len(patch))):
+        raise PlansError(
+            f"training.mirror_axes={axes} must name axes of the {len(patch)}D patch, {list(range(len(patch)))}."
+        )
+    if block_of(base, configuration):
+        raise PlansError(
+            f"{base['plans_name']} already carries a recipe of nnvit; give the plans that it was made from with -p "
+            f"({block_of(base, configuration)['base_plans']}), or train it as it is: `nnvit train … -p {base['plans_name']}`."  # type: ignore[index]
+        )
+
+
+def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> None:
+    """A plans file is overwritten only by the same recipe on the same base plans."""
+    ((configuration, wanted),) = new["configurations"].items()
+    for other, held in existing["configurations"].items():
+        block = held.get("nnvit")
+        if block is None:
+            raise PlansError(
+                f"{path} exists and was not written by nnvit; give the recipe another name=… or move the file."
+            )
+        recipes = (loading.to_dict(recipe_of(block)), wanted["nnvit"]["recipe"])
+        held_recipe, wanted_recipe = (
+            {**recipe, "checkpoint": None} for recipe in recipes
+        )  # how they are kept may change
+        differences = loading.differing_keys(held_recipe, wanted_recipe)
+        if block["base_plans_hash"] != wanted["nnvit"]["base_plans_hash"]:
+            differences.append(
+                f"base plans {block['base_plans']}: {block['base_plans_hash'][:8]} -> {wanted['nnvit']['base_plans_hash'][:8]}"
+            )
+        if differences:
+            raise PlansError(
+                f"{path} holds another recipe ({block['hash'][:8]} for {other}; this one is "
+                f"{wanted['nnvit']['hash'][:8]} for {configuration}) and is left as it is. They differ in "
+                f"{'; '.join(differences)}. Give this recipe another name=…, or delete the file if nothing was trained with it."
+            )

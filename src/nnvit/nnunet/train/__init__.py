@@ -1,0 +1,1 @@
+"""Training: the trainer, its loop and everything that one fold's training needs."""

@@ -1,0 +1,235 @@
+"""The functions behind the training commands, with the names and arguments of nnU-Net's `run_training.py`."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from nnunetv2.run.run_training import cleanup_ddp, find_free_network_port, setup_ddp
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from torch import multiprocessing
+from torch.backends import cudnn
+
+from nnvit.errors import ConfigError, NnvitError, PlansError, WeightsError, did_you_mean
+from nnvit.nnunet import checkpoint_file, paths
+from nnvit.recipe.schema import Recipe
+
+from . import run_record, trainer_names
+from .trainer import nnUNetTrainer_nnvit
+
+DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
+
+
+def get_trainer_from_args(
+    dataset_name_or_id: str | int,
+    configuration: str,
+    fold: int | str,
+    trainer_name: str = DEFAULT_TRAINER,
+    plans_identifier: str = "nnUNetPlans",
+    continue_training: bool = False,
+    device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
+) -> nnUNetTrainer_nnvit:
+    """A trainer that is ready for `maybe_load_checkpoint`. Raises NnvitError for anything that is not there."""
+    paths.folder("nnUNet_results")
+    dataset = paths.dataset_name(dataset_name_or_id)
+    plans = paths.read_plans(dataset, plans_identifier) | {"continue_training": continue_training}
+    if configuration not in plans["configurations"]:
+        raise PlansError(
+            f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
+        )
+    dataset_json = paths.read_json(paths.plans_path(dataset, "dataset"))
+    trainer_class, fold = find_trainer(trainer_name), parse_fold(fold)
+    _check_split(dataset, fold)
+    return trainer_class(plans, configuration, fold, dataset_json, device)  # type: ignore[arg-type]
+
+
+def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
+    """A trainer of nnvit by name, or one derived from it that nnU-Net finds in `nnUNet_extTrainer`."""
+    known = ", ".join(trainer_names.__all__)
+    if name in trainer_names.__all__:
+        return getattr(trainer_names, name)
+    try:
+        found = recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"no trainer is called '{name}'; nnvit's are {known}.{did_you_mean(name, trainer_names.__all__)}"
+        ) from error
+    if not issubclass(found, nnUNetTrainer_nnvit):
+        raise ConfigError(
+            f"-tr {name} is not a trainer of nnvit ({known}); train it with nnUNetv2_train. The same network through "
+            "nnvit's harness is recipe unet."
+        )
+    return found
+
+
+def _check_split(dataset: str, fold: int | str) -> None:
+    """nnU-Net draws a random split for a fold that splits_final.json lacks, which tears patients apart unnoticed."""
+    path = paths.plans_path(dataset, "splits_final")
+    if isinstance(fold, int) and path.is_file() and fold >= (count := len(paths.read_json(path))):
+        raise PlansError(
+            f"fold {fold} is not in {path}, which holds folds 0 to {count - 1}; train one of them, or 'all'."
+        )
+
+
+def parse_fold(fold: int | str) -> int | str:
+    """A number or "all". Raises ConfigError."""
+    if fold == "all" or isinstance(fold, int):
+        return fold
+    if not fold.isdigit():
+        raise ConfigError(f"fold '{fold}' must be a number from 0, or 'all'.")
+    return int(fold)
+
+
+def maybe_load_checkpoint(
+    nnunet_trainer: nnUNetTrainer_nnvit,
+    continue_training: bool,
+    validation_only: bool,
+    pretrained_weights_file: str | None = None,
+) -> None:
+    """As nnU-Net's, but `--c` without a checkpoint is an error rather than a silent new start."""
+    fold = Path(nnunet_trainer.output_folder)
+    found = _checkpoint_to_load(fold, continue_training, validation_only, pretrained_weights_file)
+    if pretrained_weights_file is not None:
+        nnunet_trainer.pretrained = Path(pretrained_weights_file)
+    if found is not None:
+        nnunet_trainer.load_checkpoint(str(found))
+    elif continue_training:
+        nnunet_trainer.say(
+            f"--c: the training in {fold} ended before its first checkpoint, so it starts from the beginning"
+        )
+
+
+def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained: str | None) -> Path | None:
+    """The checkpoint that the flags mean, None for a new training. Raises NnvitError for flags that cannot be met."""
+    if go_on and only_validate:
+        raise ConfigError("--c and --val exclude each other: --c trains on and then validates, --val only validates.")
+    if pretrained is not None and (go_on or only_validate):
+        raise ConfigError("-pretrained_weights is for a new training; it cannot be combined with --c or --val.")
+    if pretrained is not None and not Path(pretrained).is_file():
+        raise WeightsError(f"-pretrained_weights {pretrained} does not exist.")
+    final = fold / "checkpoint_final.pth"
+    if only_validate and not final.is_file():
+        raise PlansError(
+            f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c goes on with one that was begun)."
+        )
+    if go_on and checkpoint_file.find(fold) is None and not _can_start_again(fold):
+        raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
+    return final if only_validate else checkpoint_file.find(fold) if go_on else None
+
+
+def _can_start_again(fold: Path) -> bool:
+    """Whether a training was begun here and ended before its first checkpoint; one that took weights over is left to the user."""
+    path = fold / run_record.NAME
+    return path.is_file() and paths.read_json(path)["weights"].get("source") != "-pretrained_weights"
+
+
+def check_request(
+    dataset: str, configuration: str, fold: int | str, trainer_name: str, plans_identifier: str, *, c: bool, val: bool,
+    pretrained_weights: str | None, recipe: Recipe | None = None,
+) -> None:  # fmt: skip
+    """Refuses what the flags cannot have before anything is written: plans, folders, logs. Raises NnvitError."""
+    trainer_class = find_trainer(trainer_name)
+    if recipe is not None:
+        trainer_class.check_recipe(recipe)
+    model = f"{trainer_class.__name__}__{plans_identifier}__{configuration}"
+    folder = paths.folder("nnUNet_results") / dataset / model / f"fold_{parse_fold(fold)}"
+    _checkpoint_to_load(folder, c, val, pretrained_weights)
+    _check_split(dataset, parse_fold(fold))
+
+
+def run_training(
+    dataset_name_or_id: str | int,
+    configuration: str,
+    fold: int | str,
+    trainer_class_name: str = DEFAULT_TRAINER,
+    plans_identifier: str = "nnUNetPlans",
+    pretrained_weights: str | None = None,
+    num_gpus: int = 1,
+    export_validation_probabilities: bool = False,
+    continue_training: bool = False,
+    only_run_validation: bool = False,
+    disable_checkpointing: bool = False,
+    val_with_best: bool = False,
+    device: torch.device = torch.device("cuda"),  # noqa: B008
+    fast_validation: bool = False,
+) -> None:
+    """Trains and validates one fold; arguments as nnU-Net's `run_training`. Raises NnvitError for what does not fit.
+
+    fast_validation: by the predictor of `nnvit predict` instead of nnU-Net's.
+    """
+    if val_with_best and disable_checkpointing:
+        raise ConfigError("--val_best needs the checkpoint that --disable_checkpointing does not write.")
+    run = partial(
+        _run,
+        dataset_name_or_id,
+        configuration,
+        fold,
+        trainer_class_name,
+        plans_identifier,
+        pretrained_weights=pretrained_weights,
+        npz=export_validation_probabilities,
+        continue_training=continue_training,
+        only_run_validation=only_run_validation,
+        disable_checkpointing=disable_checkpointing,
+        val_with_best=val_with_best,
+        fast_validation=fast_validation,
+    )
+    if num_gpus == 1:
+        run(device=device)
+        return
+    if device.type != "cuda" or torch.cuda.device_count() < num_gpus:
+        raise ConfigError(
+            f"-num_gpus {num_gpus} needs as many CUDA devices; this machine has {torch.cuda.device_count()}."
+        )
+    os.environ["MASTER_ADDR"] = "localhost"
+    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+    try:
+        multiprocessing.spawn(_run_ddp, args=(num_gpus, run), nprocs=num_gpus, join=True)
+    except multiprocessing.ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from error
+
+
+def _run_ddp(rank: int, world_size: int, run: Callable[..., None]) -> None:
+    setup_ddp(rank, world_size)
+    torch.cuda.set_device(torch.device("cuda", dist.get_rank()))
+    try:
+        run(device=torch.device("cuda"))
+    except NnvitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        cleanup_ddp()
+
+
+def _run(
+    dataset_name_or_id: str | int,
+    configuration: str,
+    fold: int | str,
+    trainer_name: str,
+    plans_identifier: str,
+    *,
+    pretrained_weights: str | None,
+    npz: bool,
+    continue_training: bool,
+    only_run_validation: bool,
+    disable_checkpointing: bool,
+    val_with_best: bool,
+    fast_validation: bool,
+    device: torch.device,
+) -> None:
+    trainer = get_trainer_from_args(
+        dataset_name_or_id, configuration, fold, trainer_name, plans_identifier, continue_training, device
+    )
+    trainer.disable_checkpointing, trainer.fast_validation = disable_checkpointing, fast_validation
+    maybe_load_checkpoint(trainer, continue_training, only_run_validation, pretrained_weights)
+    if device.type == "cuda":
+        cudnn.deterministic, cudnn.benchmark = False, True
+    if not only_run_validation:
+        trainer.run_training()
+    if val_with_best:
+        trainer.validated = "checkpoint_best.pth"
+        trainer.load_checkpoint(str(Path(trainer.output_folder) / trainer.validated))
+    trainer.perform_actual_validation(npz)

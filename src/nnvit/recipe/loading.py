@@ -1,0 +1,281 @@
+"""Recipes: read, merged (defaults <- shipped YAML <- user YAML <- key=value), checked, named and hashed."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from nnvit import registry
+from nnvit.errors import ConfigError, did_you_mean
+
+from .schema import SCHEMA, CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
+
+SECTIONS = ("model", "lora", "training")
+"""Those that say what is trained; `checkpoint` only says how it is kept."""
+_RECIPES = files("nnvit.recipe") / "shipped"
+
+
+def shipped_recipes() -> list[str]:
+    """Names that `--recipe` takes without a path."""
+    return sorted(Path(entry.name).stem for entry in _RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(sources: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Recipe:
+    """Merges the defaults, the sources in order (shipped names or YAML paths) and `key=value` overrides.
+
+    The result is resolved: its name, tapped layers and adapter targets are written out.
+    Raises ConfigError for an absent file, an unknown key (with the nearest legal one) or a value of the wrong type.
+    """
+    layers = [*map(_read, sources), _dotlist(overrides)]
+    recipe = _build(_merge(*layers))
+    # A name stands for what was written up to where it was given; what is written on top of it adds a hash.
+    named = [i for i, layer in enumerate(layers) if "name" in layer]
+    stands_for = _auto_reference(recipe) if recipe.name == "auto" else _merge(*layers[: named[-1] + 1])
+    return replace(recipe, name=_name(recipe, _build(stands_for)))
+
+
+def from_dict(block: dict[str, Any]) -> Recipe:
+    """The recipe that a plans file carries. Keys it lacks take their defaults."""
+    return _build(OmegaConf.create(block))
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain nested dictionaries, ready for JSON."""
+    return asdict(recipe)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it; so is what is
+    only kept differently, the section `checkpoint`.
+
+    A key at its default does not enter, so that a key added by a later release leaves the hashes of old recipes alone; a
+    release that changes a default raises SCHEMA.
+    """
+    content: dict[str, Any] = {section: _departures(getattr(recipe, section)) for section in SECTIONS}
+    content["schema"] = SCHEMA
+    content["training"].pop("seed", None)
+    model = recipe.model
+    if isinstance(model, ModelConfig):
+        for kind in ("backbone", "neck"):
+            args = registry.module(kind, getattr(model, kind)).Args
+            content["model"][f"{kind}_args"] = _departures(args(**getattr(model, f"{kind}_args")))
+    return digest(content)
+
+
+def _departures(section: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, and those that name a component."""
+    plain, named = type(section)(), ("head", "backbone", "backbone_size", "neck")
+    return {key: value for key, value in asdict(section).items() if key in named or value != getattr(plain, key)}
+
+
+def digest(content: Any) -> str:
+    """sha256 of the canonical JSON of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for every leaf in which two nested dictionaries differ."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differing_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+def _read(source: str | Path) -> DictConfig:
+    shipped = _RECIPES / f"{source}.yaml"
+    path = shipped if str(source) in shipped_recipes() else Path(source)
+    if not path.is_file():
+        raise ConfigError(
+            f"recipe '{source}' is neither a shipped recipe ({', '.join(shipped_recipes())}) nor a file; give one of "
+            f"these names or the path of a YAML file.{did_you_mean(str(source), shipped_recipes())}"
+        )
+    try:
+        content = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise ConfigError(f"recipe '{source}' is not valid YAML: {error}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"recipe '{source}' must hold sections such as `model:` and `training:`, not a list.")
+    return content
+
+
+def _dotlist(overrides: Sequence[str]) -> DictConfig:
+    for item in overrides:
+        key, equals, _ = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{item}' is not of the form key=value, such as training.lr=1e-4 or lora.r=16.")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
+
+
+def _merge(*parts: DictConfig) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(OmegaConf.create({}), *parts)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the recipe's parts do not fit together: {error}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _build(raw: DictConfig) -> Recipe:
+    legal = [field.name for field in fields(Recipe)]
+    for key in map(str, raw):
+        if key not in legal:
+            raise ConfigError(
+                f"'{key}' is not a section of a recipe; use {', '.join(legal)}.{did_you_mean(key, legal)}"
+            )
+    recipe = Recipe(
+        name=str(raw.get("name") or "auto"),
+        model=_section("model", _model_schema(raw), raw),
+        lora=_section("lora", LoraConfig, raw),
+        training=_section("training", TrainingConfig, raw),
+        checkpoint=_section("checkpoint", CheckpointConfig, raw),
+    )
+    return _resolve(recipe)
+
+
+def _model_schema(raw: DictConfig) -> type:
+    head = OmegaConf.select(raw, "model.head", default="segformer")
+    if head == "plans":
+        return PlansModelConfig
+    return registry.module("head", str(head)).Config
+
+
+def _section(name: str, schema: type, raw: DictConfig) -> Any:
+    """One section, merged against its dataclass; `raw` holds what was written."""
+    written = raw.get(name)
+    if written is not None and not isinstance(written, DictConfig):
+        raise ConfigError(f"{name}={written} must be a section of keys, such as {name}.{fields(schema)[0].name}=…")
+    return typed(name, schema, written or {})
+
+
+def typed(name: str, schema: type, written: Any) -> Any:
+    """An instance of the dataclass `schema` from plain keys; errors speak of `name.key`."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), written))
+    except ConfigKeyError as error:
+        key, legal = str(error.key), [field.name for field in fields(schema)]
+        raise ConfigError(
+            f"'{name}.{key}' is not a key of a recipe{_belongs(schema, legal)}.{did_you_mean(key, legal)}"
+        ) from error
+    except OmegaConfBaseException as error:
+        key = error.full_key or error.key
+        if "ListConfig" in str(error):
+            raise ConfigError(f"{name}.{key} must be a list in brackets, such as [512,512] or [qkv].") from error
+        raise ConfigError(f"{name}.{key}: {str(error).splitlines()[0]}.") from error
+
+
+def _belongs(schema: type, legal: list[str]) -> str:
+    if schema is PlansModelConfig:
+        return " with model.head=plans, which trains the base plans' own network and has no other keys"
+    return f"; the keys there are {', '.join(legal)}" if legal else "; it takes no keys"
+
+
+def _resolve(recipe: Recipe) -> Recipe:
+    """Writes out what the recipe leaves to its backbone, and checks what only the parts' own files know."""
+    _check_reference(recipe)
+    if isinstance(recipe.model, PlansModelConfig):
+        for key in ("drop_path", "grad_checkpointing"):
+            if getattr(recipe.training, key):
+                raise ConfigError(f"training.{key} is for ViT backbones; model.head=plans has none.")
+        if recipe.training.loss != "nnunet":
+            raise ConfigError(
+                "training.loss=native: the base plans' own network has no loss of its own; set it to nnunet."
+            )
+        return recipe
+    model, lora = recipe.model, recipe.lora
+    backbone, neck = registry.module("backbone", model.backbone), registry.module("neck", model.neck)
+    taps = backbone.resolve_taps(model.backbone_size, model.feature_layers)
+    model = replace(
+        model,
+        feature_layers=taps,
+        backbone_args=asdict(typed("model.backbone_args", backbone.Args, model.backbone_args)),
+        neck_args=asdict(typed("model.neck_args", neck.Args, model.neck_args)),
+    )
+    if lora.target_modules is None:
+        lora = replace(lora, target_modules=list(backbone.LORA_TARGETS))
+    recipe = replace(recipe, model=model, lora=lora)
+    _check_training(recipe)
+    return recipe
+
+
+def _check_reference(recipe: Recipe) -> None:
+    """Raises ConfigError where there is nothing frozen that a file holds."""
+    if recipe.checkpoint.frozen_weights == "embed":
+        return
+    why = ""
+    if recipe.tuning == "full":
+        why = "this recipe trains the whole network, and a checkpoint has to hold all that was trained"
+    elif getattr(recipe.model, "weights", "") == "random":
+        why = "model.weights=random comes from no file that could be found again by its hash"
+    if why:
+        raise ConfigError(
+            f"checkpoint.frozen_weights=reference leaves out weights that a file holds, but {why}; set it to embed."
+        )
+
+
+def _check_training(recipe: Recipe) -> None:
+    """Raises ConfigError for keys of the training that this network would silently ignore."""
+    model, training = recipe.model, recipe.training
+    assert isinstance(model, ModelConfig)
+    native = hasattr(registry.module("head", model.head).Head, "native_loss")
+    if training.loss == "native" and not native:
+        raise ConfigError(f"training.loss=native: head '{model.head}' has no loss of its own; set it to nnunet.")
+    if training.loss == "native" and training.deep_supervision:
+        raise ConfigError(
+            "training.loss=native supervises every layer by itself; set training.deep_supervision=false (it belongs to "
+            "training.loss=nnunet)."
+        )
+    if training.drop_path and recipe.tuning != "full":
+        raise ConfigError(
+            f"training.drop_path={training.drop_path} drops blocks of a backbone that is trained in full; with tuning "
+            f"'{recipe.tuning}' it does nothing: set it to 0, or lora.enabled=false and model.freeze_backbone=false."
+        )
+    if training.grad_checkpointing and recipe.tuning == "frozen" and not _tokens(model):
+        raise ConfigError(
+            "training.grad_checkpointing=true saves activations of a backbone that gradients flow through; a frozen one "
+            "keeps none: set it to false."
+        )
+
+
+def _tokens(model: ModelConfig) -> bool:
+    return getattr(registry.module("head", model.head), "TOKENS", False)
+
+
+def _auto_reference(recipe: Recipe) -> DictConfig:
+    """The defaults with just those keys that an automatic name spells out."""
+    if isinstance(recipe.model, PlansModelConfig):
+        return OmegaConf.create({"model": {"head": "plans"}, "lora": {"enabled": False}})
+    spelled = ("head", "backbone", "backbone_size", "freeze_backbone")
+    model = {key: getattr(recipe.model, key) for key in spelled}
+    return OmegaConf.create({"model": model, "lora": {"enabled": recipe.lora.enabled}})
+
+
+def _name(recipe: Recipe, stands_for: Recipe) -> str:
+    """The name, `_h<6 hex>` where the recipe departs from what it stands for, `_s<seed>` where one is set."""
+    name = _auto_stem(recipe) if recipe.name == "auto" else recipe.name
+    if recipe_hash(recipe) != recipe_hash(stands_for):
+        name += f"_h{recipe_hash(recipe)[:6]}"
+    if recipe.training.seed is not None:
+        name += f"_s{recipe.training.seed}"
+    return name
+
+
+def _auto_stem(recipe: Recipe) -> str:
+    model = recipe.model
+    if isinstance(model, PlansModelConfig):
+        return "plans"
+    size = "".join(c if c.isalnum() else "_" for c in model.backbone_size)
+    parts = [model.head, model.backbone, size, recipe.tuning]
+    return "_".join(part for part in "_".join(parts).split("_") if part)

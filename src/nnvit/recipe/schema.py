@@ -1,0 +1,240 @@
+"""The sections of a recipe, each field with its meaning and unit. Nothing heavy is imported here."""
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from nnvit.errors import ConfigError, did_you_mean
+
+SCHEMA = 1
+"""Version of the `nnvit` block in a plans file. A key that an older block lacks takes that version's default."""
+
+ARCH_VERSION = 1
+"""Version of what `arch_kwargs` mean. Networks of older plans keep being built as their version says."""
+
+AUGMENTATIONS = ("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
+"""nnU-Net's own augmentation, and the classes nnUNetTrainer DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA and NoDA."""
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"{key}='{value}' is not known; use one of {', '.join(choices)}.{did_you_mean(value, choices)}"
+        )
+
+
+def at_least(key: str, value: float | None, low: float) -> None:
+    """Raises ConfigError for a number below `low`, or one that is not finite; null passes."""
+    if value is not None and not (isfinite(value) and value >= low):
+        raise ConfigError(f"{key}={value} must be a number of at least {low:g}.")
+
+
+def fraction(key: str, value: float) -> None:
+    """Raises ConfigError for a number outside 0 (included) to 1 (excluded)."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{key}={value} must be at least 0 and less than 1.")
+
+
+@dataclass(kw_only=True)
+class PlansModelConfig:
+    """`model.head: plans`: the base plans' own network, the baseline of every comparison."""
+
+    head: str = "plans"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """What every ViT network has in common; a head's own `Config` adds its keys.
+
+    head, backbone, neck: file names under heads/, backbones/, necks/.
+    backbone_size: a size of the family, or a model name for the family `timm`.
+    weights: default | random | a path | packaged:NAME | hf:REPO@REVISION.
+    feature_layers: 0-based transformer blocks to tap; null takes the family's published ones.
+    freeze_backbone: keep the pretrained weights as they are (with LoRA: all but the adapters).
+    backbone_args, neck_args: keys that only this backbone or neck has, typed by its file.
+    input_norm: auto applies the backbone's mean and std where the plans bring values in 0..1; none | backbone force it.
+    """
+
+    head: str = "segformer"
+    backbone: str = "dinov3"
+    backbone_size: str = "large"
+    weights: str = "default"
+    feature_layers: list[int] | None = None
+    neck: str = "simple_pyramid"
+    freeze_backbone: bool = True
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    neck_args: dict[str, Any] = field(default_factory=dict)
+    input_norm: str = "auto"
+
+    def __post_init__(self) -> None:
+        _one_of("model.input_norm", self.input_norm, ("auto", "none", "backbone"))
+        fraction("model.dropout", getattr(self, "dropout", 0.0))  # which most heads have
+
+
+@dataclass(kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in the frozen backbone.
+
+    r: rank; lora_alpha / r scales the update; target_modules: names of linear layers, null takes the backbone's own.
+    """
+
+    enabled: bool = True
+    r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    target_modules: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        at_least("lora.r", self.r, 1)
+        fraction("lora.lora_dropout", self.lora_dropout)
+        if self.target_modules == []:
+            raise ConfigError("lora.target_modules=[] adapts nothing; name layers, such as [qkv], or set it to null.")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """How the network is trained; data, splits, augmentation and loss stay nnU-Net's.
+
+    lr: of head and neck (and of the base plans' network); backbone_lr: of adapters, or of a fine-tuned backbone.
+    layer_decay: factor on backbone_lr for each block further from the head.
+    decay_norms_and_biases: weight decay on one-dimensional parameters (norms and biases) too, as nnU-Net has it.
+    schedule: poly ((1 - t)^0.9, nnU-Net's) or cosine, after warmup_epochs of linear warm-up.
+    grad_clip: largest norm of the gradient. batch_size, patch_size: null takes the base plans'.
+    precision: auto asks the device; stock is nnU-Net's own (fp16 on CUDA, fp32 elsewhere); fp32 | bf16 | fp16.
+    drop_path: stochastic depth of a fine-tuned backbone, at its last block. ema: decay of the running mean of the weights
+    that is validated and predicted with; 0 is off. grad_checkpointing: compute the backbone's activations twice rather
+    than keep them. loss: nnunet (Dice and cross-entropy) or native (the head's own). deep_supervision: auxiliary outputs
+    on nnU-Net's scales.
+    augmentation: nnunet, or one of the variants that nnU-Net keeps in trainer classes. mirroring: as augmentation and at
+    prediction; mirror_axes: only these of the patch's axes, null takes nnU-Net's. oversample_foreground_percent: share of
+    a batch that is sure to hold foreground, null takes nnU-Net's 0.33; with probabilistic_oversampling each patch draws
+    with that probability, rather than the last ones of the batch being chosen.
+    save_every: epochs between two checkpoint_latest; save_every_iterations: iterations, within the epochs, null for none.
+    seed: null leaves nnU-Net's random streams alone; an int draws the initial network from it, and each batch from it and
+    from its place in the training, whatever nnUNet_n_proc_DA is, so that the training can be repeated.
+    """
+
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = False
+    schedule: str = "poly"
+    lr: float = 3e-4
+    backbone_lr: float = 1e-4
+    layer_decay: float = 1.0
+    weight_decay: float = 0.05
+    decay_norms_and_biases: bool = False
+    warmup_epochs: int = 10
+    grad_clip: float = 12.0
+    num_epochs: int = 1000
+    num_iterations_per_epoch: int = 250
+    num_val_iterations_per_epoch: int = 50
+    batch_size: int | None = None
+    patch_size: list[int] | None = None
+    precision: str = "auto"
+    drop_path: float = 0.0
+    ema: float = 0.0
+    grad_checkpointing: bool = False
+    augmentation: str = "nnunet"
+    mirroring: bool = True
+    mirror_axes: list[int] | None = None
+    oversample_foreground_percent: float | None = None
+    probabilistic_oversampling: bool = False
+    loss: str = "nnunet"
+    deep_supervision: bool = False
+    save_every: int = 50
+    save_every_iterations: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("training.optimizer", self.optimizer, ("adamw", "sgd"))
+        _one_of("training.schedule", self.schedule, ("poly", "cosine"))
+        _one_of("training.precision", self.precision, ("auto", "stock", "fp32", "bf16", "fp16"))
+        _one_of("training.loss", self.loss, ("nnunet", "native"))
+        for key in (
+            "num_epochs",
+            "num_iterations_per_epoch",
+            "num_val_iterations_per_epoch",
+            "batch_size",
+            "save_every",
+            "save_every_iterations",
+        ):
+            at_least(f"training.{key}", getattr(self, key), 1)
+        for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "seed"):
+            at_least(f"training.{key}", getattr(self, key), 0)
+        _one_of("training.augmentation", self.augmentation, AUGMENTATIONS)
+        if self.oversample_foreground_percent is not None and not 0 <= self.oversample_foreground_percent <= 1:
+            raise ConfigError(
+                f"training.oversample_foreground_percent={self.oversample_foreground_percent} must be a share from 0 to 1."
+            )
+        if self.mirror_axes is not None and not (self.mirroring and self.mirror_axes):
+            raise ConfigError(
+                f"training.mirror_axes={self.mirror_axes} needs training.mirroring=true and at least one axis, such as [0]; to "
+                "mirror along none, set training.mirroring=false."
+            )
+        for key in ("momentum", "drop_path", "ema"):
+            fraction(f"training.{key}", getattr(self, key))
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(
+                f"training.layer_decay={self.layer_decay} must be above 0 and at most 1, which is no decay."
+            )
+        if not self.grad_clip > 0:
+            raise ConfigError(
+                f"training.grad_clip={self.grad_clip} must be above 0; inf clips nothing, nnU-Net's is 12."
+            )
+        if self.patch_size is not None and min(self.patch_size, default=0) < 1:
+            raise ConfigError(f"training.patch_size={self.patch_size} must be two positive numbers, such as [512,512].")
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """How checkpoints are written. Nothing here changes what is trained, so that it is no part of the recipe's hash.
+
+    frozen_weights: embed puts the frozen backbone into every checkpoint; reference leaves it out and names its file by
+    sha256, for a twentieth of the size. Such a checkpoint is read where that file is; `nnvit export` makes it whole.
+    """
+
+    frozen_weights: str = "embed"
+
+    def __post_init__(self) -> None:
+        _one_of("checkpoint.frozen_weights", self.frozen_weights, ("embed", "reference"))
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """One arm of a comparison: a network and how it is trained.
+
+    name: `auto`, or what the plans file and the results folder are called after.
+    """
+
+    name: str = "auto"
+    model: ModelConfig | PlansModelConfig
+    lora: LoraConfig
+    training: TrainingConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        if "__" in self.name or not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise ConfigError(
+                f"name='{self.name}' cannot be part of a folder's name: use letters, digits, '.', '-' and single "
+                "underscores (nnU-Net splits folder names on a double one)."
+            )
+        _ = self.tuning
+
+    @property
+    def tuning(self) -> str:
+        """ "lora", "frozen" or "full"; derived, never stated."""
+        if isinstance(self.model, PlansModelConfig):
+            if self.lora.enabled:
+                raise ConfigError(
+                    "lora.enabled=true needs a ViT backbone, but model.head=plans trains the base plans' own network; "
+                    "set lora.enabled=false."
+                )
+            return "full"
+        if not self.lora.enabled:
+            return "frozen" if self.model.freeze_backbone else "full"
+        if not self.model.freeze_backbone:
+            raise ConfigError(
+                "lora.enabled=true with model.freeze_backbone=false says two things: for adapters on a frozen backbone "
+                "set model.freeze_backbone=true; to fine-tune the whole backbone set lora.enabled=false."
+            )
+        return "lora"
