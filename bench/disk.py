@@ -18,7 +18,8 @@ from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.model.optimizer import build_optimizer
 from nnvit.nnunet import checkpoint_file
 from nnvit.recipe import loading
-from nnvit.weights import external, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.weights import external
 from nnvit.weights.target import target_tensors
 
 MB = 1e6

@@ -4,8 +4,9 @@ import os
 import pytest
 
 from nnvit.errors import WeightsError
+from nnvit.records.hashes import sha256_of
 from nnvit.types import DefaultWeights
-from nnvit.weights import cache, sha256_of
+from nnvit.weights import cache
 
 PARAMETERS = 100
 

@@ -6,8 +6,9 @@ from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.errors import WeightsError
+from nnvit.records.hashes import sha256_of
 from nnvit.types import DefaultWeights
-from nnvit.weights import check, packaged, possible_backbones, sha256_of
+from nnvit.weights import check, packaged, possible_backbones
 from nnvit.weights.target import target_tensors
 
 from . import helpers

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nnvit.errors import WeightsError
-from nnvit.weights import load_backbone, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.weights import load_backbone
 from nnvit.weights.state_dict_summary import describe
 from nnvit.weights.target import target_tensors
 

@@ -8,7 +8,8 @@ import timm
 import torch
 
 from nnvit.errors import WeightsError
-from nnvit.weights import load_backbone, packaged, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.weights import load_backbone, packaged
 
 from . import helpers
 

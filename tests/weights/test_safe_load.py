@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from nnvit.errors import WeightsError
-from nnvit.weights import safe_load, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.weights import safe_load
 
 
 class Evil:

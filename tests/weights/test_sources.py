@@ -5,7 +5,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
 from nnvit.errors import WeightsError
-from nnvit.weights import WeightsFile, find_weights, packaged, pin, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.weights import WeightsFile, find_weights, packaged, pin
 
 from . import helpers
 

@@ -1,6 +1,5 @@
 """nnU-Net's folders, data sets and plans files, with errors that say what is there."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnvit.errors import DataError, PlansError, did_you_mean
+from nnvit.records.json_files import read_json
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -62,19 +62,3 @@ def read_plans(dataset: str, identifier: str) -> dict[str, Any]:
             f"`nnUNetv2_plan_and_preprocess -d {dataset} -c 2d`, or name another one with -p.{did_you_mean(identifier, known)}"
         )
     return read_json(path)
-
-
-def read_json(path: Path) -> Any:
-    """Raises DataError for a file that is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}); restore it, or make it anew.") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes beside and renames, so that nobody ever reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-    partial.replace(path)

@@ -1,7 +1,5 @@
 """Recipes: read, merged (defaults <- shipped YAML <- user YAML <- key=value), checked, named and hashed."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from importlib.resources import files
@@ -13,6 +11,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from nnvit import registry
 from nnvit.errors import ConfigError, did_you_mean
+from nnvit.records.hashes import digest
 
 from .schema import SCHEMA, CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
 
@@ -72,11 +71,6 @@ def _departures(section: Any) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults, and those that name a component."""
     plain, named = type(section)(), ("head", "backbone", "backbone_size", "neck")
     return {key: value for key, value in asdict(section).items() if key in named or value != getattr(plain, key)}
-
-
-def digest(content: Any) -> str:
-    """sha256 of the canonical JSON of plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnvit.errors import WeightsError
+from nnvit.records.hashes import sha256_of
 from nnvit.types import DefaultWeights
-
-from .safe_load import sha256_of
 
 INDEX = ".sha256.json"
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")

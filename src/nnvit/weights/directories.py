@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nnvit.errors import WeightsError
+from nnvit.records.hashes import sha256_of
 
-from .safe_load import safe_load, sha256_of
+from .safe_load import safe_load
 from .target import State
 
 CONFIG = "config.json"

@@ -1,6 +1,5 @@
 """The one door for checkpoints and weight files: nothing that they name is ever executed."""
 
-import hashlib
 import re
 from argparse import Namespace
 from collections.abc import Callable
@@ -62,9 +61,3 @@ def _refusal(path: Path, error: Exception) -> str:
         f"{path} cannot be read as a checkpoint: it is damaged, cut short or of another kind ({reason})."
         " Compare its size and hash with the publisher's and fetch it again."
     )
-
-
-def sha256_of(path: str | Path) -> str:
-    """The file's SHA-256 in hexadecimal, read in pieces."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

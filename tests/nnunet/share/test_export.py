@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from nnvit import registry
 from nnvit.errors import ConfigError, PlansError, WeightsError
-from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.share import export, onnx_file
 from nnvit.nnunet.share.export import Wanted
+from nnvit.records.json_files import read_json
 from nnvit.weights import external
 from nnvit.weights.target import target_tensors
 from tests.nnunet.conftest import ONE_TILE, TINY, command, masks, probabilities, untrained
@@ -98,7 +99,7 @@ def test_stock_prediction_is_the_same_without_the_file_and_without_lora(
             logits.append(network(torch.rand(2, 1, 56, 48, generator=torch.Generator().manual_seed(4))))
     torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
     assert not [key for key in weights(out) if "lora" in key or "base_layer" in key]
-    arch = paths.read_json(out / "plans.json")["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    arch = read_json(out / "plans.json")["configurations"]["2d"]["architecture"]["arch_kwargs"]
     assert (arch["tuning"], "lora" in arch) == ("frozen", False)
     content = checkpoint_file.read(out / CHECKPOINT)
     assert content["optimizer_state"] == {}
@@ -113,13 +114,13 @@ def test_adapters_may_stay(model: Path, base: Path, tmp_path: Path) -> None:
     kept = weights(tmp_path / "out")
     assert kept.keys() == whole.keys()
     assert all(torch.equal(kept[name], whole[name]) for name in whole)
-    assert paths.read_json(tmp_path / "out" / "plans.json") == paths.read_json(model / "plans.json")
+    assert read_json(tmp_path / "out" / "plans.json") == read_json(model / "plans.json")
 
 
 def test_the_card_says_what_it_is_and_how_to_predict(model: Path, base: Path, tmp_path: Path) -> None:
     export.export(model, tmp_path / "out")
     card = json.loads((tmp_path / "out" / "model_card.json").read_text())
-    block = paths.read_json(model / "plans.json")["configurations"]["2d"]["nnvit"]
+    block = read_json(model / "plans.json")["configurations"]["2d"]["nnvit"]
     assert (card["recipe_hash"], card["recipe"]) == (block["hash"], block["recipe"])
     assert card["labels"] == {"background": 0, "anterior": 1, "posterior": 2}
     assert card["lora_merged"]
@@ -151,7 +152,7 @@ def test_half_is_half_the_size_and_nearly_the_same(model: Path, tmp_path: Path) 
     assert all(torch.equal(saved[name], half[name]) for name in half)
     with safe_open(tmp_path / "half" / "fold_0" / "model.safetensors", "pt") as file:
         about = file.metadata()
-    assert json.loads(about["plans"]) == paths.read_json(tmp_path / "half" / "plans.json")
+    assert json.loads(about["plans"]) == read_json(tmp_path / "half" / "plans.json")
     assert json.loads(about["labels"])["posterior"] == 2
     assert about["recipe_hash"] == json.loads((tmp_path / "half" / "model_card.json").read_text())["recipe_hash"]
 

@@ -28,7 +28,8 @@ from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet import paths as folders
 from nnvit.nnunet.share import export, onnx_file, zip_contents
 from nnvit.nnunet.share.install import install
-from nnvit.weights import external, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.weights import external
 from nnvit.weights.target import target_tensors
 from tests.nnunet.conftest import ONE_TILE, TINY, command, untrained
 

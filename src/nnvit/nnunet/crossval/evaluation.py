@@ -19,6 +19,7 @@ from nnvit.data.pairing import refuse
 from nnvit.errors import DataError, PlansError
 from nnvit.nnunet import paths
 from nnvit.nnunet.train import run_record
+from nnvit.records.json_files import read_json
 
 from . import folds
 
@@ -120,7 +121,7 @@ def evaluate_folder(predictions: Path, references: Path) -> Evaluation:
             f"{predictions} lacks dataset.json and plans.json, which nnUNetv2_predict and, on a folder of nnU-Net's naming, "
             "`nnvit predict` leave there, and which say what the labels mean; copy them from the model folder."
         )
-    dataset_json, plans = (paths.read_json(file) for file in files)
+    dataset_json, plans = (read_json(file) for file in files)
     ending = dataset_json["file_ending"]
     predicted, known = ({path.name for path in folder.glob(f"*{ending}")} for folder in (predictions, references))
     lonely = [f"{name}: no prediction" for name in sorted(known - predicted)]
@@ -178,7 +179,7 @@ def _read_model(model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     files = [model / f"{name}.json" for name in ("dataset", "plans")]
     if not all(file.is_file() for file in files):
         raise PlansError(f"{model} is no model folder, …/Trainer__Plans__2d: it lacks dataset.json or plans.json.")
-    dataset_json, plans = (paths.read_json(file) for file in files)
+    dataset_json, plans = (read_json(file) for file in files)
     return dataset_json, plans
 
 
@@ -206,7 +207,7 @@ def _refuse_incomplete(model: Path, chosen: list[int], splits: list[dict[str, li
         wanted = set(splits[fold]["val"])
         problems += [f"fold {fold}: no mask of {case}" for case in sorted(wanted - found)]
         problems += [f"fold {fold}: {case}{ending} is not of its validation cases" for case in sorted(found - wanted)]
-        run = paths.read_json(folder / run_record.NAME) if (folder / run_record.NAME).is_file() else {}
+        run = read_json(folder / run_record.NAME) if (folder / run_record.NAME).is_file() else {}
         if run and run["split_hash"] != folds.split_hash(splits[fold]):
             problems.append(f"fold {fold}: it was trained on another split than splits_final.json has now")
     refuse(

@@ -12,7 +12,8 @@ from nnvit.errors import ConfigError, PlansError
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import run_record, run_training
-from nnvit.recipe import loading
+from nnvit.records.hashes import digest
+from nnvit.records.json_files import read_json
 
 NNUNETS_NUMBER = 5
 """Folds that nnU-Net deals the cases into where there is no splits_final.json."""
@@ -50,12 +51,12 @@ def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
 def splits_of(dataset: str) -> list[dict[str, list[str]]] | None:
     """What splits_final.json holds, None where nnU-Net has not made it yet."""
     path = paths.plans_path(dataset, "splits_final")
-    return paths.read_json(path) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def split_hash(split: dict[str, list[str]]) -> str:
     """As nnvit_run.json has it."""
-    return loading.digest({part: sorted(split[part]) for part in ("train", "val")})
+    return digest({part: sorted(split[part]) for part in ("train", "val")})
 
 
 def run_folds(
@@ -122,7 +123,7 @@ def state_of(fold: Path) -> State:
 
 def _run_of(fold: Path) -> dict[str, Any]:
     path = fold / run_record.NAME
-    return paths.read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _said(fold: Path, state: State) -> str:

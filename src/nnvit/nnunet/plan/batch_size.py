@@ -15,6 +15,7 @@ from nnvit.estimate import GIB, LEAST, Job, largest_batch, need
 from nnvit.estimate.devices import gpu_bytes
 from nnvit.nnunet import paths
 from nnvit.recipe.schema import ModelConfig, Recipe
+from nnvit.records.json_files import read_json
 
 from . import plans_file
 
@@ -22,7 +23,7 @@ from . import plans_file
 def job_of(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
     """Network, patch and batch as `planning.plan` would write them. Raises PlansError and ConfigError as that does."""
     name = paths.dataset_name(dataset)
-    dataset_json = paths.read_json(paths.plans_path(name, "dataset"))
+    dataset_json = read_json(paths.plans_path(name, "dataset"))
     plans = plans_file.make_plans(paths.read_plans(name, base), configuration, recipe, "estimate", dataset_json)
     manager = PlansManager(plans)
     planned = manager.get_configuration(configuration)
@@ -89,7 +90,7 @@ def batch_for(
     batch, taken = largest_batch(job, memory, dtype, gpu_bytes)
     if batch:
         name = paths.dataset_name(dataset)
-        cases = paths.read_json(paths.plans_path(name, "dataset"))["numTraining"]
+        cases = read_json(paths.plans_path(name, "dataset"))["numTraining"]
         most = planned_at_most(paths.read_plans(name, base), configuration, job.patch, cases)
         return Fit(batch=batch, taken=taken, patch=job.patch, planned_at_most=most)
     fitting = []

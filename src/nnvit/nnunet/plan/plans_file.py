@@ -17,6 +17,8 @@ from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import paths
 from nnvit.recipe import loading
 from nnvit.recipe.schema import SCHEMA, ModelConfig, PlansModelConfig, Recipe
+from nnvit.records.hashes import digest
+from nnvit.records.json_files import read_json, write_json
 from nnvit.registry import build_backbone
 from nnvit.weights import pin
 
@@ -40,10 +42,10 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     name = paths.dataset_name(dataset)
     identifier = identifier_of(recipe, base)
     path = paths.plans_path(name, identifier)
-    dataset_json = paths.read_json(paths.plans_path(name, "dataset"))
+    dataset_json = read_json(paths.plans_path(name, "dataset"))
     plans = make_plans(paths.read_plans(name, base), configuration, recipe, identifier, dataset_json)
     if path.is_file():
-        existing = paths.read_json(path)
+        existing = read_json(path)
         _refuse_other(path, existing, plans)
         held = existing["configurations"].get(configuration, {}).get("nnvit", {})
         revision = plans["configurations"][configuration]["nnvit"]["weights_revision"]
@@ -53,7 +55,7 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
             held["recipe"]["checkpoint"] = loading.to_dict(recipe)["checkpoint"]
             plans["configurations"] = {}
         plans["configurations"] = existing["configurations"] | plans["configurations"]
-    paths.write_json(path, plans)
+    write_json(path, plans)
     return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
 
 
@@ -100,7 +102,7 @@ def make_plans(
         "recipe": loading.to_dict(recipe),
         "hash": loading.recipe_hash(recipe),
         "base_plans": base["plans_name"],
-        "base_plans_hash": loading.digest(base),
+        "base_plans_hash": digest(base),
         "weights_revision": _revision(recipe.model),
     }
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))

@@ -19,6 +19,7 @@ from torch import nn
 from nnvit.errors import DataError, PlansError, WeightsError, did_you_mean
 from nnvit.nnunet import checkpoint_file as checkpoint
 from nnvit.nnunet import paths
+from nnvit.records.json_files import read_json
 from nnvit.weights.external import filled
 
 FINAL = "checkpoint_final.pth"
@@ -110,7 +111,7 @@ def open_model(folder: Path, folds: Sequence[Fold] | None = None, checkpoint_nam
     is no model, WeightsError for folds without the checkpoint.
     """
     folds = folds_of(folder, folds, checkpoint_name)
-    dataset_json, plans = (paths.read_json(folder / f"{name}.json") for name in ("dataset", "plans"))
+    dataset_json, plans = (read_json(folder / f"{name}.json") for name in ("dataset", "plans"))
     contents = [checkpoint.read(folder / f"fold_{fold}" / checkpoint_name) for fold in folds]
     manager, first = PlansManager(plans), contents[0]
     return Model(

@@ -14,7 +14,7 @@ from nnvit.data import overlay
 from nnvit.data.pairing import IMAGE_SUFFIXES, refuse
 from nnvit.errors import ConfigError, DataError, NnvitError
 from nnvit.nnunet.train import screen
-from nnvit.weights.safe_load import sha256_of
+from nnvit.records.hashes import sha256_of
 
 from .fast_predictor import FastPredictor
 from .mask_values import channel_names

@@ -5,7 +5,7 @@ from typing import Any
 
 from nnvit import __version__
 from nnvit.errors import ConfigError, DataError
-from nnvit.nnunet import paths
+from nnvit.records.json_files import read_json, write_json
 
 NAME = "nnvit_predict.json"
 
@@ -60,7 +60,7 @@ class Account:
         self._write(failed)
 
     def _read(self, path: Path) -> None:
-        content = paths.read_json(path)
+        content = read_json(path)
         self.made |= {mask: content["runs"][note["run"]] for mask, note in content["masks"].items()}
         if path == self.path:
             self.photographs = {mask: note["photograph"] for mask, note in content["masks"].items()}
@@ -73,4 +73,4 @@ class Account:
         masks = {
             mask: {"photograph": name, "run": runs.index(self.made[mask])} for mask, name in self.photographs.items()
         }
-        paths.write_json(self.path, {"nnvit": __version__, "runs": runs, "masks": masks, "failed": failed})
+        write_json(self.path, {"nnvit": __version__, "runs": runs, "masks": masks, "failed": failed})

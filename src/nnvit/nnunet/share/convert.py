@@ -16,11 +16,13 @@ from torch import Tensor
 from nnvit.errors import PlansError, WeightsError
 from nnvit.model import Segmenter, lora
 from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
-from nnvit.weights import foreign_names, segformer_files, sha256_of
+from nnvit.records.hashes import sha256_of
+from nnvit.records.json_files import read_json, write_json
+from nnvit.weights import foreign_names, segformer_files
 from nnvit.weights.directories import digest_of, read_config
 from nnvit.weights.load import not_finite, read
 from nnvit.weights.mismatch import Faults, faults
@@ -142,7 +144,7 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
     found = sorted(path for name in checkpoint_file.NAMES for path in source.glob(f"fold_*/{name}"))
     if not found:
         raise PlansError(f"{source} holds no fold_*/checkpoint_final.pth: there is nothing to convert.")
-    base, dataset_json = paths.read_json(source / "plans.json"), paths.read_json(source / "dataset.json")
+    base, dataset_json = read_json(source / "plans.json"), read_json(source / "dataset.json")
     first = checkpoint_file.read(found[0])
     configuration = str(first.get("init_args", {}).get("configuration"))
     state = foreign_names.network_state(first)
@@ -162,7 +164,7 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
             target = partial / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             checkpoint_file.write(target, _content(raw, mapped, plans, path))
-        paths.write_json(partial / "plans.json", plans)
+        write_json(partial / "plans.json", plans)
         for file in ("dataset.json", "dataset_fingerprint.json"):
             if (source / file).is_file():
                 shutil.copy(source / file, partial / file)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from nnvit.errors import PlansError, WeightsError
 from nnvit.model import Segmenter, lora
-from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.model_folder import FINAL, Fold, Model, folds_of, network_of
+from nnvit.records.json_files import read_json, write_json
 from nnvit.weights import external
 from nnvit.weights.target import State
 
@@ -101,7 +102,7 @@ def _export_fold(folder: Path, fold: Fold, chk: str, target: Path, wanted: Wante
     home.mkdir(parents=True)
     content = {key: raw[key] for key in KEPT if key in raw} | _content(raw, whole, wanted.half)
     checkpoint_file.write(home / FINAL, content)
-    paths.write_json(target / "plans.json", whole.plans)
+    write_json(target / "plans.json", whole.plans)
     done = "adapters merged in fp32, " if whole.merged else ""
     notes = [f"fold {fold}: {done}logits differ by at most {whole.difference:.1e}"]
     card = model_card.content(model, raw, merged=whole.merged, half=wanted.half)
@@ -166,12 +167,12 @@ def without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
 
 def _model(folder: Path, fold: Fold, chk: str, raw: dict[str, Any]) -> Model:
     """A model folder with one of its folds."""
-    plans = PlansManager(paths.read_json(folder / "plans.json"))
+    plans = PlansManager(read_json(folder / "plans.json"))
     return Model(
         folder=folder,
         folds=(fold,),
         checkpoint=chk,
-        dataset_json=paths.read_json(folder / "dataset.json"),
+        dataset_json=read_json(folder / "dataset.json"),
         plans=plans,
         configuration=plans.get_configuration(raw["init_args"]["configuration"]),
         trainer=raw["trainer_name"],
@@ -238,7 +239,7 @@ def _name(folder: Path, first: Path) -> str:
     """Trainer__Plans__Configuration, also of a folder that was given another name."""
     if MODEL.fullmatch(folder.name):
         return folder.name
-    raw, plans = checkpoint_file.read(first), paths.read_json(folder / "plans.json")
+    raw, plans = checkpoint_file.read(first), read_json(folder / "plans.json")
     trainer = raw.get("nnvit", {}).get("trainer") or raw["trainer_name"]
     return f"{trainer}__{plans['plans_name']}__{raw['init_args']['configuration']}"
 
@@ -246,7 +247,7 @@ def _name(folder: Path, first: Path) -> str:
 def _dataset(folder: Path) -> str:
     """The data set's name, which a zip for nnU-Net begins with."""
     own = folder.parent.name
-    return own if own.startswith("Dataset") else str(paths.read_json(folder / "plans.json")["dataset_name"])
+    return own if own.startswith("Dataset") else str(read_json(folder / "plans.json")["dataset_name"])
 
 
 def _finish(partial: Path, out: Path) -> None:

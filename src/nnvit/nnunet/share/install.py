@@ -13,6 +13,7 @@ from typing import Any
 from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.predict.model_folder import FINAL
+from nnvit.records.json_files import read_json
 from nnvit.weights import external
 
 from . import zip_contents
@@ -119,7 +120,7 @@ def _check(partial: Path, models: Sequence[PurePosixPath], source: Path) -> list
     notes = []
     try:
         for model in models:
-            paths.read_json(partial / model / "dataset.json")
+            read_json(partial / model / "dataset.json")
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             name = path.name.lower()
             if name.endswith(zip_contents.CHECKPOINT) or name.startswith("checkpoint"):
@@ -127,7 +128,7 @@ def _check(partial: Path, models: Sequence[PurePosixPath], source: Path) -> list
             elif name.endswith(zip_contents.PICKLE):
                 zip_contents.check_pickle(path)
             elif name == "plans.json":  # of a model, or of a folder within that would pass for one
-                zip_contents.check_names(paths.read_json(path))
+                zip_contents.check_names(read_json(path))
     except NnvitError as error:
         text = str(error).replace(f"{partial}/", f"{source}:")
         raise type(error)(f"{text} Nothing was installed.") from error

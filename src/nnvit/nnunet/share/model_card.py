@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnvit.nnunet import paths
+from nnvit.records.json_files import write_json
 from nnvit.weights import licences
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def metadata(card: Mapping[str, Any], plans: Mapping[str, Any] | None) -> dict[s
 
 def write(target: Path, card: Mapping[str, Any], name: str) -> None:
     """Writes both files into a model folder called `name`, for whoever gets it, under a path of their own."""
-    paths.write_json(target / CARD, card)
+    write_json(target / CARD, card)
     then = from_zip("ZIP", "DATASET", name, card["folds"])
     (target / README).write_text("\n".join(_text(card, then)) + "\n", encoding="utf-8")
 

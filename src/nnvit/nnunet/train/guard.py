@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnvit.errors import PlansError
-from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
+from nnvit.records.json_files import read_json
 
 if TYPE_CHECKING:
     from .trainer import nnUNetTrainer_nnvit
@@ -33,5 +34,5 @@ def _hash_of_other_folds(trainer: "nnUNetTrainer_nnvit") -> str | None:
     path = Path(trainer.output_folder_base) / "plans.json"
     if not path.is_file():
         return None
-    block = plans_file.block_of(paths.read_json(path), trainer.configuration_name)
+    block = plans_file.block_of(read_json(path), trainer.configuration_name)
     return block["hash"] if block else "none"

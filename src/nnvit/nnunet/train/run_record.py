@@ -10,8 +10,8 @@ import torch
 
 from nnvit.errors import PlansError
 from nnvit.estimate.flops import forward_flops
-from nnvit.nnunet import paths
-from nnvit.recipe import loading
+from nnvit.records.hashes import digest
+from nnvit.records.json_files import read_json, write_json
 
 from . import peak_memory
 
@@ -58,7 +58,7 @@ class Manifest:
             "plans": trainer.plans_manager.plans_name,
             "configuration": trainer.configuration_name,
             "fold": trainer.fold,
-            "split_hash": loading.digest({"train": sorted(training), "val": sorted(validation)}),
+            "split_hash": digest({"train": sorted(training), "val": sorted(validation)}),
             "cases": {"train": len(training), "val": len(validation)},
             "preprocessed_hash": _preprocessed_hash(Path(trainer.preprocessed_dataset_folder)),
             "batch_size": trainer.configuration_manager.batch_size,
@@ -135,11 +135,11 @@ class Manifest:
         ]
 
     def _earlier(self) -> dict[str, Any]:
-        return paths.read_json(self.path) if self.path.is_file() else {}
+        return read_json(self.path) if self.path.is_file() else {}
 
     def _write(self) -> None:
         if self.trainer.local_rank == 0:
-            paths.write_json(self.path, self.content)
+            write_json(self.path, self.content)
 
 
 def _parameters(network: torch.nn.Module) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def _flops(trainer: "nnUNetTrainer_nnvit") -> int:
 def _preprocessed_hash(folder: Path) -> str:
     """Of the names and sizes of all preprocessed files: cheap, and it changes whenever a case comes, goes or differs."""
     files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
-    return loading.digest(files)
+    return digest(files)
 
 
 def _device(device: torch.device) -> str:

@@ -16,6 +16,7 @@ from torch.backends import cudnn
 from nnvit.errors import ConfigError, NnvitError, PlansError, WeightsError, did_you_mean
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.recipe.schema import Recipe
+from nnvit.records.json_files import read_json
 
 from . import run_record, trainer_names
 from .trainer import nnUNetTrainer_nnvit
@@ -40,7 +41,7 @@ def get_trainer_from_args(
         raise PlansError(
             f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
         )
-    dataset_json = paths.read_json(paths.plans_path(dataset, "dataset"))
+    dataset_json = read_json(paths.plans_path(dataset, "dataset"))
     trainer_class, fold = find_trainer(trainer_name), parse_fold(fold)
     _check_split(dataset, fold)
     return trainer_class(plans, configuration, fold, dataset_json, device)  # type: ignore[arg-type]
@@ -68,7 +69,7 @@ def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
 def _check_split(dataset: str, fold: int | str) -> None:
     """nnU-Net draws a random split for a fold that splits_final.json lacks, which tears patients apart unnoticed."""
     path = paths.plans_path(dataset, "splits_final")
-    if isinstance(fold, int) and path.is_file() and fold >= (count := len(paths.read_json(path))):
+    if isinstance(fold, int) and path.is_file() and fold >= (count := len(read_json(path))):
         raise PlansError(
             f"fold {fold} is not in {path}, which holds folds 0 to {count - 1}; train one of them, or 'all'."
         )
@@ -123,7 +124,7 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
 def _can_start_again(fold: Path) -> bool:
     """Whether a training was begun here and ended before its first checkpoint; one that took weights over is left to the user."""
     path = fold / run_record.NAME
-    return path.is_file() and paths.read_json(path)["weights"].get("source") != "-pretrained_weights"
+    return path.is_file() and read_json(path)["weights"].get("source") != "-pretrained_weights"
 
 
 def check_request(

@@ -1,0 +1,31 @@
+"""JSON files: read with an error that names the file, written atomically."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nnvit.errors import DataError, NnvitError
+
+
+def read_json(path: Path, error: type[NnvitError] = DataError) -> Any:
+    """Reads a JSON file. Raises `error` where it is not valid JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise error(f"{path} is not valid JSON ({problem}); restore it, or make it anew.") from problem
+
+
+def write_json(path: Path, content: Any, *, indent: int = 4, allow_nan: bool = True) -> None:
+    """Writes JSON atomically (temporary file, fsync, rename); makes the folder where it is missing.
+
+    allow_nan: False raises ValueError for NaN and infinities, which JSON does not have but Python writes and reads.
+    """
+    text = json.dumps(content, indent=indent, allow_nan=allow_nan) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
