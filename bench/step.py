@@ -20,7 +20,6 @@ from harness import Row, alternately, bound, device, gemm_peak, main, seconds, s
 from nnvit import estimate
 from nnvit.estimate.flops import forward_flops
 from nnvit.model.precision import choose
-from nnvit.nnunet.train import loop
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from nnvit.registry import build_backbone
 
@@ -167,7 +166,7 @@ def epoch_of(trainer: Any, batch: dict[str, Any]) -> Callable[[], object]:
     """The training iterations of an epoch, by the loop of the trainer's own run_training."""
     trainer.dataloader_train, trainer.num_iterations_per_epoch = repeat(batch), ITERATIONS
     if isinstance(trainer, nnUNetTrainer_nnvit):
-        return lambda: (setattr(trainer, "outputs", []), loop.train(trainer))
+        return lambda: (setattr(trainer, "outputs", []), trainer._train_epoch())
 
     def stock() -> None:
         trainer.on_train_epoch_start()

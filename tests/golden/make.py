@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.model import Segmenter
-from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
-from nnvit.recipe.schema import SCHEMA
+from nnvit.records.plans_block import SCHEMA, PlansBlock
 from tests.contract import cells
 from tests.contract.cells import Cell
 
@@ -162,7 +161,7 @@ def expected(model: Path) -> dict[str, Any]:
     network = Segmenter(3, 2, **configuration["architecture"]["arch_kwargs"]).eval()
     content = torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=False)
     network.load_state_dict(content["network_weights"], strict=True)
-    assert plans_file.block_of(plans, "2d") is not None
+    assert PlansBlock.of(plans, "2d") is not None
     versions = {name: version(name) for name in ("nnvit", "nnunetv2", "torch", "timm", "transformers", "peft")}
     return {"versions": versions, "trainer_name": content["trainer_name"], "logits": logits(network, 3)}
 

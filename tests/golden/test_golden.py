@@ -13,8 +13,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
+from nnvit.records.plans_block import SCHEMA, PlansBlock
 
 from . import form, make
 
@@ -38,9 +38,9 @@ def assert_logits(network: nn.Module, channels: int, expected: list[float]) -> N
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-def assert_recipe_is_kept(block: dict[str, Any]) -> None:
-    """Every key that the old block has means the same now; keys that came later have their defaults."""
-    assert same_keys(block["recipe"], loading.to_dict(plans_file.recipe_of(block))) == block["recipe"]
+def assert_recipe_is_kept(recipe: dict[str, Any]) -> None:
+    """Every key that the old recipe has means the same now; keys that came later have their defaults."""
+    assert same_keys(recipe, loading.to_dict(loading.from_dict(recipe))) == recipe
 
 
 def same_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def test_a_network_of_an_earlier_release_is_rebuilt_and_computes_the_same(releas
     )
     network.load_state_dict(form.state_of(form.unpacked(content, name)), strict=True)
     assert_logits(network.eval(), golden["channels"], golden["logits"])
-    assert_recipe_is_kept({"schema": golden["schema"], "recipe": golden["recipe"]})
+    assert golden["schema"] <= SCHEMA
+    assert_recipe_is_kept(golden["recipe"])
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
@@ -73,10 +74,10 @@ def test_a_checkpoint_of_an_earlier_release_is_predicted_with_by_stock_nnunet(re
     for name in ("plans.json", "dataset.json"):
         shutil.copy(release / name, tmp_path)
     content = checkpoint_file.read(fold / "checkpoint_final.pth")
-    block = plans_file.block_of(read(tmp_path / "plans.json"), "2d")
+    block = PlansBlock.of(read(tmp_path / "plans.json"), "2d")
     assert block is not None
-    assert content["nnvit"]["hash"] == block["hash"]
-    assert_recipe_is_kept(block)
+    assert content["nnvit"]["hash"] == block.hash
+    assert_recipe_is_kept(block.recipe)
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(tmp_path), ("all",))
     predictor.network.load_state_dict(predictor.list_of_parameters[0], strict=True)

@@ -134,12 +134,13 @@ def _train(
     from nnvit.nnunet.plan import plans_file
     from nnvit.nnunet.train import run_training
     from nnvit.recipe.loading import load_recipe
+    from nnvit.records.plans_block import PlansBlock
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         paths.folder(variable)
     torch_device = o.torch_device(device)
     dataset = paths.dataset_name(dataset)
-    carries = plans_file.block_of(paths.read_plans(dataset, plans), configuration) is not None
+    carries = PlansBlock.of(paths.read_plans(dataset, plans), configuration) is not None
     recipe = None if carries and not given else load_recipe(sources, overrides)
     chosen = choose(dataset, fold) if isinstance(fold, list) else []
     requested: Sequence[int | str] = chosen or [str(fold)]

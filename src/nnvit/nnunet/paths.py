@@ -8,6 +8,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 
 from nnvit.errors import DataError, PlansError, did_you_mean
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -45,6 +46,11 @@ def dataset_name(name_or_id: str | int) -> str:
         f"in nnUNet_raw, run `nnUNetv2_plan_and_preprocess -d {name_or_id} -c 2d`; images and masks come in by "
         f"`nnvit dataset import`.{did_you_mean(name, known)}"
     )
+
+
+def model_folder(dataset: str, model: ModelName) -> Path:
+    """Returns where nnU-Net puts the folds of a model."""
+    return folder("nnUNet_results") / dataset / str(model)
 
 
 def plans_path(dataset: str, identifier: str) -> Path:

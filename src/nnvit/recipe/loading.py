@@ -12,8 +12,9 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from nnvit import registry
 from nnvit.errors import ConfigError, did_you_mean
 from nnvit.records.hashes import digest
+from nnvit.records.plans_block import SCHEMA
 
-from .schema import SCHEMA, CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
+from .schema import CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
 
 SECTIONS = ("model", "lora", "training")
 """Those that say what is trained; `checkpoint` only says how it is kept."""

@@ -6,9 +6,6 @@ from typing import Any
 
 from nnvit.errors import ConfigError, did_you_mean
 
-SCHEMA = 1
-"""Version of the `nnvit` block in a plans file. A key that an older block lacks takes that version's default."""
-
 ARCH_VERSION = 1
 """Version of what `arch_kwargs` mean. Networks of older plans keep being built as their version says."""
 

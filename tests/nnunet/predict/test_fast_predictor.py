@@ -26,7 +26,7 @@ from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.nnunet.predict.model_folder import Model, Predictor, predictor_of
 from nnvit.nnunet.predict.pipeline import overlapped
 from nnvit.nnunet.predict.tiles import Batches, views_of
-from nnvit.nnunet.train import run_training, validation
+from nnvit.nnunet.train import run_training
 from tests.contract.cells import HEADS, Cell, build, neck_for
 from tests.nnunet.conftest import SHORT, VESSELS, Run, masks, train
 
@@ -499,6 +499,6 @@ def test_a_stage_of_a_cascade_is_validated_by_nnunet(vessels: Path, crops: str) 
     trainer = run_training.get_trainer_from_args(
         crops, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_vessels", device=CPU
     )
-    assert validation.why_not(trainer) is None
+    assert trainer._why_not_fast() is None
     trainer.configuration_manager.configuration["next_stage"] = "3d_cascade_fullres"
-    assert validation.why_not(trainer) == "it is a stage of a cascade"
+    assert trainer._why_not_fast() == "it is a stage of a cascade"

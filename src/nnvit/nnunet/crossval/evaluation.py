@@ -18,8 +18,8 @@ from rich.table import Table
 from nnvit.data.pairing import refuse
 from nnvit.errors import DataError, PlansError
 from nnvit.nnunet import paths
-from nnvit.nnunet.train import run_record
 from nnvit.records.json_files import read_json
+from nnvit.records.run_record import RunRecord, split_hash
 
 from . import folds
 
@@ -207,8 +207,8 @@ def _refuse_incomplete(model: Path, chosen: list[int], splits: list[dict[str, li
         wanted = set(splits[fold]["val"])
         problems += [f"fold {fold}: no mask of {case}" for case in sorted(wanted - found)]
         problems += [f"fold {fold}: {case}{ending} is not of its validation cases" for case in sorted(found - wanted)]
-        run = read_json(folder / run_record.NAME) if (folder / run_record.NAME).is_file() else {}
-        if run and run["split_hash"] != folds.split_hash(splits[fold]):
+        record = RunRecord.read(folder)
+        if record is not None and record.split_hash != split_hash(splits[fold]["train"], splits[fold]["val"]):
             problems.append(f"fold {fold}: it was trained on another split than splits_final.json has now")
     refuse(
         f"the masks in {model} are not those of the splits",

@@ -10,10 +10,13 @@ import torch
 
 from nnvit.errors import ConfigError, PlansError
 from nnvit.nnunet import checkpoint_file, paths
-from nnvit.nnunet.plan import plans_file
-from nnvit.nnunet.train import run_record, run_training
-from nnvit.records.hashes import digest
+from nnvit.nnunet.train import run_training
+from nnvit.records import run_record
+from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
+from nnvit.records.plans_block import PlansBlock
+from nnvit.records.run_record import RunRecord
 
 NNUNETS_NUMBER = 5
 """Folds that nnU-Net deals the cases into where there is no splits_final.json."""
@@ -54,11 +57,6 @@ def splits_of(dataset: str) -> list[dict[str, list[str]]] | None:
     return read_json(path) if path.is_file() else None
 
 
-def split_hash(split: dict[str, list[str]]) -> str:
-    """As nnvit_run.json has it."""
-    return digest({part: sorted(split[part]) for part in ("train", "val")})
-
-
 def run_folds(
     dataset: str,
     configuration: str,
@@ -75,10 +73,11 @@ def run_folds(
     flags: `run_training`'s; with `only_run_validation` every fold is validated again. Raises PlansError, before anything is
     trained, where a fold holds another recipe or was trained on another split.
     """
-    model = model_folder(dataset, configuration, trainer, plans)
+    model = paths.model_folder(dataset, ModelName(trainer, plans, configuration))
     states = {fold: state_of(model / f"fold_{fold}") for fold in folds}
-    block = plans_file.block_of(paths.read_plans(dataset, plans), configuration) or {}
-    _refuse_other_runs(model, folds, block["hash"], splits_of(dataset))
+    block = PlansBlock.of(paths.read_plans(dataset, plans), configuration)
+    assert block is not None
+    _refuse_other_runs(model, folds, block.hash, splits_of(dataset))
     only_validate = flags.pop("only_run_validation", False)
     flags.pop("continue_training", None)  # follows from each fold's state
     for fold, state in states.items():
@@ -106,51 +105,38 @@ def run_folds(
     return model
 
 
-def model_folder(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
-    """Where nnU-Net puts the folds."""
-    return paths.folder("nnUNet_results") / dataset / f"{trainer}__{plans}__{configuration}"
-
-
 def state_of(fold: Path) -> State:
-    """From nnvit_run.json and the checkpoints that there are."""
-    run = _run_of(fold)
-    if run.get("DONE"):
+    """Reads off what is left to do from nnvit_run.json and the checkpoints that there are."""
+    record = RunRecord.read(fold)
+    if record is not None and record.DONE:
         return State.DONE
-    if run.get("exit") == "finished" and (fold / checkpoint_file.NAMES[0]).is_file():
+    if record is not None and record.exit == "finished" and (fold / checkpoint_file.NAMES[0]).is_file():
         return State.TRAINED
     return State.BEGUN if checkpoint_file.find(fold) else State.NEW
 
 
-def _run_of(fold: Path) -> dict[str, Any]:
-    path = fold / run_record.NAME
-    return read_json(path) if path.is_file() else {}
-
-
 def _said(fold: Path, state: State) -> str:
-    run = _run_of(fold)
-    if state is State.BEGUN and not run:
-        return f"{state} from its checkpoint; how far it came is not known, it has no {run_record.NAME}"
-    if state is State.BEGUN:
-        return f"{state} after epoch {run.get('epochs_done', '?')} of {run['recipe']['training']['num_epochs']}"
-    return f"{state} ({run['end']})" if state is State.DONE else str(state)
+    record = RunRecord.read(fold)
+    if state is State.BEGUN and record is None:
+        return f"{state} from its checkpoint; how far it came is not known, it has no {run_record.FILE}"
+    if state is State.BEGUN and record is not None:
+        return f"{state} after epoch {record.epochs_done} of {record.recipe['training']['num_epochs']}"
+    return f"{state} ({record.end})" if record is not None and state is State.DONE else str(state)
 
 
 def _refuse_other_runs(
     model: Path, folds: Sequence[int], recipe: str, splits: list[dict[str, list[str]]] | None
 ) -> None:
     for fold in folds:
-        run = _run_of(model / f"fold_{fold}")
-        if not run:
+        where = model / f"fold_{fold}"
+        record = RunRecord.read(where)
+        if record is None:
             continue
-        if run["recipe_hash"] != recipe:
-            raise PlansError(
-                f"{model / f'fold_{fold}'} holds another recipe ({run['recipe_hash'][:8]}; this one is {recipe[:8]}) and is left "
-                "as it is. Give this recipe plans of its own with `nnvit plan`, or move the folder away."
-            )
-        if splits and run["split_hash"] != split_hash(splits[fold]):
-            raise PlansError(
-                f"{model / f'fold_{fold}'} was trained on other cases than fold {fold} of splits_final.json names now; restore "
-                "the splits that it was trained with, or move the folder away."
+        advice = "Give this recipe plans of its own with `nnvit plan`, or move the folder away."
+        refuse_other_recipe(where, [record.recipe_hash], recipe, advice)
+        if splits:
+            record.refuse_other_data(
+                where, split_hash=run_record.split_hash(splits[fold]["train"], splits[fold]["val"])
             )
 
 

@@ -16,9 +16,11 @@ from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import paths
 from nnvit.recipe import loading
-from nnvit.recipe.schema import SCHEMA, ModelConfig, PlansModelConfig, Recipe
+from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe
+from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.hashes import digest
 from nnvit.records.json_files import read_json, write_json
+from nnvit.records.plans_block import PlansBlock
 from nnvit.registry import build_backbone
 from nnvit.weights import pin
 
@@ -47,12 +49,11 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     if path.is_file():
         existing = read_json(path)
         _refuse_other(path, existing, plans)
-        held = existing["configurations"].get(configuration, {}).get("nnvit", {})
-        revision = plans["configurations"][configuration]["nnvit"]["weights_revision"]
-        if held and (held.get("weights_revision") or not revision):
-            if recipe_of(held).checkpoint == recipe.checkpoint:
+        held, new = (PlansBlock.of(content, configuration) for content in (existing, plans))
+        if held and new and (held.weights_revision or not new.weights_revision):
+            if loading.from_dict(held.recipe).checkpoint == recipe.checkpoint:
                 return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
-            held["recipe"]["checkpoint"] = loading.to_dict(recipe)["checkpoint"]
+            existing["configurations"][configuration]["nnvit"]["recipe"]["checkpoint"] = new.recipe["checkpoint"]
             plans["configurations"] = {}
         plans["configurations"] = existing["configurations"] | plans["configurations"]
     write_json(path, plans)
@@ -96,15 +97,15 @@ def make_plans(
             "arch_kwargs": kwargs,
             "_kw_requires_import": [],
         }
-    resolved["nnvit"] = {
-        "deep_supervision_scales": scales,
-        "schema": SCHEMA,
-        "recipe": loading.to_dict(recipe),
-        "hash": loading.recipe_hash(recipe),
-        "base_plans": base["plans_name"],
-        "base_plans_hash": digest(base),
-        "weights_revision": _revision(recipe.model),
-    }
+    block = PlansBlock(
+        recipe=loading.to_dict(recipe),
+        hash=loading.recipe_hash(recipe),
+        base_plans=base["plans_name"],
+        base_plans_hash=digest(base),
+        weights_revision=_revision(recipe.model),
+        deep_supervision_scales=scales,
+    )
+    resolved["nnvit"] = block.to_dict()
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
 
 
@@ -145,21 +146,6 @@ def _check_network(kwargs: dict[str, Any], channels: int, classes: int, ignore_l
         network.head.native_loss(ignore_label)
 
 
-def block_of(plans: dict[str, Any], configuration: str) -> dict[str, Any] | None:
-    """The `nnvit` block of a configuration, None where the plans are nnU-Net's own."""
-    return plans["configurations"].get(configuration, {}).get("nnvit")
-
-
-def recipe_of(block: dict[str, Any]) -> Recipe:
-    """The recipe in a block. Raises PlansError for a block that a newer nnvit wrote."""
-    if block["schema"] > SCHEMA:
-        raise PlansError(
-            f"these plans were written by a newer nnvit (schema {block['schema']}, this one knows up to {SCHEMA}); run "
-            "`pip install -U nnvit`."
-        )
-    return loading.from_dict(block["recipe"])
-
-
 def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recipe) -> None:
     known = list(base["configurations"])
     if configuration not in known:
@@ -188,34 +174,36 @@ def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recip
         raise PlansError(
             f"training.mirror_axes={axes} must name axes of the {len(patch)}D patch, {list(range(len(patch)))}."
         )
-    if block_of(base, configuration):
+    if block := PlansBlock.of(base, configuration):
         raise PlansError(
             f"{base['plans_name']} already carries a recipe of nnvit; give the plans that it was made from with -p "
-            f"({block_of(base, configuration)['base_plans']}), or train it as it is: `nnvit train … -p {base['plans_name']}`."  # type: ignore[index]
+            f"({block.base_plans}), or train it as it is: `nnvit train … -p {base['plans_name']}`."
         )
 
 
 def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> None:
-    """A plans file is overwritten only by the same recipe on the same base plans."""
-    ((configuration, wanted),) = new["configurations"].items()
-    for other, held in existing["configurations"].items():
-        block = held.get("nnvit")
+    """Raises PlansError where a plans file holds another recipe, or the same one on other base plans."""
+    (configuration,) = new["configurations"]
+    wanted = PlansBlock.of(new, configuration)
+    assert wanted is not None
+    for other in existing["configurations"]:
+        block = PlansBlock.of(existing, other)
         if block is None:
             raise PlansError(
                 f"{path} exists and was not written by nnvit; give the recipe another name=… or move the file."
             )
-        recipes = (loading.to_dict(recipe_of(block)), wanted["nnvit"]["recipe"])
-        held_recipe, wanted_recipe = (
-            {**recipe, "checkpoint": None} for recipe in recipes
-        )  # how they are kept may change
+        resolved = loading.to_dict(loading.from_dict(block.recipe))
+        # how checkpoints are kept may change
+        held_recipe, wanted_recipe = ({**recipe, "checkpoint": None} for recipe in (resolved, wanted.recipe))
         differences = loading.differing_keys(held_recipe, wanted_recipe)
-        if block["base_plans_hash"] != wanted["nnvit"]["base_plans_hash"]:
+        if block.base_plans_hash != wanted.base_plans_hash:
             differences.append(
-                f"base plans {block['base_plans']}: {block['base_plans_hash'][:8]} -> {wanted['nnvit']['base_plans_hash'][:8]}"
+                f"base plans {block.base_plans}: {block.base_plans_hash[:8]} -> {wanted.base_plans_hash[:8]}"
             )
-        if differences:
-            raise PlansError(
-                f"{path} holds another recipe ({block['hash'][:8]} for {other}; this one is "
-                f"{wanted['nnvit']['hash'][:8]} for {configuration}) and is left as it is. They differ in "
-                f"{'; '.join(differences)}. Give this recipe another name=…, or delete the file if nothing was trained with it."
-            )
+        refuse_other_recipe(
+            path,
+            [block.hash] if differences else [],
+            wanted.hash,
+            "Give this recipe another name=…, or delete the file if nothing was trained with it.",
+            differences=differences,
+        )

@@ -1,6 +1,5 @@
 """A trained model folder, `…/Trainer__Plans__2d`, opened for prediction: ours or any that stock nnU-Net trained."""
 
-import inspect
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -11,15 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnvit.errors import DataError, PlansError, WeightsError, did_you_mean
-from nnvit.nnunet import checkpoint_file as checkpoint
-from nnvit.nnunet import paths
+from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet.plan.network import build_network
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
 from nnvit.weights.external import filled
 
 FINAL = "checkpoint_final.pth"
@@ -96,10 +95,10 @@ AnyPredictor = TypeVar("AnyPredictor", bound=Predictor)
 def find_model(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
     """The model folder that `-d -c -tr -p` mean. Raises DataError or PlansError that lists what there is."""
     home = _results_of(dataset)
-    folder = home / f"{trainer}__{plans}__{configuration}"
+    folder = home / str(ModelName(trainer, plans, configuration))
     if not folder.is_dir():
         known = _models_in(home)
-        listed = "".join(f"\n  -tr {tr} -p {p} -c {c}" for tr, p, c in (name.split("__") for name in known))
+        listed = "".join(f"\n  -tr {name.trainer} -p {name.plans} -c {name.configuration}" for name in known)
         raise PlansError(f"{home} holds no {folder.name}; it has{listed or ' no trained model'}.")
     return folder
 
@@ -112,7 +111,7 @@ def open_model(folder: Path, folds: Sequence[Fold] | None = None, checkpoint_nam
     """
     folds = folds_of(folder, folds, checkpoint_name)
     dataset_json, plans = (read_json(folder / f"{name}.json") for name in ("dataset", "plans"))
-    contents = [checkpoint.read(folder / f"fold_{fold}" / checkpoint_name) for fold in folds]
+    contents = [checkpoint_file.read(folder / f"fold_{fold}" / checkpoint_name) for fold in folds]
     manager, first = PlansManager(plans), contents[0]
     return Model(
         folder=folder,
@@ -170,24 +169,8 @@ def predictor_of(
 
 
 def network_of(model: Model) -> nn.Module:
-    """As nnU-Net builds it: by the trainer that the checkpoint names, from the plans."""
-    try:
-        build = recursive_find_trainer_class_by_name(model.trainer).build_network_architecture
-    except RuntimeError as error:
-        raise PlansError(
-            f"{model.folder} was trained by {model.trainer}, which is not installed here; put its file's folder into "
-            "nnUNet_extTrainer."
-        ) from error
-    configuration = model.configuration
-    described: tuple[Any, ...] = (model.plans, configuration)
-    if "plans_manager" not in inspect.signature(build).parameters:  # trainers written for nnU-Net before 2.8
-        described = (
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-        )
-    channels = determine_num_input_channels(model.plans, configuration, model.dataset_json)
-    network = build(*described, channels, model.labels.num_segmentation_heads, enable_deep_supervision=False)
+    """Builds the model's network with the weights of its first fold."""
+    network = build_network(model.plans, model.configuration, model.dataset_json, trainer=model.trainer)
     network.load_state_dict(model.parameters[0])
     return network
 
@@ -205,8 +188,9 @@ def _results_of(dataset: str) -> Path:
     return results / wanted[0]
 
 
-def _models_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*__*__*") if (path / "plans.json").is_file())
+def _models_in(folder: Path) -> list[ModelName]:
+    found = [ModelName.parse(path.name) for path in sorted(folder.glob("*__*__*")) if (path / "plans.json").is_file()]
+    return [name for name in found if name is not None]
 
 
 def _check_folder(folder: Path) -> None:
@@ -219,7 +203,7 @@ def _check_folder(folder: Path) -> None:
     if (folder.parent / "plans.json").is_file():
         advice = f"it looks like a fold of one: give {folder.parent} and -f {folder.name.removeprefix('fold_')}"
     elif models := _models_in(folder):
-        advice = f"give one of those within: {', '.join(models)}"
+        advice = f"give one of those within: {', '.join(map(str, models))}"
     raise PlansError(f"{folder} is no model folder, it holds no {' and no '.join(missing)}; {advice}.")
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +17,7 @@ from nnvit.model import Segmenter, lora
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
+from nnvit.nnunet.plan.network import build_network
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
 from nnvit.records.hashes import sha256_of
@@ -155,7 +155,10 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
     out = out or source.parent / f"{TRAINER}__{identifier}__{configuration}"
     _refuse_existing(out)
     plans = plans_file.make_plans(base, configuration, recipe, identifier, dataset_json)
-    network = _network_of(plans, configuration, dataset_json)
+    manager = PlansManager(plans)
+    with torch.device("meta"):
+        network = build_network(manager, manager.get_configuration(configuration), dataset_json)
+    assert isinstance(network, Segmenter)
     partial = out.with_name(f".{out.name}.partial")
     try:
         for path in found:
@@ -181,13 +184,6 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
         ],
         then=f"predict with it: nnUNetv2_predict_from_modelfolder -m {out} -i IMAGES -o OUT -f {_folds(found)}",
     )
-
-
-def _network_of(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> Segmenter:
-    manager = PlansManager(plans)
-    channels = determine_num_input_channels(manager, configuration, dataset_json)
-    classes = manager.get_label_manager(dataset_json).num_segmentation_heads
-    return _empty(channels, classes, plans["configurations"][configuration]["architecture"]["arch_kwargs"])
 
 
 def _content(raw: Mapping[str, Any], mapped: foreign_names.Mapped, plans: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, Weights
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.predict.model_folder import FINAL
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
 from nnvit.weights import external
 
 from . import zip_contents
@@ -183,14 +184,15 @@ def _move_rest(
     return notes
 
 
-def _commands(model: Path) -> list[str]:
-    """Quoted: the names are the zip's, and the lines are meant to be pasted into a shell."""
-    trainer, plans, configuration = model.name.split("__")
-    folds = sorted({path.parent.name.removeprefix("fold_") for path in model.glob("fold_*/*.pth")})
-    names = {path.name for path in model.glob("fold_*/*.pth")}
-    chosen = [] if FINAL in names else ["-chk", min(names)]
-    stock = ["-d", model.parent.name, "-tr", trainer, "-p", plans, "-c", configuration, "-f", *folds, *chosen]
+def _commands(folder: Path) -> list[str]:
+    """Returns the commands that predict with a model, quoted: its names are the zip's, and users paste the lines."""
+    model = ModelName.parse(folder.name)
+    assert model is not None
+    folds = sorted({path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/*.pth")})
+    names = {path.name for path in folder.glob("fold_*/*.pth")}
+    checkpoint = None if FINAL in names else min(names)
+    ours = ["-m", str(folder), *([] if checkpoint is None else ["-chk", checkpoint])]
     return [
-        f"predict: nnUNetv2_predict -i IMAGES -o OUT {shlex.join(stock)}",
-        f"     or: nnvit predict -i IMAGES -o OUT {shlex.join(['-m', str(model), *chosen])}",
+        f"predict: {model.predict_command(folder.parent.name, folds, checkpoint=checkpoint)}",
+        f"     or: nnvit predict -i IMAGES -o OUT {shlex.join(ours)}",
     ]

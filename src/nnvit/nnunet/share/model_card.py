@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnvit.records.json_files import write_json
+from nnvit.records.model_name import ModelName
 from nnvit.weights import licences
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ def write(target: Path, card: Mapping[str, Any], name: str) -> None:
 
 def from_zip(path: str, dataset: str, name: str, folds: Sequence["Fold"]) -> list[str]:
     """The commands that install a zip of a data set's model called `name`, and predict with it."""
-    path, (trainer, plans, configuration) = shlex.quote(path), name.split("__")
+    path, model = shlex.quote(path), ModelName.parse(name)
+    assert model is not None
     return [
         f"install it: nnvit install {path}, or nnUNetv2_install_pretrained_model_from_zip {path}",
-        f"predict: nnUNetv2_predict -i IMAGES -o OUT -d {dataset} -tr {trainer} -p {plans} -c {configuration} "
-        f"-f {' '.join(map(str, folds))}",
+        f"predict: {model.predict_command(dataset, folds)}",
     ]
 
 

@@ -1,5 +1,6 @@
-"""The augmentation variants that nnU-Net keeps in trainer classes, for a trainer that is none of them."""
+"""Lends the augmentation variants that nnU-Net keeps in trainer classes to a trainer that is none of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -23,29 +24,26 @@ VARIANTS: dict[str, type[nnUNetTrainer]] = {
     "no_dummy_2d": nnUNetTrainer_noDummy2DDA,
     "none": nnUNetTrainerNoDA,
 }
-"""`training.augmentation` -> the class of nnU-Net that it equals."""
+"""Maps `training.augmentation` to the class of nnU-Net that it equals."""
 
 
-def standing_in(trainer: nnUNetTrainer, variant: str) -> nnUNetTrainer:
-    """An object of the variant's class with the trainer's own attributes: its methods read and write those of the trainer.
+def standing_in(variant: str, attributes: dict[str, Any], log: Callable[..., None]) -> nnUNetTrainer:
+    """Returns an object of the variant's class whose methods read and write a trainer's own attributes.
 
-    The classes differ in methods alone, and call each other by `super()`, which refuses a trainer of another class.
+    attributes: the `__dict__` of the trainer; log: its `print_to_log_file`. nnU-Net's classes differ in methods alone, and call
+    each other by `super()`, which refuses a trainer of another class.
     """
-
-    def log(self: Any, *words: Any, **settings: Any) -> None:
-        trainer.print_to_log_file(*words, **settings)
-
-    stand_in: nnUNetTrainer = object.__new__(type(variant, (VARIANTS[variant],), {"print_to_log_file": log}))
-    stand_in.__dict__ = trainer.__dict__
+    methods = {"print_to_log_file": lambda self, *words, **settings: log(*words, **settings)}
+    stand_in: nnUNetTrainer = object.__new__(type(variant, (VARIANTS[variant],), methods))
+    stand_in.__dict__ = attributes
     return stand_in
 
 
-def mirror_axes(trainer: nnUNetTrainer, mirroring: bool, wanted: list[int] | None) -> tuple[int, ...] | None:
-    """Of the axes that nnU-Net would mirror, those that the recipe wants; None where there are none.
+def mirror_axes(allowed: tuple[int, ...] | None, mirroring: bool, wanted: list[int] | None) -> tuple[int, ...] | None:
+    """Returns the axes to mirror along, None for none: those of `allowed`, nnU-Net's, that the recipe wants.
 
-    [0] in 2D and [0, 1] in 3D are its nnUNetTrainer_onlyMirror01, no mirroring its nnUNetTrainerNoMirroring.
+    [0] in 2D and [0, 1] in 3D are nnU-Net's nnUNetTrainer_onlyMirror01, no mirroring its nnUNetTrainerNoMirroring.
     """
-    allowed = trainer.inference_allowed_mirroring_axes
     if not mirroring or allowed is None:
         return None
     return tuple(axis for axis in allowed if wanted is None or axis in wanted) or None

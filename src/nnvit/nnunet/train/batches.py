@@ -1,14 +1,14 @@
-"""Batches that depend on the seed and on their place in the training alone, whatever the number of workers.
+"""Draws batches that depend only on the seed and on their place in the training, whatever the number of workers.
 
-nnU-Net's own queue hands batches over as its workers finish them, each from a stream of its own, so that no two trainings see
-the same ones. torch's DataLoader keeps the order.
+nnU-Net's own queue hands batches over as its workers finish them, each from a random stream of its own, so that no two trainings
+see the same batches. torch's DataLoader keeps the order.
 """
 
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -18,9 +18,6 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.utils.data import DataLoader, Dataset
 
 from . import randomness, signals
-
-if TYPE_CHECKING:
-    from .trainer import nnUNetTrainer_nnvit
 
 
 class _Batches(Dataset):
@@ -40,7 +37,7 @@ class _Batches(Dataset):
 
 @contextmanager
 def without_workers() -> Iterator[None]:
-    """Within it nnU-Net hands its data loaders out bare, rather than inside a queue that has begun to draw from them."""
+    """Makes nnU-Net hand out its bare data loaders, instead of a queue that has begun to draw from them."""
     variable = "nnUNet_n_proc_DA"
     before = os.environ.get(variable)
     os.environ[variable] = "0"
@@ -53,50 +50,52 @@ def without_workers() -> Iterator[None]:
 
 
 def in_order(
-    trainer: "nnUNetTrainer_nnvit", train: nnUNetDataLoader, val: nnUNetDataLoader
+    train: nnUNetDataLoader,
+    val: nnUNetDataLoader,
+    *,
+    seed: int,
+    rank: int,
+    per_epoch: tuple[int, int],
+    start: tuple[int, int],
+    pin_memory: bool,
 ) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
-    """Endless iterators over nnU-Net's batches, from where the training stands; half as many workers validate, as in nnU-Net."""
-    workers, epoch = get_allowed_n_proc_DA(), trainer.current_epoch
-    count = trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch
-    start = epoch * count[0] + len(trainer.outputs), epoch * count[1]
-    return (
-        _seeded(trainer, 0, train, count[0], start[0], workers),
-        _seeded(trainer, 1, val, count[1], start[1], min(workers, max(1, workers // 2))),
-    )
+    """Returns endless iterators over nnU-Net's training and validation batches, from where the training stands.
 
-
-def _seeded(
-    trainer: "nnUNetTrainer_nnvit", part: int, loader: nnUNetDataLoader, per_epoch: int, start: int, workers: int
-) -> Iterator[dict[str, Any]]:
-    seed = trainer.recipe.training.seed
-    assert seed is not None
-    _blur_in_one_way(loader.transforms)
-    batches: DataLoader = DataLoader(
-        _Batches(loader, (seed, part, trainer.local_rank), per_epoch),
-        batch_size=None,
-        sampler=itertools.count(start),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=trainer.device.type == "cuda",
-        worker_init_fn=signals.ignore,  # a signal to the whole group ends the training, not its workers under it
-        generator=torch.Generator(),  # or it would draw from the stream that the network draws from
-    )
-    return iter(batches)
+    per_epoch: batches of an epoch; start: batches that are done; both for training and validation. Half as many workers validate,
+    as in nnU-Net.
+    """
+    workers = get_allowed_n_proc_DA()
+    counts = workers, min(workers, max(1, workers // 2))
+    streams = []
+    for part, loader in enumerate((train, val)):
+        _blur_in_one_way(loader.transforms)
+        batches: DataLoader = DataLoader(
+            _Batches(loader, (seed, part, rank), per_epoch[part]),
+            batch_size=None,
+            sampler=itertools.count(start[part]),
+            num_workers=counts[part],
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            worker_init_fn=signals.ignore,  # a signal to the whole group ends the training, not its workers under it
+            generator=torch.Generator(),  # or it would draw from the stream that the network draws from
+        )
+        streams.append(iter(batches))
+    return streams[0], streams[1]
 
 
 def close(*batches: Any) -> None:
-    """Ends the workers, of `in_order` or nnU-Net's own; left alone, a thread of the latter would cry out at their death."""
+    """Ends the workers of `in_order` or of nnU-Net's queue, a thread of which would raise when its workers exit."""
     for iterator in batches:
         for end in ("_shutdown_workers", "_finish"):
             getattr(iterator, end, lambda: None)()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 def _blur_in_one_way(transform: BasicTransform) -> None:
-    """Direct convolution: nnU-Net times it against a Fourier transform in every process, and the two differ in the last bits."""
+    """Fixes direct convolution: nnU-Net times it against a Fourier transform, which differs in the last bits, in each process."""
     if isinstance(transform, GaussianBlurTransform):
         transform.benchmark = False
     for held in vars(transform).values():

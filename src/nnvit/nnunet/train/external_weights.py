@@ -1,71 +1,67 @@
-"""What a trainer's checkpoints leave out: nothing, or the frozen weights that a file holds (`checkpoint.frozen_weights`)."""
+"""Decides what a training's checkpoints leave out: nothing, or the frozen weights that a file holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from nnvit.errors import WeightsError
 from nnvit.weights import external
 from nnvit.weights.safe_load import safe_load
 
-if TYPE_CHECKING:
-    from .trainer import nnUNetTrainer_nnvit
-
 
 class FrozenWeights:
-    """Decides as a training starts, and stays with it: what is frozen does not change."""
+    """The frozen weights of one training, which follow `checkpoint.frozen_weights`.
 
-    def __init__(self, trainer: "nnUNetTrainer_nnvit") -> None:
-        self.trainer = trainer
+    wanted: whether checkpoints shall leave them out; spec: model.weights; say: prints a line. The decision is taken once: what
+    is frozen does not change in the course of a training.
+    """
+
+    def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
+        self.wanted, self.spec, self.say = wanted, spec, say
         self.reference: external.Reference | None = None
-        self.decided = False
+        self.decided = not wanted
 
-    @property
-    def wanted(self) -> bool:
-        """Whether the recipe asks for checkpoints without them."""
-        return self.trainer.recipe.checkpoint.frozen_weights == "reference"
+    def decide(self, network: nn.Module, origin: Mapping[str, Any]) -> None:
+        """Finds out whether checkpoints can leave them out, and says so; does nothing where that is known.
+
+        origin: the report of the weights that were loaded into the network.
+        """
+        if self.decided:
+            return
+        try:
+            self.reference = external.refer(network, origin.get("base", origin), self.spec)
+            words = self.reference.file_words()
+            self.say(f"checkpoints leave {len(self.reference.dtypes)} frozen tensors out: {words}")
+            self.say("  they are read where that file is; `nnvit export` makes one that needs no other file")
+        except WeightsError as error:
+            self.say(f"checkpoints hold the frozen weights, against checkpoint.frozen_weights=reference: {error}")
+        external.forget()
+        self.decided = True
 
     def left_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The network's state dict as a checkpoint holds it."""
-        self.decide()
+        """Returns the network's state dict as a checkpoint holds it, once it is decided."""
         return external.leave_out(state, self.reference) if self.reference else dict(state)
 
     def described(self) -> dict[str, Any] | None:
-        """For the checkpoint's `nnvit` block: the file and the tensors left out, None where it is whole."""
+        """Describes the file and the tensors left out, None where checkpoints are whole."""
         return asdict(self.reference) if self.reference else None
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Goes on with the reference of the checkpoint that was loaded, as long as the network holds just these values.
+    def resume(self, state: Mapping[str, Any], network: nn.Module) -> None:
+        """Goes on with what the checkpoint that was loaded left out, if the network holds just these values.
 
-        One that keeps frozen weights in another precision than the training before may have rounded them.
+        A training that keeps frozen weights in another precision than the one before may have rounded them.
         """
         held = external.reference_of(state)
-        if self.wanted and held and external.describes(held, self.trainer.bare_network):
+        if self.wanted and held and external.describes(held, network):
             self.reference, self.decided = held, True
         external.forget()
 
     def origin(self, path: Path) -> dict[str, Any]:
-        """Which file the backbone of another checkpoint came from, as far as it says so, for the account of this one."""
+        """Returns which file another checkpoint's backbone came from, as far as it says so."""
         if not self.wanted:
             return {}
         weights = safe_load(path).get("nnvit", {}).get("weights") or {}
         return {"base": weights.get("base", weights)}
-
-    def decide(self) -> None:
-        """Whether checkpoints can leave them out, said once. Does nothing where that is known, or not wanted."""
-        if self.decided or not self.wanted:
-            return
-        trainer = self.trainer
-        weights = trainer.manifest.weights
-        spec = str(getattr(trainer.recipe.model, "weights", ""))
-        try:
-            self.reference = external.refer(trainer.bare_network, weights.get("base", weights), spec)
-            trainer.say(
-                f"checkpoints leave {len(self.reference.dtypes)} frozen tensors out: {self.reference.file_words()}"
-            )
-            trainer.say("  they are read where that file is; `nnvit export` makes one that needs no other file")
-        except WeightsError as error:
-            trainer.say(f"checkpoints hold the frozen weights, against checkpoint.frozen_weights=reference: {error}")
-        external.forget()
-        self.decided = True

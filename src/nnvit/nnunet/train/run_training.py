@@ -17,8 +17,10 @@ from nnvit.errors import ConfigError, NnvitError, PlansError, WeightsError, did_
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.recipe.schema import Recipe
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
+from nnvit.records.run_record import RunRecord
 
-from . import run_record, trainer_names
+from . import trainer_names
 from .trainer import nnUNetTrainer_nnvit
 
 DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
@@ -123,8 +125,8 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
 
 def _can_start_again(fold: Path) -> bool:
     """Whether a training was begun here and ended before its first checkpoint; one that took weights over is left to the user."""
-    path = fold / run_record.NAME
-    return path.is_file() and read_json(path)["weights"].get("source") != "-pretrained_weights"
+    record = RunRecord.read(fold)
+    return record is not None and record.weights.get("source") != "-pretrained_weights"
 
 
 def check_request(
@@ -135,9 +137,8 @@ def check_request(
     trainer_class = find_trainer(trainer_name)
     if recipe is not None:
         trainer_class.check_recipe(recipe)
-    model = f"{trainer_class.__name__}__{plans_identifier}__{configuration}"
-    folder = paths.folder("nnUNet_results") / dataset / model / f"fold_{parse_fold(fold)}"
-    _checkpoint_to_load(folder, c, val, pretrained_weights)
+    model = paths.model_folder(dataset, ModelName(trainer_class.__name__, plans_identifier, configuration))
+    _checkpoint_to_load(model / f"fold_{parse_fold(fold)}", c, val, pretrained_weights)
     _check_split(dataset, parse_fold(fold))
 
 

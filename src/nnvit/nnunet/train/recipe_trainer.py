@@ -1,0 +1,257 @@
+"""Gives nnU-Net's trainer the recipe's network, weights, optimiser, loss, augmentation and batches.
+
+What the training itself does differently (loop, signals, checkpoints, validation) is in trainer.py.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from nnvit.errors import ConfigError, PlansError
+from nnvit.model import precision
+from nnvit.model.optimizer import EpochSchedule, WeightAverage, build_optimizer
+from nnvit.model.preparation import keep_frozen_in
+from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.plan import plans_file
+from nnvit.recipe import loading
+from nnvit.recipe.schema import Recipe
+from nnvit.records.plans_block import PlansBlock
+from nnvit.weights import load_backbone
+
+from . import augmentation, batches, randomness, signals
+from .external_weights import FrozenWeights
+
+
+class RecipeTrainer(nnUNetTrainer):
+    """Builds what the `nnvit` block of its plans says. Recipe `unet` runs through the same lines as every ViT.
+
+    default_recipe: a shipped recipe for plans without a block (None: such plans are refused); deep_supervision: whether
+    the recipe may ask for auxiliary outputs (the `NoDeepSupervision` names say no).
+    """
+
+    default_recipe: str | None = None
+    deep_supervision = True
+    dataloader_train: Any
+    dataloader_val: Any
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
+    ) -> None:
+        with_recipe = self._with_recipe(plans, configuration, dataset_json)
+        self.block = cast(PlansBlock, PlansBlock.of(with_recipe, configuration))
+        self.recipe = loading.from_dict(self.block.recipe)
+        training = self.recipe.training
+        # Refused here, before nnU-Net's constructor makes the results folder.
+        self.check_recipe(self.recipe)
+        self.precision = precision.choose(training.precision, device)
+        super().__init__(with_recipe, configuration, fold, dataset_json, device)
+        self.initial_lr, self.weight_decay = training.lr, training.weight_decay
+        self.num_epochs = training.num_epochs
+        self.num_iterations_per_epoch = training.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = training.num_val_iterations_per_epoch
+        # What a head's own loss reads comes the same way as auxiliary outputs do.
+        self.enable_deep_supervision = training.deep_supervision or training.loss == "native"
+        self.save_every = self.num_epochs + 1  # nnU-Net would save before it knows whether the epoch was the best
+        self.probabilistic_oversampling = training.probabilistic_oversampling
+        self.oversample_foreground_percent = self._oversampling()
+        if self.precision.dtype != torch.float16:
+            self.grad_scaler = None
+        self.resumed = False
+        self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
+        self.pretrained: Path | None = None  # -pretrained_weights
+        self.weights_report: dict[str, Any] = {}
+        self.frozen = FrozenWeights(
+            wanted=self.recipe.checkpoint.frozen_weights == "reference",
+            spec=str(getattr(self.recipe.model, "weights", "")),
+            say=self.say,
+        )
+        self.average: WeightAverage | None = None
+        self.augmentation = ""  # the transforms of the training, as text
+
+    @classmethod
+    def check_recipe(cls, recipe: Recipe) -> None:
+        """Raises ConfigError for a recipe that this trainer's name excludes."""
+        if recipe.training.deep_supervision and not cls.deep_supervision:
+            other = cls.__name__.replace("NoDeepSupervision", "")
+            raise ConfigError(
+                f"-tr {cls.__name__} trains without deep supervision, but the recipe says training.deep_supervision=true; "
+                f"take -tr {other}, or set it to false."
+            )
+
+    def _with_recipe(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """Returns plans that carry a recipe as they are, and plain ones with this trainer's own recipe, in memory."""
+        continued = {"continue_training": plans.get("continue_training", False)}
+        if PlansBlock.of(plans, configuration) is not None:
+            return plans | continued
+        if self.default_recipe is None:
+            raise PlansError(
+                f"the plans '{plans['plans_name']}' carry no recipe for '{configuration}', and {type(self).__name__} "
+                "brings none; train with `nnvit train … --recipe NAME`, or make plans with `nnvit plan`."
+            )
+        overrides = () if self.deep_supervision else ("training.deep_supervision=false",)
+        recipe = loading.load_recipe([self.default_recipe], overrides)
+        return plans_file.make_plans(plans, configuration, recipe, plans["plans_name"], dataset_json) | continued
+
+    # --- network and weights ---------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Builds the network as nnU-Net does, then loads the pretrained weights.
+
+        A training that goes on takes its weights from its checkpoint instead.
+        """
+        self._seed()
+        super().initialize()
+        if not self.resumed:
+            self.weights_report = self._load_weights()
+        if self.recipe.training.ema:
+            self.average = WeightAverage(self.bare_network, self.recipe.training.ema)
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network.module if self.is_ddp and hasattr(self.network, "module") else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochSchedule]:
+        """Builds the recipe's optimiser, and a schedule in which each parameter group keeps its own base rate."""
+        training = self.recipe.training
+        self._prepare_network()
+        optimizer = build_optimizer(self.bare_network, training)
+        return optimizer, EpochSchedule(optimizer, training)
+
+    def _prepare_network(self) -> None:
+        """Applies what concerns training alone and is no part of the architecture, before DDP wraps the network."""
+        training, backbone = self.recipe.training, getattr(self.bare_network, "backbone", None)
+        if backbone is not None and training.drop_path:
+            backbone.set_drop_path(training.drop_path)
+        if backbone is not None and training.grad_checkpointing:
+            backbone.set_grad_checkpointing(True)
+        if backbone is not None and self.precision.dtype is not None:
+            keep_frozen_in(cast(Any, self.bare_network), self.precision.dtype)
+
+    def _load_weights(self) -> dict[str, Any]:
+        """Loads another checkpoint's weights or the pretrained backbone's; returns the report."""
+        if self.pretrained is not None:
+            taken = checkpoint_file.transfer(self.bare_network, self.pretrained)
+            self.say(f"weights: {taken} tensors from {self.pretrained}")
+            origin = self.frozen.origin(self.pretrained)
+            return {"source": "-pretrained_weights", "path": self.pretrained.name, "loaded": taken} | origin
+        spec = getattr(self.recipe.model, "weights", None)
+        if spec is None:
+            return {"source": "random"}
+        self.say(f"weights: looking for model.weights={spec}")
+        network, revision = cast(Any, self.bare_network), self.block.weights_revision
+        report = load_backbone(network.backbone, spec, revision, network.head)
+        for line in report.lines():
+            self.say(line)
+        if report.source.startswith("hub ") and revision is None:
+            self.say("weights: the plans name no commit of this repository; another day may bring other weights")
+        return report.to_dict()
+
+    # --- loss ------------------------------------------------------------------------------------------------------
+
+    def _build_loss(self) -> nn.Module:
+        """Builds nnU-Net's loss, or the head's own."""
+        if self.recipe.training.loss == "native":
+            return cast(Any, self.bare_network).head.native_loss(self.label_manager.ignore_label)
+        return super()._build_loss()
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """Returns the scales in the plans: nnU-Net would read them from strides, which our networks have not.
+
+        A head's own loss wants the full size alone.
+        """
+        if not self.enable_deep_supervision:
+            return None
+        scales = self.block.deep_supervision_scales or super()._get_deep_supervision_scales()
+        return scales[:1] if self.recipe.training.loss == "native" else scales
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switches auxiliary outputs: nnU-Net's networks keep the switch in their decoder, ours in the network."""
+        network = self.bare_network
+        getattr(network, "decoder", network).deep_supervision = enabled
+
+    # --- augmentation and batches ----------------------------------------------------------------------------------
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
+        """Takes the settings of nnU-Net's class for `training.augmentation`; mirrors along the recipe's axes alone."""
+        training = self.recipe.training
+        stock = augmentation.standing_in(training.augmentation, self.__dict__, self.print_to_log_file)
+        *others, _ = stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        allowed = cast(Any, self).inference_allowed_mirroring_axes
+        axes = augmentation.mirror_axes(allowed, training.mirroring, training.mirror_axes)
+        self.inference_allowed_mirroring_axes = axes
+        return *others, axes
+
+    def get_training_transforms(self, *args: Any, **settings: Any) -> BasicTransform:
+        """Returns the transforms of nnU-Net's class for `training.augmentation`."""
+        variant = augmentation.VARIANTS[self.recipe.training.augmentation]
+        transforms = variant.get_training_transforms(*args, **settings)
+        self.augmentation = str(transforms)  # before they are used: some remember what they met
+        return transforms
+
+    def _oversampling(self) -> float:
+        """Returns the share of a batch that holds foreground; drawn at random, it equals the counted share, as in nnU-Net."""
+        training = self.recipe.training
+        share, batch = self.oversample_foreground_percent, self.configuration_manager.batch_size
+        if training.oversample_foreground_percent is not None:
+            return training.oversample_foreground_percent
+        return 1 - round(batch * (1 - share)) / batch if training.probabilistic_oversampling else share
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """Keeps the share that is drawn at random: it need not be divided among ranks, as in nnU-Net's class."""
+        share = self.oversample_foreground_percent
+        super()._set_batch_size_and_oversample()
+        if self.probabilistic_oversampling:
+            self.oversample_foreground_percent = share
+
+    def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
+        """Returns nnU-Net's data loaders; with a seed, behind a queue that keeps the order."""
+        seed = self.recipe.training.seed
+        if seed is None:
+            with signals.withheld():  # from the workers, who would leave their parent without batches
+                return super().get_dataloaders()
+        with batches.without_workers():
+            train, val = super().get_dataloaders()
+        counts = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
+        return batches.in_order(
+            train.data_loader,
+            val.data_loader,
+            seed=seed,
+            rank=self.local_rank,
+            per_epoch=counts,
+            start=(self.current_epoch * counts[0] + len(self.outputs), self.current_epoch * counts[1]),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _seed(self, *place: int) -> None:
+        """Starts all random streams from the recipe's seed and a place in the training; leaves them alone without a seed."""
+        if self.recipe.training.seed is not None:
+            randomness.seed(self.recipe.training.seed, *place)
+
+    # --- talking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of labels or regions, in the order of nnU-Net's pseudo Dice."""
+        labels = {
+            name: label for name, label in self.dataset_json["labels"].items() if name not in ("background", "ignore")
+        }
+        return list(labels) if self.label_manager.has_regions else sorted(labels, key=lambda name: labels[name])
+
+    def say(self, line: str) -> None:
+        """Prints one line to the console and to the log file."""
+        self.print_to_log_file(line)
+        if self.local_rank == 0:
+            print(line, flush=True)

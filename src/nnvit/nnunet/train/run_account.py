@@ -1,0 +1,119 @@
+"""Keeps `fold_k/nnvit_run.json` up to date while a fold is trained."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnvit.records.hashes import digest
+from nnvit.records.run_record import RunRecord
+
+PACKAGES = ("nnvit", "nnunetv2", "torch", "timm", "transformers", "peft", "numpy")
+
+
+class RunAccount:
+    """The run record of one fold, written as a whole at the start, after every epoch and at the end.
+
+    fold: the fold's folder; writes: False on all ranks but the first.
+    """
+
+    def __init__(self, fold: Path, *, writes: bool) -> None:
+        self.fold, self.writes = fold, writes
+        self.record: RunRecord | None = None
+
+    def begin(self, record: RunRecord, *, resumed: bool) -> RunRecord:
+        """Takes the facts of a training that starts; one that goes on keeps what its record noted before.
+
+        Raises PlansError where that was trained on another split or other base plans.
+        """
+        earlier = RunRecord.read(self.fold) if resumed else None
+        if earlier is not None:
+            earlier.refuse_other_data(self.fold, split_hash=record.split_hash, base_plans_hash=record.base_plans_hash)
+            kept = ("seconds_per_iteration", "peak_memory_bytes", "end", "validation")
+            record = replace(record, **{key: getattr(earlier, key) for key in kept})
+            record = replace(record, start=earlier.start or _now(), resumed=[*earlier.resumed, _now()])
+        else:
+            record = replace(record, start=_now(), resumed=[_now()] if resumed else [])
+        self.record = record
+        self._write()
+        return record
+
+    def epoch(self, done: int, seconds: dict[str, float], peak_memory: int) -> None:
+        """Notes an epoch. seconds: of an iteration, by what they were spent on; peak_memory: in bytes."""
+        assert self.record is not None
+        self.record.epochs_done, self.record.peak_memory_bytes = done, peak_memory
+        if seconds:
+            self.record.seconds_per_iteration = {part: round(value, 5) for part, value in seconds.items()}
+        self._write()
+
+    def end(self, reason: str) -> None:
+        """Notes how the training ended; a training that never started leaves no record."""
+        if self.record is not None:
+            self.record.end, self.record.exit = _now(), reason
+            self._write()
+
+    def validated(self, checkpoint: str, mirroring_axes: Sequence[int] | None, fast: str | None = None) -> None:
+        """Notes the final validation. fast: the precision of the fast predictor, None where it was nnU-Net's own."""
+        self.record = self.record or RunRecord.read(self.fold)
+        if self.record is None:
+            return
+        self.record.validation = {"checkpoint": checkpoint, "mirroring_axes": mirroring_axes}
+        if fast is not None:
+            self.record.validation["fast"] = fast
+        self.record.DONE = self.record.exit == "finished"
+        self._write()
+
+    def _write(self) -> None:
+        if self.writes and self.record is not None:
+            self.record.write(self.fold)
+
+
+def opening_lines(record: RunRecord, tuning: str, results: str) -> list[str]:
+    """Says what a user wants to see before the first epoch; results: the fold's folder."""
+    training, parameters = record.recipe["training"], record.parameters
+    patch = " x ".join(map(str, record.patch_size))
+    return [
+        f"recipe {record.recipe['name']} ({record.recipe_hash[:8]}), tuning {tuning}: "
+        f"{parameters['trainable']:,} of {parameters['total']:,} parameters are trained",
+        f"fold {record.fold}: {record.cases['train']} training and {record.cases['val']} validation cases; "
+        f"patch {patch}, batch {record.batch_size}, {training['num_epochs']} epochs of "
+        f"{training['num_iterations_per_epoch']} iterations",
+        f"device {record.device}, {record.precision['name']} ({record.precision['reason']})",
+        f"results go to {results}",
+    ]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Returns a record's facts about versions and device."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "device": _device(device),
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def parameters(network: torch.nn.Module) -> dict[str, int]:
+    """Counts all parameters of a network, and those that are trained."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trained in sizes if trained)}
+
+
+def preprocessed_hash(folder: Path) -> str:
+    """Hashes names and sizes of all preprocessed files: cheap, and it changes when a case comes, goes or differs."""
+    return digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file()))
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

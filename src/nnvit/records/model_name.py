@@ -1,0 +1,35 @@
+"""The name of a results folder, `Trainer__Plans__configuration`, and the commands that predict with it."""
+
+import shlex
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class ModelName(NamedTuple):
+    """What nnU-Net's results folders are called after."""
+
+    trainer: str
+    plans: str
+    configuration: str
+
+    @classmethod
+    def parse(cls, folder: str) -> "ModelName | None":
+        """Reads a folder's name, None where it is no results folder's."""
+        parts = folder.split("__")
+        return cls(*parts) if len(parts) == 3 else None
+
+    def __str__(self) -> str:
+        return "__".join(self)
+
+    def flags(self, dataset: str, folds: Iterable[int | str], checkpoint: str | None = None) -> list[str]:
+        """Returns the flags by which nnU-Net's commands find this model; checkpoint: None for their default."""
+        chosen = [] if checkpoint is None else ["-chk", checkpoint]
+        model = ["-tr", self.trainer, "-p", self.plans, "-c", self.configuration]
+        return ["-d", dataset, *model, "-f", *map(str, folds), *chosen]
+
+    def predict_command(
+        self, dataset: str, folds: Iterable[int | str], *, checkpoint: str | None = None, device: str | None = None
+    ) -> str:
+        """Returns the stock command that predicts with this model, quoted for a shell."""
+        other = [] if device in (None, "cuda") else ["-device", device]
+        return f"nnUNetv2_predict -i IMAGES -o OUT {shlex.join([*self.flags(dataset, folds, checkpoint), *other])}"

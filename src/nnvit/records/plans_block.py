@@ -1,0 +1,47 @@
+"""The `nnvit` block of a plans file: the recipe that a configuration is trained with."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from nnvit.errors import PlansError
+
+SCHEMA = 1
+"""Version of the block. A key that an older block lacks takes that version's default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlansBlock:
+    """What `nnvit plan` adds to one configuration of a plans file.
+
+    recipe: every key resolved, as plain data; hash: its recipe hash. base_plans, base_plans_hash: name and hash of the plans
+    that these were made from. weights_revision: the hub commit of the pretrained weights, None where there is none to pin.
+    deep_supervision_scales: nnU-Net's factors of all outputs, full size first, None in blocks that are older than the key.
+    """
+
+    schema: int = SCHEMA
+    recipe: dict[str, Any] = field(default_factory=dict)
+    hash: str
+    base_plans: str
+    base_plans_hash: str
+    weights_revision: str | None = None
+    deep_supervision_scales: list[list[float]] | None = None
+
+    @classmethod
+    def of(cls, plans: dict[str, Any], configuration: str) -> "PlansBlock | None":
+        """Returns the block of a configuration, None where the plans are nnU-Net's own.
+
+        Raises PlansError for a block that a newer nnvit wrote.
+        """
+        held = plans["configurations"].get(configuration, {}).get("nnvit")
+        if held is None:
+            return None
+        if held["schema"] > SCHEMA:
+            raise PlansError(
+                f"these plans were written by a newer nnvit (schema {held['schema']}, this one knows up to {SCHEMA}); run "
+                "`pip install -U nnvit`."
+            )
+        return cls(**{key.name: held[key.name] for key in fields(cls) if key.name in held})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the block as it stands in the plans file."""
+        return asdict(self)

@@ -1,0 +1,92 @@
+"""`fold_k/nnvit_run.json`: what was trained, on what, with what, and how it ended."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nnvit.errors import PlansError
+
+from .hashes import digest
+from .json_files import read_json, write_json
+
+FILE = "nnvit_run.json"
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """The account of one fold's training.
+
+    split_hash: of the fold's cases; cases: how many train and validate; preprocessed_hash: of the preprocessed files' names and
+    sizes. weights: the report of what was loaded. parameters: total and trainable. flops_per_patch: of one prediction.
+    start, resumed, end: UTC in ISO 8601. exit: "running", "finished", or the error that ended the training.
+    seconds_per_iteration: by what they were spent on. validation: which checkpoint was validated, and how. DONE: trained and
+    validated.
+    """
+
+    schema: int = 1
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_hash: str = ""
+    base_plans: str = ""
+    base_plans_hash: str = ""
+    plans: str = ""
+    configuration: str = ""
+    fold: int | str = 0
+    split_hash: str = ""
+    cases: dict[str, int] = field(default_factory=dict)
+    preprocessed_hash: str = ""
+    batch_size: int = 0
+    patch_size: list[int] = field(default_factory=list)
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    device_type: str = ""
+    threads: int = 0
+    precision: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    flops_per_patch: int = 0
+    augmentation: str = ""
+    mirroring_axes: Sequence[int] | None = None
+    oversample_foreground_percent: float = 0.0
+    start: str = ""
+    resumed: list[str] = field(default_factory=list)
+    epochs_done: int = 0
+    exit: str = "running"
+    DONE: bool = False
+    seconds_per_iteration: dict[str, float] | None = None
+    peak_memory_bytes: int | None = None
+    end: str | None = None
+    validation: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, fold: Path) -> "RunRecord | None":
+        """Reads the record of a fold's folder, None where it has none; keys that only a newer nnvit knows are left out."""
+        path = fold / FILE
+        if not path.is_file():
+            return None
+        held = read_json(path)
+        return cls(**{key.name: held[key.name] for key in fields(cls) if key.name in held})
+
+    def write(self, fold: Path) -> None:
+        """Writes the record; what is not known yet is left out."""
+        later = ("seconds_per_iteration", "peak_memory_bytes", "end", "validation")
+        content = {key: value for key, value in asdict(self).items() if value is not None or key not in later}
+        write_json(fold / FILE, content)
+
+    def refuse_other_data(self, where: Path, *, split_hash: str, base_plans_hash: str | None = None) -> None:
+        """Raises PlansError where the fold `where` was trained on other cases or base plans than those given now."""
+        for what, held, now in (
+            ("split", self.split_hash, split_hash),
+            ("base plans", self.base_plans_hash, base_plans_hash),
+        ):
+            if held and now and held != now:
+                raise PlansError(
+                    f"{where} was trained with another {what} ({held[:8]}, now {now[:8]}); going on would mix the two. Restore "
+                    "what it was trained with, move the folder away, or start in another folder."
+                )
+
+
+def split_hash(train: list[str], val: list[str]) -> str:
+    """Returns the hash of the cases that a fold trains and validates on."""
+    return digest({"train": sorted(train), "val": sorted(val)})
