@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from nnvit.errors import ConfigError
-from nnvit.recipe import loading
+from nnvit.recipe import identity, loading
 from nnvit.recipe.schema import PlansModelConfig
 
 FORK_YAML = """
@@ -93,14 +93,14 @@ def test_overrides_never_share_a_name() -> None:
 
 
 def test_the_hash_leaves_out_name_and_seed() -> None:
-    plain = loading.recipe_hash(loading.load_recipe())
-    assert loading.recipe_hash(loading.load_recipe([], ["name=x", "training.seed=5"])) == plain
-    assert loading.recipe_hash(loading.load_recipe([], ["lora.r=9"])) != plain
+    plain = identity.recipe_hash(loading.load_recipe())
+    assert identity.recipe_hash(loading.load_recipe([], ["name=x", "training.seed=5"])) == plain
+    assert identity.recipe_hash(loading.load_recipe([], ["lora.r=9"])) != plain
 
 
 def test_hashes_stay_what_they_were() -> None:
     """A changed hash cuts users off from the plans they made; change it only with SCHEMA."""
-    hashes = {name: loading.recipe_hash(loading.load_recipe([name]))[:12] for name in loading.shipped_recipes()}
+    hashes = {name: identity.recipe_hash(loading.load_recipe([name]))[:12] for name in loading.shipped_recipes()}
     assert hashes == {
         "dinov2_dpt": "e6cc4abeb7a0",
         "dinov2_linear": "0d64a49544f5",
@@ -126,8 +126,8 @@ def test_a_key_at_its_default_leaves_the_hash_alone() -> None:
     """So a key that a later release adds keeps old plans, folders and checkpoints valid."""
     recipe = loading.load_recipe()
     with_defaults = loading.load_recipe([], ["training.save_every=50", "model.neck_args.out_channels=256"])
-    assert loading.recipe_hash(with_defaults) == loading.recipe_hash(recipe)
-    assert loading.recipe_hash(loading.load_recipe(["unet"])) != loading.recipe_hash(
+    assert identity.recipe_hash(with_defaults) == identity.recipe_hash(recipe)
+    assert identity.recipe_hash(loading.load_recipe(["unet"])) != identity.recipe_hash(
         loading.load_recipe([], ["lora.enabled=false"])
     )
 

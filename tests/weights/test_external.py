@@ -13,7 +13,7 @@ from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.model.preparation import keep_frozen_in
 from nnvit.nnunet import checkpoint_file
-from nnvit.recipe import loading
+from nnvit.recipe import identity, loading
 from nnvit.weights import external, load_backbone, packaged
 from nnvit.weights.foreign_names import network_state
 from nnvit.weights.target import target_tensors
@@ -230,7 +230,7 @@ def test_what_cannot_be_referred_to_is_refused_when_planned(keys: list[str], why
 
 def test_the_key_is_no_part_of_a_recipes_hash_or_name() -> None:
     plain, other = (loading.load_recipe([], keys) for keys in ([], ["checkpoint.frozen_weights=reference"]))
-    assert loading.recipe_hash(plain) == loading.recipe_hash(other)
+    assert identity.recipe_hash(plain) == identity.recipe_hash(other)
     assert plain.name == other.name
     with pytest.raises(ConfigError, match=r"frozen_weights='refrence' .*Did you mean 'reference'"):
         loading.load_recipe([], ["checkpoint.frozen_weights=refrence"])

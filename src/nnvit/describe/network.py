@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nnvit.estimate import GIB, Job, Need, flops, job_of, need
-from nnvit.recipe import loading
+from nnvit.recipe import identity, loading
 from nnvit.recipe.schema import ModelConfig, Recipe
 
 from .columns import table
@@ -28,7 +28,7 @@ def show(
     """
     recipe = loading.load_recipe([source], overrides)
     lines = [
-        f"# {recipe.name} ({loading.recipe_hash(recipe)[:8]}), tuning {recipe.tuning}",
+        f"# {recipe.name} ({identity.recipe_hash(recipe)[:8]}), tuning {recipe.tuning}",
         *OmegaConf.to_yaml(loading.to_dict(recipe)).splitlines(),
         "",
     ]

@@ -1,4 +1,4 @@
-"""Recipes: read, merged (defaults <- shipped YAML <- user YAML <- key=value), checked, named and hashed."""
+"""Reads recipes, merges them (defaults <- shipped YAML <- user YAML <- key=value) and checks them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -11,18 +11,15 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from nnvit import registry
 from nnvit.errors import ConfigError, did_you_mean
-from nnvit.records.hashes import digest
-from nnvit.records.plans_block import SCHEMA
 
+from .identity import name_of
 from .schema import CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
 
-SECTIONS = ("model", "lora", "training")
-"""Those that say what is trained; `checkpoint` only says how it is kept."""
 _RECIPES = files("nnvit.recipe") / "shipped"
 
 
 def shipped_recipes() -> list[str]:
-    """Names that `--recipe` takes without a path."""
+    """Lists the names that `--recipe` takes without a path."""
     return sorted(Path(entry.name).stem for entry in _RECIPES.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -36,54 +33,18 @@ def load_recipe(sources: Sequence[str | Path] = (), overrides: Sequence[str] = (
     recipe = _build(_merge(*layers))
     # A name stands for what was written up to where it was given; what is written on top of it adds a hash.
     named = [i for i, layer in enumerate(layers) if "name" in layer]
-    stands_for = _auto_reference(recipe) if recipe.name == "auto" else _merge(*layers[: named[-1] + 1])
-    return replace(recipe, name=_name(recipe, _build(stands_for)))
+    stands_for = _spelled_out(recipe) if recipe.name == "auto" else _merge(*layers[: named[-1] + 1])
+    return replace(recipe, name=name_of(recipe, _build(stands_for)))
 
 
 def from_dict(block: dict[str, Any]) -> Recipe:
-    """The recipe that a plans file carries. Keys it lacks take their defaults."""
+    """Rebuilds the recipe that a plans file carries. Keys that it lacks take their defaults."""
     return _build(OmegaConf.create(block))
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Plain nested dictionaries, ready for JSON."""
+    """Returns plain nested dictionaries, ready for JSON."""
     return asdict(recipe)
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """sha256 of what the recipe does: its name and its seed are left out, so that seeds of one arm share it; so is what is
-    only kept differently, the section `checkpoint`.
-
-    A key at its default does not enter, so that a key added by a later release leaves the hashes of old recipes alone; a
-    release that changes a default raises SCHEMA.
-    """
-    content: dict[str, Any] = {section: _departures(getattr(recipe, section)) for section in SECTIONS}
-    content["schema"] = SCHEMA
-    content["training"].pop("seed", None)
-    model = recipe.model
-    if isinstance(model, ModelConfig):
-        for kind in ("backbone", "neck"):
-            args = registry.module(kind, getattr(model, kind)).Args
-            content["model"][f"{kind}_args"] = _departures(args(**getattr(model, f"{kind}_args")))
-    return digest(content)
-
-
-def _departures(section: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults, and those that name a component."""
-    plain, named = type(section)(), ("head", "backbone", "backbone_size", "neck")
-    return {key: value for key, value in asdict(section).items() if key in named or value != getattr(plain, key)}
-
-
-def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key: old -> new` for every leaf in which two nested dictionaries differ."""
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differing_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
-    return lines
 
 
 def _read(source: str | Path) -> DictConfig:
@@ -148,7 +109,7 @@ def _model_schema(raw: DictConfig) -> type:
 
 
 def _section(name: str, schema: type, raw: DictConfig) -> Any:
-    """One section, merged against its dataclass; `raw` holds what was written."""
+    """Merges one section of what was written against its dataclass."""
     written = raw.get(name)
     if written is not None and not isinstance(written, DictConfig):
         raise ConfigError(f"{name}={written} must be a section of keys, such as {name}.{fields(schema)[0].name}=…")
@@ -156,7 +117,7 @@ def _section(name: str, schema: type, raw: DictConfig) -> Any:
 
 
 def typed(name: str, schema: type, written: Any) -> Any:
-    """An instance of the dataclass `schema` from plain keys; errors speak of `name.key`."""
+    """Makes an instance of the dataclass `schema` from plain keys. Raises ConfigError that names `name.key`."""
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), written))
     except ConfigKeyError as error:
@@ -179,7 +140,7 @@ def _belongs(schema: type, legal: list[str]) -> str:
 
 def _resolve(recipe: Recipe) -> Recipe:
     """Writes out what the recipe leaves to its backbone, and checks what only the parts' own files know."""
-    _check_reference(recipe)
+    _check_external_weights(recipe)
     if isinstance(recipe.model, PlansModelConfig):
         for key in ("drop_path", "grad_checkpointing"):
             if getattr(recipe.training, key):
@@ -205,8 +166,8 @@ def _resolve(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _check_reference(recipe: Recipe) -> None:
-    """Raises ConfigError where there is nothing frozen that a file holds."""
+def _check_external_weights(recipe: Recipe) -> None:
+    """Raises ConfigError where no file holds frozen weights that checkpoints could leave out."""
     if recipe.checkpoint.frozen_weights == "embed":
         return
     why = ""
@@ -248,29 +209,10 @@ def _tokens(model: ModelConfig) -> bool:
     return getattr(registry.module("head", model.head), "TOKENS", False)
 
 
-def _auto_reference(recipe: Recipe) -> DictConfig:
-    """The defaults with just those keys that an automatic name spells out."""
+def _spelled_out(recipe: Recipe) -> DictConfig:
+    """Returns the defaults with only the keys that an automatic name spells out."""
     if isinstance(recipe.model, PlansModelConfig):
         return OmegaConf.create({"model": {"head": "plans"}, "lora": {"enabled": False}})
     spelled = ("head", "backbone", "backbone_size", "freeze_backbone")
     model = {key: getattr(recipe.model, key) for key in spelled}
     return OmegaConf.create({"model": model, "lora": {"enabled": recipe.lora.enabled}})
-
-
-def _name(recipe: Recipe, stands_for: Recipe) -> str:
-    """The name, `_h<6 hex>` where the recipe departs from what it stands for, `_s<seed>` where one is set."""
-    name = _auto_stem(recipe) if recipe.name == "auto" else recipe.name
-    if recipe_hash(recipe) != recipe_hash(stands_for):
-        name += f"_h{recipe_hash(recipe)[:6]}"
-    if recipe.training.seed is not None:
-        name += f"_s{recipe.training.seed}"
-    return name
-
-
-def _auto_stem(recipe: Recipe) -> str:
-    model = recipe.model
-    if isinstance(model, PlansModelConfig):
-        return "plans"
-    size = "".join(c if c.isalnum() else "_" for c in model.backbone_size)
-    parts = [model.head, model.backbone, size, recipe.tuning]
-    return "_".join(part for part in "_".join(parts).split("_") if part)

@@ -15,7 +15,7 @@ from nnvit.errors import PlansError, did_you_mean
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import paths
-from nnvit.recipe import loading
+from nnvit.recipe import identity, loading
 from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe
 from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.hashes import digest
@@ -99,7 +99,7 @@ def make_plans(
         }
     block = PlansBlock(
         recipe=loading.to_dict(recipe),
-        hash=loading.recipe_hash(recipe),
+        hash=identity.recipe_hash(recipe),
         base_plans=base["plans_name"],
         base_plans_hash=digest(base),
         weights_revision=_revision(recipe.model),
@@ -195,7 +195,7 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
         resolved = loading.to_dict(loading.from_dict(block.recipe))
         # how checkpoints are kept may change
         held_recipe, wanted_recipe = ({**recipe, "checkpoint": None} for recipe in (resolved, wanted.recipe))
-        differences = loading.differing_keys(held_recipe, wanted_recipe)
+        differences = identity.differing_keys(held_recipe, wanted_recipe)
         if block.base_plans_hash != wanted.base_plans_hash:
             differences.append(
                 f"base plans {block.base_plans}: {block.base_plans_hash[:8]} -> {wanted.base_plans_hash[:8]}"
