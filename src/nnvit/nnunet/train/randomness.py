@@ -1,4 +1,4 @@
-"""The streams of random numbers that a training draws from: Python's, numpy's and torch's."""
+"""Seeds, saves and restores the random streams that a training draws from: Python's, numpy's and torch's."""
 
 import random
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import torch
 
 
 def seed(*place: int) -> None:
-    """Starts all streams from these numbers, the devices' included."""
+    """Seeds all streams from these numbers, those of the devices included."""
     torch.manual_seed(_seed_on_the_cpu(place))
 
 
 def states(device: torch.device) -> dict[str, Any]:
-    """Where all streams stand, in types that a checkpoint read with `weights_only=True` may hold."""
+    """Returns the states of all streams, in types that `torch.load(weights_only=True)` accepts."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -26,7 +26,7 @@ def states(device: torch.device) -> dict[str, Any]:
 
 
 def restore(held: dict[str, Any], device: torch.device) -> None:
-    """Puts all streams back to where `states` found them; a GPU's only where there was one then and is one now."""
+    """Restores what `states` returned; a GPU's stream only if there was a GPU then and is one now."""
     random.setstate(held["python"])
     name, keys, *rest = held["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -37,7 +37,7 @@ def restore(held: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def apart(*place: int) -> Iterator[None]:
-    """Within it the CPU's streams start from these numbers; afterwards they go on as if nothing had been drawn."""
+    """Seeds the CPU's streams from these numbers within the context, and restores them afterwards."""
     cpu = torch.device("cpu")
     held = states(cpu)
     _seed_on_the_cpu(place)

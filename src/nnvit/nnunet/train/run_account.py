@@ -1,4 +1,4 @@
-"""Keeps `fold_k/nnvit_run.json` up to date while a fold is trained."""
+"""Keeps `fold_k/nnvit_run.json` up to date while a fold is trained; refuses a fold that holds another training."""
 
 import platform
 from collections.abc import Sequence
@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 
+from nnvit.errors import PlansError
+from nnvit.nnunet import checkpoint_file
+from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.hashes import digest
+from nnvit.records.json_files import read_json
+from nnvit.records.plans_block import PlansBlock
 from nnvit.records.run_record import RunRecord
 
 PACKAGES = ("nnvit", "nnunetv2", "torch", "timm", "transformers", "peft", "numpy")
@@ -71,6 +76,27 @@ class RunAccount:
     def _write(self) -> None:
         if self.writes and self.record is not None:
             self.record.write(self.fold)
+
+
+def refuse_taken_fold(fold: Path, configuration: str, recipe_hash: str, *, resumed: bool) -> None:
+    """Raises PlansError where another recipe lies in the results folder, or a training in the fold that is not continued.
+
+    All folds of a results folder are predicted with its one plans.json, which starting to train overwrites.
+    """
+    held: list[str | None] = []
+    if (plans := fold.parent / "plans.json").is_file():
+        block = PlansBlock.of(read_json(plans), configuration)
+        held.append(block.hash if block else "none")
+    if record := RunRecord.read(fold):
+        held.append(record.recipe_hash)
+    advice = "Give this recipe plans of its own with `nnvit plan`, or move the folder away."
+    refuse_other_recipe(fold.parent, held, recipe_hash, advice)
+    found = checkpoint_file.find(fold)
+    if found is not None and not resumed:
+        raise PlansError(
+            f"{fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
+            "--val, or move the folder away to start afresh."
+        )
 
 
 def opening_lines(record: RunRecord, tuning: str, results: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a training shows: a live view on a terminal, plain lines everywhere."""
+"""Shows progress bars and a training's live view on a terminal; elsewhere nothing."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +27,9 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 @contextmanager
 def bar(title: str, total: int, visible: bool = True) -> Iterator[Advance]:
-    """A progress bar with the time left, gone when it is full; nothing where stderr is no terminal.
+    """Shows a progress bar with the time left, until it is full; nothing where stderr is no terminal.
 
-    Yields a function that advances it by one and shows a short text beside it.
+    Yields a function that advances the bar by one and shows a short text beside it.
     """
     if not (visible and sys.stderr.isatty()):
         yield lambda text: None
@@ -40,10 +40,10 @@ def bar(title: str, total: int, visible: bool = True) -> Iterator[Advance]:
 
 
 class Screen:
-    """The live view of a training: its epoch's bar, and the curves of the losses and of each class's pseudo Dice.
+    """Shows the bar of the current epoch, and curves of the losses and of each class's pseudo Dice.
 
-    title: of the frame; classes: names, in the order of nnU-Net's pseudo Dice. Where stderr is no terminal it shows nothing;
-    lines printed meanwhile appear above it.
+    title: of the frame; classes: names in the order of nnU-Net's pseudo Dice. It shows nothing where stderr is no terminal. Lines
+    that are printed meanwhile appear above it.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class Screen:
             self.live.stop()
 
     def phase(self, description: str, total: int, done: int = 0) -> Advance:
-        """Starts the bar anew; returns what advances it by one, with a short text."""
+        """Restarts the bar; returns a function that advances it by one, with a short text."""
         self.progress.reset(self.task, total=total, completed=done, description=description, text="")
         return lambda text: self.progress.update(self.task, advance=1, text=text)
 
     def epoch(self, train: list[float], val: list[float], dice: list[list[float]], pace: str) -> None:
-        """Everything so far, an entry for each epoch; dice: per epoch, of each class; pace: a line about speed and time left."""
+        """Takes all values so far, one per epoch. dice: per epoch, of each class; pace: a line about speed and time left."""
         per_class = dict(zip(self.classes, zip(*dice, strict=False), strict=False))
         self.curves = {"training loss": train, "validation loss": val}
         self.curves |= {f"Dice {name}": list(values) for name, values in per_class.items()}
         self.pace = pace
 
     def render(self) -> Panel:
-        """The frame as it stands."""
+        """Returns the frame as it stands."""
         table = Table.grid(padding=(0, 2))
         width = max(10, min(60, self.console.width - 40))
         for name, values in self.curves.items():
@@ -97,7 +97,7 @@ class Screen:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """One row of blocks between the least and the greatest value; more values than `width` are averaged in groups."""
+    """Draws values as one row of block characters; more values than `width` are averaged in groups."""
     groups = np.array_split(np.asarray(values, dtype=float), min(width, len(values)))
     means = np.array([group.mean() for group in groups])
     finite = means[np.isfinite(means)]
@@ -108,7 +108,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `7 min`, `3 h 05 min`, `2 d 04 h`."""
+    """Formats seconds: `42 s`, `7 min`, `3 h 05 min`, `2 d 04 h`."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

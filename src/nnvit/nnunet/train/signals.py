@@ -1,4 +1,4 @@
-"""Ctrl-C, SLURM's warnings and `kill`: a training finishes its iteration, writes a checkpoint and stops."""
+"""Answers Ctrl-C, SLURM's warnings and `kill`: a training finishes its iteration, writes a checkpoint and stops."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ SIGNALS = tuple(
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the training after its checkpoint was written; `signal` is its number."""
+    """Raised when a signal has ended a training after its checkpoint was written; `signal` is its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -21,10 +21,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def awaited(say: Callable[[str], None]) -> Iterator[Callable[[], int | None]]:
-    """Within it the first of SIGNALS is only noted, the second acts at once.
+    """Only notes the first of SIGNALS within the context; the second acts at once.
 
-    Yields a function that gives the number of the signal that came, None for none. In a thread other than the main one
-    Python delivers no signals, so that nothing is changed there.
+    Yields a function that returns the number of the signal that came, None for none. Python delivers signals to the main thread
+    alone; in another thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -49,7 +49,7 @@ def awaited(say: Callable[[str], None]) -> Iterator[Callable[[], int | None]]:
 
 @contextmanager
 def withheld() -> Iterator[None]:
-    """Processes that are started within it never hear of Ctrl-C and SIGUSR1, which reach a whole group of processes."""
+    """Makes processes that are started within the context ignore Ctrl-C and SIGUSR1, which reach a whole process group."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -62,6 +62,6 @@ def withheld() -> Iterator[None]:
 
 
 def ignore(*_: int) -> None:
-    """For a worker that its parent ends by other means than signals."""
+    """Ignores all SIGNALS, in a worker that its parent ends by other means."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Where an iteration's time goes: data wait, forward, backward, step. Nothing waits for the device to learn it."""
+"""Times the parts of an iteration (data wait, forward, backward, step) without making the device wait."""
 
 import time
 from itertools import pairwise
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 PARTS = ("data_wait", "forward", "backward", "step")
-"""Waiting for the batch; its way to the device, the network and the loss; their gradients; clipping, optimiser, gradient
-scaler, running mean and reading the loss."""
+"""data_wait: waiting for the batch. forward: copying it to the device, network and loss. backward: gradients. step: clipping,
+optimiser, gradient scaler, running mean, and reading the loss."""
 
 
 class Stopwatch:
-    """Of one epoch's iterations.
+    """Times the iterations of one epoch.
 
-    A CPU computes when it is told to, and its clock says when. A GPU computes later: there the moments are events in its
-    own queue, read once the epoch is over. Reading the loss, which ends every step of nnU-Net's, waits for the GPU, so
-    that it is idle while the next batch is waited for, and the host's clock is right for that.
+    On a CPU the clock is read at once. A GPU computes later than it is told to: there the moments are events in its queue, read
+    once the epoch is over. Reading the loss ends every step of nnU-Net's and waits for the GPU; the GPU is then idle while the
+    next batch is waited for, so that the host's clock is right for that part.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,31 +25,31 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        """A new epoch."""
+        """Forgets the last epoch."""
         self._waits: list[float] = []
         self._moments: list[list[Any]] = []
         self._open: list[Any] | None = None
 
     def begin(self, waited: float) -> None:
-        """A step starts; its batch was waited for so many seconds."""
+        """Starts a step; waited: seconds that its batch was waited for."""
         self._waits.append(waited)
         self._open = [self._now()]
 
     def mark(self) -> None:
-        """The forward pass has ended, then the backward pass; a step that nobody times notes nothing."""
+        """Notes the end of the forward pass, then of the backward pass; does nothing outside begin and end."""
         if self._open is not None:
             self._open.append(self._now())
 
     def end(self) -> None:
-        """The step has ended."""
+        """Ends the step."""
         assert self._open is not None
         self._moments.append([*self._open, self._now()])
         self._open = None
 
     def medians(self) -> dict[str, float]:
-        """Seconds of each part, over the epoch's iterations; empty where there was none.
+        """Returns the median seconds of each part over the epoch's iterations, {} where there was none.
 
-        A trainer whose own train_step marks nothing has data_wait and step, which is then all the rest.
+        For a trainer whose own train_step marks nothing there are two parts, data_wait and step.
         """
         if not self._moments:
             return {}
@@ -68,7 +68,7 @@ class Stopwatch:
         return event
 
     def _lengths(self, moments: list[Any]) -> list[float]:
-        """Seconds between neighbours."""
+        """Returns the seconds between neighbouring moments."""
         if self.device.type == "cpu":
             return np.diff(moments).tolist()
         moments[-1].synchronize()

@@ -1,4 +1,4 @@
-"""TensorBoard files of a training, beside nnU-Net's own log."""
+"""Writes TensorBoard files of a training, beside nnU-Net's own log."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ TAGS = {
     "mean_fg_dice": "pseudo_dice/mean",
     "ema_fg_dice": "pseudo_dice/moving_average",
 }
-"""nnU-Net's keys that are drawn, and under which name; its list of each class's pseudo Dice is drawn as well."""
+"""Maps nnU-Net's keys to the names of the curves; each class's pseudo Dice is drawn as well."""
 
 
 class TensorBoardLogger:
-    """One of the loggers behind nnU-Net's MetaLogger, whose calls it takes; the step of all curves is the epoch.
+    """Takes the calls of nnU-Net's MetaLogger; the step of all curves is the epoch.
 
-    folder: for the event files; classes: names in the order of nnU-Net's pseudo Dice; start: the epoch to go on with, so that
-    what an interrupted training wrote beyond its checkpoint is left out.
+    folder: gets the event files; classes: names in the order of nnU-Net's pseudo Dice; start: the epoch to go on with. What an
+    interrupted training wrote beyond its checkpoint is hidden.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], start: int) -> None:
@@ -30,15 +30,15 @@ class TensorBoardLogger:
         }
 
     def log(self, key: str, value: float, step: int) -> None:
-        """One value of one epoch."""
+        """Writes one value of one epoch."""
         if key in self.tags:
             self.writer.add_scalar(self.tags[key], value, step)
             self.writer.flush()
 
     def log_summary(self, key: str, value: Any) -> None:
-        """What is known once, at the end."""
+        """Writes what is known once, at the end."""
         self.writer.add_text(key, str(value))
         self.writer.flush()
 
     def update_config(self, config: dict[str, Any]) -> None:
-        """Plans and hyperparameters, which the results folder holds already."""
+        """Does nothing: plans and hyperparameters stand in the results folder already."""

@@ -10,14 +10,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnvit.errors import PlansError
 from nnvit.estimate.flops import forward_flops
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.records.guard import refuse_other_recipe
-from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
-from nnvit.records.plans_block import PlansBlock
 from nnvit.records.run_record import RunRecord, split_hash
 
 from . import batches, loop, peak_memory, randomness, run_account, screen, signals, validation
@@ -74,7 +71,9 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def on_train_start(self) -> None:
         """Refuses a fold that holds another training, then starts as nnU-Net does."""
-        self._refuse_taken_fold()
+        run_account.refuse_taken_fold(
+            Path(self.output_folder), self.configuration_name, self.block.hash, resumed=self.resumed
+        )
         super().on_train_start()
         peak_memory.forget_peak(self.device)
         record = self.account.begin(self._run_record(), resumed=self.resumed)
@@ -89,25 +88,6 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             self.say(line)
         if self.local_rank == 0 and not self.disable_checkpointing:
             self.frozen.decide(self.bare_network, self.weights_report)
-
-    def _refuse_taken_fold(self) -> None:
-        """Raises PlansError where the results folder holds another recipe, or the fold a training that is not continued."""
-        fold, plans = Path(self.output_folder), Path(self.output_folder_base) / "plans.json"
-        block = PlansBlock.of(read_json(plans), self.configuration_name) if plans.is_file() else None
-        of_other_folds = (block.hash if block else "none") if plans.is_file() else None
-        record = RunRecord.read(fold)
-        refuse_other_recipe(
-            fold.parent,
-            [of_other_folds, record.recipe_hash if record else None],
-            self.block.hash,
-            "Give this recipe plans of its own with `nnvit plan`, or move the folder away.",
-        )
-        found = checkpoint_file.find(fold)
-        if found is not None and not self.resumed:
-            raise PlansError(
-                f"{fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
-                "--val, or move the folder away to start afresh."
-            )
 
     def _run_record(self) -> RunRecord:
         """Gathers the facts of this training."""

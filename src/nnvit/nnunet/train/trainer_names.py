@@ -1,4 +1,4 @@
-"""The trainer names that `-tr` takes: thin names over one trainer, each with the recipe it puts on plain plans."""
+"""Names the trainers that `-tr` takes: thin subclasses of one trainer, each with its recipe for plain plans."""
 
 from .trainer import nnUNetTrainer_nnvit
 
@@ -14,36 +14,36 @@ __all__ = [
 
 
 class nnUNetTrainer_segformer(nnUNetTrainer_nnvit):
-    """SegFormer's head on a pretrained ViT."""
+    """Trains SegFormer's head on a pretrained ViT."""
 
     default_recipe = "segformer_default"
 
 
 class nnUNetTrainer_vit(nnUNetTrainer_nnvit):
-    """The original fork's "ViT model": progressive upsampling on a pretrained ViT."""
+    """Trains the original fork's "ViT model": progressive upsampling on a pretrained ViT."""
 
     default_recipe = "vit_default"
 
 
 class nnUNetTrainer_m2f(nnUNetTrainer_nnvit):
-    """Mask2Former's pixel decoder and queries on a pretrained ViT."""
+    """Trains Mask2Former's pixel decoder and queries on a pretrained ViT."""
 
     default_recipe = "m2f_default"
 
 
 class nnUNetTrainerNoDeepSupervision_segformer(nnUNetTrainer_segformer):
-    """The same, never with auxiliary outputs; the original fork's default trainer."""
+    """Trains the same without auxiliary outputs; the original fork's default trainer."""
 
     deep_supervision = False
 
 
 class nnUNetTrainerNoDeepSupervision_vit(nnUNetTrainer_vit):
-    """The same, never with auxiliary outputs."""
+    """Trains the same without auxiliary outputs."""
 
     deep_supervision = False
 
 
 class nnUNetTrainerNoDeepSupervision_m2f(nnUNetTrainer_m2f):
-    """The same, never with auxiliary outputs."""
+    """Trains the same without auxiliary outputs."""
 
     deep_supervision = False

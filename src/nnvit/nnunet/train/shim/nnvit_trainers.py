@@ -1,6 +1,6 @@
-"""What `nnUNet_extTrainer` points at (`nnvit shim-path`): nnU-Net imports this file and finds nnvit's trainers in it.
+"""Offers nnvit's trainers to stock nnU-Net, which imports this file from `nnUNet_extTrainer` (`nnvit shim-path`).
 
-It only hands them on, so that the classes are the same however often nnU-Net imports and forgets this file.
+The classes are only re-exported, so that they stay the same however often nnU-Net imports and forgets this file.
 """
 
 from nnvit.nnunet.train.trainer_names import *  # noqa: F403
