@@ -1,4 +1,4 @@
-"""The sections of a recipe, each field with its meaning and unit. Nothing heavy is imported here."""
+"""Defines the sections of a recipe, each field with its meaning and unit. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from math import isfinite
@@ -7,10 +7,10 @@ from typing import Any
 from nnvit.errors import ConfigError, did_you_mean
 
 ARCH_VERSION = 1
-"""Version of what `arch_kwargs` mean. Networks of older plans keep being built as their version says."""
+"""Version of the meaning of `arch_kwargs`. Networks of older plans are built as their version says."""
 
 AUGMENTATIONS = ("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
-"""nnU-Net's own augmentation, and the classes nnUNetTrainer DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA and NoDA."""
+"""nnU-Net's own augmentation, and those of its trainer classes DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA and NoDA."""
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -34,21 +34,21 @@ def fraction(key: str, value: float) -> None:
 
 @dataclass(kw_only=True)
 class PlansModelConfig:
-    """`model.head: plans`: the base plans' own network, the baseline of every comparison."""
+    """Keys of `model.head: plans`, the base plans' own network, which is the baseline of every comparison."""
 
     head: str = "plans"
 
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """What every ViT network has in common; a head's own `Config` adds its keys.
+    """Keys that every ViT network has; a head's own `Config` adds its keys.
 
     head, backbone, neck: file names under heads/, backbones/, necks/.
     backbone_size: a size of the family, or a model name for the family `timm`.
     weights: default | random | a path | packaged:NAME | hf:REPO@REVISION.
     feature_layers: 0-based transformer blocks to tap; null takes the family's published ones.
-    freeze_backbone: keep the pretrained weights as they are (with LoRA: all but the adapters).
-    backbone_args, neck_args: keys that only this backbone or neck has, typed by its file.
+    freeze_backbone: leaves the pretrained weights untrained (with LoRA only the adapters are trained).
+    backbone_args, neck_args: keys that only this backbone or neck has; its file defines their types.
     input_norm: auto applies the backbone's mean and std where the plans bring values in 0..1; none | backbone force it.
     """
 
@@ -90,25 +90,25 @@ class LoraConfig:
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """How the network is trained; data, splits, augmentation and loss stay nnU-Net's.
+    """Keys of the training; data, splits, augmentation and loss are nnU-Net's unless a key changes them.
 
     lr: of head and neck (and of the base plans' network); backbone_lr: of adapters, or of a fine-tuned backbone.
     layer_decay: factor on backbone_lr for each block further from the head.
     decay_norms_and_biases: weight decay on one-dimensional parameters (norms and biases) too, as nnU-Net has it.
     schedule: poly ((1 - t)^0.9, nnU-Net's) or cosine, after warmup_epochs of linear warm-up.
     grad_clip: largest norm of the gradient. batch_size, patch_size: null takes the base plans'.
-    precision: auto asks the device; stock is nnU-Net's own (fp16 on CUDA, fp32 elsewhere); fp32 | bf16 | fp16.
-    drop_path: stochastic depth of a fine-tuned backbone, at its last block. ema: decay of the running mean of the weights
-    that is validated and predicted with; 0 is off. grad_checkpointing: compute the backbone's activations twice rather
-    than keep them. loss: nnunet (Dice and cross-entropy) or native (the head's own). deep_supervision: auxiliary outputs
-    on nnU-Net's scales.
-    augmentation: nnunet, or one of the variants that nnU-Net keeps in trainer classes. mirroring: as augmentation and at
-    prediction; mirror_axes: only these of the patch's axes, null takes nnU-Net's. oversample_foreground_percent: share of
-    a batch that is sure to hold foreground, null takes nnU-Net's 0.33; with probabilistic_oversampling each patch draws
-    with that probability, rather than the last ones of the batch being chosen.
-    save_every: epochs between two checkpoint_latest; save_every_iterations: iterations, within the epochs, null for none.
-    seed: null leaves nnU-Net's random streams alone; an int draws the initial network from it, and each batch from it and
-    from its place in the training, whatever nnUNet_n_proc_DA is, so that the training can be repeated.
+    precision: auto chooses by the device; stock is nnU-Net's own (fp16 on CUDA, fp32 elsewhere); fp32 | bf16 | fp16.
+    drop_path: stochastic depth of a fine-tuned backbone, at its last block. ema: decay of the running mean of the weights, which
+    is then validated and predicted with; 0 is off. grad_checkpointing: computes the backbone's activations twice instead of
+    keeping them. loss: nnunet (Dice and cross-entropy) or native (the head's own). deep_supervision: auxiliary outputs on
+    nnU-Net's scales.
+    augmentation: nnunet, or one of the variants that nnU-Net keeps in trainer classes. mirroring: in augmentation and at
+    prediction; mirror_axes: only these axes of the patch, null takes nnU-Net's. oversample_foreground_percent: share of a batch
+    that is certain to hold foreground, null takes nnU-Net's 0.33; with probabilistic_oversampling every patch is drawn with that
+    probability, otherwise the last patches of the batch are chosen.
+    save_every: epochs between two checkpoint_latest; save_every_iterations: iterations within an epoch, null for none.
+    seed: null leaves nnU-Net's random streams alone. With an int the initial network depends on the seed, and each batch on the
+    seed and its place in the training, whatever nnUNet_n_proc_DA is: the training can be repeated.
     """
 
     optimizer: str = "adamw"
@@ -184,10 +184,11 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """How checkpoints are written. Nothing here changes what is trained, so that it is no part of the recipe's hash.
+    """Keys of the checkpoints. They do not change what is trained and are no part of the recipe's hash.
 
     frozen_weights: embed puts the frozen backbone into every checkpoint; reference leaves it out and names its file by
-    sha256, for a twentieth of the size. Such a checkpoint is read where that file is; `nnvit export` makes it whole.
+    sha256, which makes the checkpoint a twentieth of the size. It can be read where that file is; `nnvit export` writes a model
+    that needs no other file.
     """
 
     frozen_weights: str = "embed"
@@ -200,7 +201,7 @@ class CheckpointConfig:
 class Recipe:
     """One arm of a comparison: a network and how it is trained.
 
-    name: `auto`, or what the plans file and the results folder are called after.
+    name: `auto`, or the name that the plans file and the results folder get.
     """
 
     name: str = "auto"
@@ -219,7 +220,7 @@ class Recipe:
 
     @property
     def tuning(self) -> str:
-        """ "lora", "frozen" or "full"; derived, never stated."""
+        """The kind of tuning, "lora", "frozen" or "full". Raises ConfigError where keys contradict each other."""
         if isinstance(self.model, PlansModelConfig):
             if self.lora.enabled:
                 raise ConfigError(
