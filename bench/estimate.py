@@ -32,7 +32,7 @@ TIMED = ("ViT-B/16, progressive", "full")
 
 
 def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.dtype | None]:
-    """What the recipe takes on this machine."""
+    """Estimates what the recipe takes on this machine; returns the estimate and the dtype of the precision."""
     loaded = loading.load_recipe([recipe], overrides)
     job = estimate.job_of(loaded, channels=3, classes=2, patch=(PATCH, PATCH), batch=BATCH)
     dtype = precision.choose(loaded.training.precision, CPU).dtype

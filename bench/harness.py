@@ -1,4 +1,4 @@
-"""What the benches share: two contestants in turn, the machine's own matrix speed, memory of a child process, one row each.
+"""Offers what the benches share: two contestants in turn, the speed of matrix products, memory of a child process, rows.
 
 A bench is a script with `rows() -> list[Row]`; `main(__file__, rows)` prints them and writes results/<script>.json.
 `python bench/table.py` runs all of them and makes the table and the picture.
@@ -46,7 +46,7 @@ class Row:
     bf16: bool = False
 
     def line(self) -> str:
-        """For the console."""
+        """Returns the row as text for the console."""
         verdict = {None: "", True: "reached", False: "NOT reached"}[self.reached]
         bar = f"  bar {self.bar:g}  {verdict}" if self.bar is not None else ""
         more = "".join(f"\n    {text}" for text in (self.agreement, self.note) if text)
@@ -74,7 +74,7 @@ def _pair(ours: Callable[[], object], theirs: Callable[[], object], turned: bool
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Of one call."""
+    """Returns the seconds of one call."""
     synchronise()
     start = time.perf_counter()
     run()
@@ -116,7 +116,7 @@ def gemm_peak(dtype: torch.dtype, size: int = 4096, repeats: int = 5) -> float:
 
 
 def bound(flops: float, dtype: torch.dtype | None, theirs: float) -> str:
-    """How often faster than `theirs` seconds the machine could be at best: if all were matrix products at their peak."""
+    """Says how many times faster than `theirs` seconds this machine could be if all work were matrix products at their peak."""
     peak = gemm_peak(dtype or torch.float32)
     name = str(dtype or torch.float32).removeprefix("torch.")
     return f"bound {theirs * peak / flops:.1f}x: {flops / 1e9:.0f} GFLOP at {peak / 1e9:.0f} GFLOP/s in {name}"
@@ -159,7 +159,7 @@ def cpu() -> str:
 
 
 def commit() -> str:
-    """Of this checkout, marked where the sources differ from it."""
+    """Returns the commit of this checkout, marked where the sources differ from it."""
     git = ["git", "-C", str(RESULTS.parents[1])]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     changes = [*git, "status", "--porcelain", "--", "src", "bench/*.py"]

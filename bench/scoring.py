@@ -1,4 +1,4 @@
-"""How long `nnvit compare` takes to score masks: `python bench/scoring.py [cases] [processes]`.
+"""Measures how long `nnvit compare` takes to score masks: `python bench/scoring.py [cases] [processes]`.
 
 Masks of 512 x 512 with three classes (a disc, a ring, branching lines that get clDice), written as png to a temporary folder.
 """

@@ -44,13 +44,13 @@ def step(head: Callable[[list[Tensor]], Tensor], maps: list[Tensor]) -> Callable
 def agreement(
     ours: Callable[[list[Tensor]], Tensor], theirs: Callable[[list[Tensor]], Tensor], maps: list[Tensor]
 ) -> str:
-    """Of the logits, in the precision of the clock."""
+    """Says how far the logits agree, in the precision that is timed."""
     with torch.no_grad():
         return f"logits differ by at most {float((ours(maps) - theirs(maps)).abs().max()):.1e}"
 
 
 def flops(run: Callable[[], None]) -> int:
-    """Of one call."""
+    """Returns the seconds of one call."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

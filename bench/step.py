@@ -62,7 +62,7 @@ def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
 
 
 def _agreement(mine: Any, theirs: Any, batch: dict[str, Any]) -> str:
-    """Of the logits, before any step."""
+    """Says how far the logits agree before any step."""
     data = batch["data"].to(device())
     with torch.no_grad():
         with mine.precision.autocast(device()):
@@ -139,7 +139,7 @@ def unet() -> Row:
 
 
 def compiled() -> Row:
-    """What torch.compile would bring to a frozen ViT-S, and what it takes before the first pass."""
+    """Measures what torch.compile gains for a frozen ViT-S, and how long the first pass takes."""
     precision, backbone = choose("auto", device()), build_backbone("dinov3", "small", TAPS, {}).to(device()).eval()
     image = torch.rand(2, 3, 512, 512, device=device())
     fast = torch.compile(backbone)
@@ -198,7 +198,7 @@ def overhead() -> Row:
 
 
 def rows() -> list[Row]:
-    """All of them."""
+    """Measures all rows."""
     torch.set_num_threads(os.cpu_count() or 1)
     with trainers.folders():
         found = [

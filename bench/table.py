@@ -1,4 +1,4 @@
-"""Every bench of this folder, one after the other, each in a process of its own; then one table and one picture.
+"""Runs every bench of this folder, each in a process of its own; then makes one table and one picture.
 
     python bench/table.py [--only NAME …] [--keep]
 
@@ -29,7 +29,7 @@ def run(name: str) -> None:
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Of all benches that have any."""
+    """Reads the results of all benches that have any."""
     paths = {name: RESULTS / f"{name}.json" for name in BENCHES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 

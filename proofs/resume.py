@@ -40,7 +40,7 @@ KEYS = [
 
 
 class Run:
-    """One training, under a name of its own."""
+    """A training with a name of its own."""
 
     def __init__(self, work: Path, name: str, workers: int) -> None:
         self.words = ["nnvit", "train", "101", "2d", "0", "--recipe", "segformer_packaged", *KEYS, f"name={name}"]
@@ -70,7 +70,7 @@ class Run:
         )
 
     def through(self) -> None:
-        """To the end of the training; its final validation is left out."""
+        """Trains to the end, without the final validation."""
         process = self.start()
         while process.poll() is None and not self.final.exists():
             time.sleep(0.2)
@@ -109,7 +109,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What is not equal in two checkpoints; times and names are left out."""
+    """Lists what is not equal in two checkpoints, leaving out times and names."""
     first, second = (checkpoint_file.read(path) for path in (one, other))
     found = [
         key

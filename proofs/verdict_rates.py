@@ -155,7 +155,7 @@ def main() -> None:
 def _do(
     found: dict[str, Any], name: str, world: World, count: Callable[[World, int], dict[str, int]], part: int, out: Path
 ) -> None:
-    """One part, unless it is there already."""
+    """Simulates one part, unless it is done already."""
     row = found["worlds"].setdefault(name, {"parts": 0, "hits": {}})
     if part < row["parts"]:
         return
@@ -168,7 +168,7 @@ def _do(
 
 
 def _load(out: Path, fresh: bool) -> dict[str, Any]:
-    """What was simulated before, if it was with these very sources."""
+    """Reads what was simulated before, if it was with these very sources."""
     if _git("status", "--porcelain", "--", *SOURCES):
         sys.exit("The sources of the statistics have changes that are not committed; commit them, then run this again.")
     digest = hashlib.sha256(b"".join((HERE.parent / name).read_bytes() for name in SOURCES)).hexdigest()

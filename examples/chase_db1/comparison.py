@@ -52,7 +52,7 @@ def prepare(data: Path, work: Path) -> None:
 
 
 def stock(work: Path, seed: int) -> Path:
-    """One stock training of both folds, in a results folder of its own; returns the model folder."""
+    """Trains both folds with a stock trainer, in a results folder of its own; returns the model folder."""
     results = work / "stock" / f"run_{seed}"
     results.mkdir(parents=True, exist_ok=True)
     model = results / DATASET / f"{STOCK}__{PLANS}__2d"

@@ -107,7 +107,7 @@ def fold(work: Path, arm: str, seed: int) -> Path:
 
 
 def train(work: Path, arm: str, seed: int, recipes: list[str], keys: list[str]) -> None:
-    """One run, from wherever it stands."""
+    """Trains one run, from wherever it stands."""
     folder = fold(work, arm, seed)
     if (folder / "validation" / "summary.json").is_file():
         return
@@ -194,7 +194,7 @@ def gain(arms: dict[str, dict[str, dict]]) -> dict | None:
 
 
 def results(work: Path, table: str, seeds: list[int], known: dict[str, dict]) -> dict:
-    """All finished runs of a table, with the commit and the machine; `known` are an earlier session's, by arm and seed."""
+    """Returns all finished runs of a table; `known` are those of an earlier session, by arm and seed."""
     arms: dict[str, dict] = {}
     for arm in TABLES[table][2]:
         here = {str(seed): figures(work, arm, seed) for seed in seeds}
