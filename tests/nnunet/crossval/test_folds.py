@@ -107,7 +107,7 @@ def test_a_validation_that_was_cut_off_is_made_up_for(paired: str, model: Path, 
 def test_folds_of_another_recipe_or_split_are_left_alone(paired: str, model: Path, folders: Path, nnvit: Run) -> None:
     path = model / "fold_1" / "nnvit_run.json"
     original = path.read_text()
-    for key, said in (("recipe_hash", "holds another recipe"), ("split_hash", "trained on other cases")):
+    for key, said in (("recipe_hash", "holds another recipe"), ("split_hash", "trained with another split")):
         path.write_text(json.dumps(json.loads(original) | {key: "0" * 16}))
         code, printed, errors = nnvit("train", paired, "2d", "--folds", "all", *KEYS, "-device", "cpu")
         path.write_text(original)
