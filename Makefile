@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## from photographs to a report on four arms; own data: make
 	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
 
 check: lint  ## lint, types and the tests that need no training: under 3 minutes on 2 cores; make JOBS=4 check
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(JOBS),2) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(JOBS),2) --dist loadfile
 
 test: $(INSTALLED)  ## all tests, with real nnU-Net runs; two processes, or make JOBS=4 test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile --durations=15

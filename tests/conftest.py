@@ -12,8 +12,8 @@ os.environ["nnUNet_n_proc_DA"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).parents[1]
-SLOW_FIXTURES = {"folders", "browser"}
-"""What only real runs of nnU-Net and of a browser ask for. `make check` leaves out tests that use them (`-m "not slow"`)."""
+SLOW_FIXTURES = {"folders", "browser", "fetches", "patch"}
+"""nnU-Net's folders, a browser, downloads by other processes, a photograph to train on: not for tests of `make check`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
