@@ -1,10 +1,10 @@
-# `make demo` and `make test` do all the set-up themselves. PYTHON needs to be 3.11 or newer.
+# Every target installs what it needs into VENV first. PYTHON has to be 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format bench chase proof clean
+.PHONY: help demo check test lint format bench chase proof clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -16,29 +16,32 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## the whole path, three arms and the report; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
+demo: $(INSTALLED)  ## from photographs to a report on four arms; own data: make demo IMAGES=… MASKS=… [MASK_SUFFIX=…] [OUT=…]
 	@$(BIN)/nnvit demo --out $(or $(OUT),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(MASKS),--masks $(MASKS)) \
 	  $(if $(MASK_SUFFIX),--mask-suffix $(MASK_SUFFIX))
 
-test: $(INSTALLED)  ## all tests, with real nnU-Net runs; two files at a time, or make JOBS=4 test
+check: lint  ## lint, types and the tests that need no training: under 3 minutes on 2 cores; make JOBS=4 check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(JOBS),2) --dist loadfile
+
+test: $(INSTALLED)  ## all tests, with real nnU-Net runs; two processes, or make JOBS=4 test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile --durations=15
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## check style and types with ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)  ## let ruff rewrite the code
+format: $(INSTALLED)  ## fix style and formatting with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## speed, memory and disk against the references, ours and theirs in turn: bench/results, docs/bench.svg
+bench: $(INSTALLED)  ## measure speed, memory and disk against stock nnU-Net: bench/results, docs/performance.md, docs/bench.svg
 	$(BIN)/python bench/table.py --keep
 
-chase: $(INSTALLED)  ## one table of examples/chase_db1: make chase TABLE=pretraining|heads|detail DATA=… (goes on where it stopped)
+chase: $(INSTALLED)  ## train one table of examples/chase_db1: make chase TABLE=pretraining|heads|detail DATA=… (continues if interrupted)
 	$(BIN)/python examples/chase_db1/run.py $(or $(TABLE),pretraining) --data $(or $(DATA),../shared/data/chase_db1)
 
-proof: $(INSTALLED)  ## every figure of README and examples, one after the other: make proof DATA=… (hours; goes on where it stopped)
+proof: $(INSTALLED)  ## reproduce every figure of README, docs and examples: make proof DATA=… (hours; continues if interrupted)
 	$(BIN)/python proofs/verdict_rates.py
 	$(BIN)/python proofs/resume.py --data $(or $(DATA),../shared/data/chase_db1)
 	for table in detail heads pretraining; do $(MAKE) chase TABLE=$$table || exit 1; done
@@ -47,5 +50,5 @@ proof: $(INSTALLED)  ## every figure of README and examples, one after the other
 	$(BIN)/python bench/scoring.py
 	$(MAKE) bench
 
-clean:  ## remove the virtual environment and the demo
+clean:  ## remove the virtual environment and the demo's folder
 	rm -rf $(VENV) demo

@@ -1,9 +1,9 @@
-"""Runs every bench of this folder, each in a process of its own; then makes one table and one picture.
+"""Runs every benchmark of this folder, one after the other, each in its own process; then writes one table and one picture.
 
     python bench/table.py [--only NAME …] [--keep]
 
-Writes results/<name>.json for each, and of all that are there the table in docs/performance.md and docs/bench.svg. --keep leaves
-out those that have results of this commit, so that an interrupted run goes on.
+Writes results/<name>.json for each, and from all of these files the table in docs/performance.md and docs/bench.svg. --keep skips
+benchmarks that have results of this commit, so that an interrupted run continues.
 """
 
 import argparse
@@ -23,20 +23,20 @@ BENCHES = ("segformer_head", "step", "predict", "disk", "memory", "estimate")
 
 
 def run(name: str) -> None:
-    """Shows the command and runs it; a bench that fails stops the rest."""
+    """Prints the command and runs it; a benchmark that fails stops the rest."""
     print(f"\n$ python bench/{name}.py", flush=True)
     subprocess.run([sys.executable, "-W", "ignore", str(HERE / f"{name}.py")], check=True)
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Reads the results of all benches that have any."""
+    """Returns the results of all benchmarks that have any."""
     paths = {name: RESULTS / f"{name}.json" for name in BENCHES}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 
 
 def markdown(found: dict[str, dict[str, Any]]) -> str:
-    """A row per comparison, under the machine that it was measured on."""
-    lines = ["| work | ours | reference | ratio | asked | |", "|---|---:|---:|---:|---:|---|"]
+    """Returns the machines, a table with one row per comparison, and the notes."""
+    lines = ["| work | ours | compared with | ratio | target | |", "|---|---:|---:|---:|---:|---|"]
     for content in found.values():
         for row in content["rows"]:
             verdict = VERDICTS[standing(row, content["machine"])]
@@ -49,7 +49,7 @@ def markdown(found: dict[str, dict[str, Any]]) -> str:
 
 
 def standing(row: dict[str, Any], machine: dict[str, Any]) -> str:
-    """An empty word, "reached", "missed", or "slow" where it is missed on a machine that the bar is not meant for."""
+    """Returns "", "reached", "missed", or "slow" if the target was missed on a machine that it is not meant for."""
     if row["reached"] is None:
         return ""
     if row["reached"]:
@@ -61,13 +61,13 @@ VERDICTS = {
     "": "",
     "reached": "reached",
     "missed": "**not reached**",
-    "slow": f"not reached; asked where bf16 is {BF16_FAST} times fp32",
+    "slow": f"not reached; target for machines with bf16 {BF16_FAST} times as fast as fp32",
 }
 COLOURS = {"reached": "#2a7f9e", "missed": "#c8793a", "slow": "#8d949c"}
 
 
 def write_into_page(table: str) -> None:
-    """Between the page's two marks."""
+    """Writes the table between the page's two marker comments."""
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text(before + BEGIN + table + END + rest.split(END)[1])
 
@@ -96,7 +96,7 @@ def _short(value: float) -> str:
 
 
 def picture(found: dict[str, dict[str, Any]]) -> None:
-    """The ratios as bars, with what was asked as a line."""
+    """Draws the ratios as bars, with the target as a line."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -117,18 +117,18 @@ def picture(found: dict[str, dict[str, Any]]) -> None:
     axis.set_yticks(places, [row["work"] for row in rows], fontsize=8)
     axis.set_xscale("log")
     axis.set_xlabel(
-        "ours against the reference; black line: what was asked\n"
-        "blue: reached; orange: not reached\ngrey: not reached, but asked where bf16 is faster than here"
+        "ratio to the code compared with; black line: target\n"
+        "blue: reached; orange: not reached\ngrey: not reached, target for machines with faster bf16"
     )
     axis.set_xlim(right=2 * max(row["ratio"] for row in rows))
     figure.savefig(PICTURE)
 
 
 def main() -> None:
-    """Runs what is wanted, then draws all that is there."""
+    """Runs the benchmarks asked for, then writes table and picture from all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=BENCHES, default=BENCHES, metavar="NAME", help=", ".join(BENCHES))
-    parser.add_argument("--keep", action="store_true", help="leave out what has results of this commit")
+    parser.add_argument("--keep", action="store_true", help="skip benchmarks with results of this commit")
     arguments = parser.parse_args()
     known = {name: content["machine"]["commit"] for name, content in results().items()}
     for name in arguments.only:

@@ -12,6 +12,15 @@ os.environ["nnUNet_n_proc_DA"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).parents[1]
+SLOW_FIXTURES = {"folders", "browser", "fetches", "patch"}
+"""nnU-Net's folders, a browser, downloads by other processes, a photograph to train on: not for tests of `make check`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that uses one of `SLOW_FIXTURES` as slow, directly or through another fixture."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,7 @@ def test_the_second_observer_is_a_table_of_its_own(whole: Result) -> None:
     assert any("the second observer has no mask of 1 of the cases" in note for note in whole.audit.notes)
 
 
+@pytest.mark.slow
 def test_a_whole_comparison_imports_neither_torch_nor_nnunet(template: Study, tmp_path: Path) -> None:
     """In a process of its own, started with masks alone: no environment variable, no results beside them."""
     for name, noise in (("a", 1), ("b", 2)):

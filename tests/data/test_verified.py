@@ -11,6 +11,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from .conftest import BINARY, Workplace
 
 
+@pytest.mark.slow
 def test_nnunet_itself_verifies_volumes_and_five_channels(
     place: Workplace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_recipe_says_where_it_comes_from_what_it_is_for_and_what_it_costs(name
     assert header(name).summary.endswith(".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NETWORK)
 def test_the_cost_in_a_recipes_header_is_what_show_counts(name: str) -> None:
     assert header(name).notes["Cost"] == f"{describe.cost_of(loading.load_recipe([name])).line()}."
@@ -100,6 +101,7 @@ def test_show_describes_the_network_for_the_data_set_at_hand() -> None:
     assert float(memory.split()[-2]) == pytest.approx(sum(parts), abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_show_and_estimate_say_the_same_memory(precision: str) -> None:
     """Of a frozen ViT-B, whose weights take half of theirs in 16 bits."""

@@ -59,6 +59,7 @@ def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dt
     assert said.alive == pytest.approx(said.parameters + line.peak().alive, rel=0.02)
 
 
+@pytest.mark.slow
 def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
     plain = estimate.need(job(), torch.bfloat16)
     assert plain.on_cpu == plain.alive + plain.kernels + plain.holes
@@ -73,6 +74,7 @@ def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
     assert plain.step_flops > plain.forward_flops
 
 
+@pytest.mark.slow
 def test_frozen_weights_take_half_and_checkpointing_less_than_keeping() -> None:
     frozen = job("lora.enabled=false")
     halved, plain = estimate.need(frozen, torch.bfloat16), estimate.need(frozen, None)
@@ -196,6 +198,7 @@ def test_devices_are_found_by_the_start_of_their_name() -> None:
         devices.named("B300")
 
 
+@pytest.mark.slow
 def test_the_chosen_batch_fits_and_one_more_does_not() -> None:
     of = job("lora.enabled=false")
 

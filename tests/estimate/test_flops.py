@@ -63,6 +63,7 @@ def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides
     assert said.forward_flops == flops.get_total_flops()
 
 
+@pytest.mark.slow
 def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:
     from nnvit.model.optimizer import WeightAverage, build_optimizer
 
@@ -83,6 +84,7 @@ def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:
     assert averaged.optimizer - plain.optimizer == sum(t.numel() * t.element_size() for t in mean)
 
 
+@pytest.mark.slow
 def test_checkpointing_and_freezing_keep_less() -> None:
     image = (2, 3, 256, 256)
     full, checkpointed, frozen = (
@@ -102,6 +104,7 @@ def test_half_precision_keeps_about_half_where_images_outweigh_weights() -> None
     assert (half.step_flops, half.parameters) == (full.step_flops, full.parameters)
 
 
+@pytest.mark.slow
 def test_a_loss_that_reads_every_layer_computes_more() -> None:
     small = ["model.num_queries=5", "model.decoder_layers=3", "model.encoder_layers=1", "model.decoder_hidden_size=32"]
     plain, native = (needed(recipe(*small, source=name)) for name in ("m2f_default", "m2f_native"))
@@ -159,6 +162,7 @@ def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
     assert ("backbone.model.blocks.*.attn.qkv.lora_A.default.weight", 4, 4 * 8 * 32) in trained
 
 
+@pytest.mark.slow
 def test_nothing_is_allocated_for_the_largest_backbone() -> None:
     of = loading.load_recipe(["linear_probe"], ["model.backbone_size=7b", "model.feature_layers=[39]"])
     said, (rows, _) = needed(of, (1, 3, 32, 32)), cost.parts(lambda: network(of), (1, 3, 32, 32))

@@ -206,6 +206,7 @@ def test_under_autocast_the_pixel_decoder_computes_in_fp32() -> None:
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_it_exports_and_a_sample_does_not_depend_on_its_batch() -> None:
     head, maps = ours(reference()), pyramid(72, 100)
     both = head(maps, NO_IMAGE)

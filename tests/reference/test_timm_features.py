@@ -38,6 +38,7 @@ def test_the_last_tap_equals_timms_features(family: str, size: str, side: int) -
     torch.testing.assert_close(got.flatten(2).transpose(1, 2), tokens, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dinov2_equals_transformers_at_the_native_size() -> None:
     """At 518 px, where neither interpolates its position embeddings (timm antialiases, transformers does not)."""
     from nnvit.weights import load_backbone

