@@ -21,10 +21,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 
 from nnvit import cli
-from nnvit.nnunet import paths as folders_json
 from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import run_training
 from nnvit.recipe import loading
+from nnvit.records.json_files import write_json
 
 SHORT = [
     "model.backbone=tiny",
@@ -311,6 +311,6 @@ def untrained(dataset: str, *keys: str, folds: Sequence[int] = (0,)) -> Path:
                     parameter.normal_()
         trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
     model = Path(trainer.output_folder_base)
-    folders_json.write_json(model / "plans.json", trainer.plans_manager.plans)
-    folders_json.write_json(model / "dataset.json", trainer.dataset_json)
+    write_json(model / "plans.json", trainer.plans_manager.plans)
+    write_json(model / "dataset.json", trainer.dataset_json)
     return model
