@@ -28,7 +28,7 @@ _Written = TypeVar("_Written")
 
 @dataclass(frozen=True, kw_only=True)
 class PhotographOptions:
-    """What is written for each photograph beside its mask, and which photographs are predicted.
+    """The choice of photographs, and of the files written for each beside its mask.
 
     keep: keep masks that exist (`--continue_prediction`) instead of predicting them again; num_parts, part_id: of the sorted
     photographs take every num_parts-th, starting with number part_id.
@@ -54,7 +54,7 @@ class PhotographFile:
 
 @dataclass(frozen=True, kw_only=True)
 class _LoadedPhotograph:
-    """data: the preprocessed image (C, 1, H, W), later its logits (K, 1, H, W); notes: for the user."""
+    """A photograph in memory. data: the preprocessed image (C, 1, H, W), later its logits (K, 1, H, W)."""
 
     file: PhotographFile
     photo: Photo

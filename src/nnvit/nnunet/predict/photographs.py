@@ -1,4 +1,4 @@
-"""Photographs of any name and geometry, predicted to masks under their own names, of their own size, upright."""
+"""Predicts photographs of any name and size; each mask has its photograph's name and size, and is upright."""
 
 import os
 import time
@@ -144,7 +144,7 @@ def _refuse_twins(photographs: list[PhotographFile], pipeline: PhotographPipelin
 def _claim(
     record: PredictionRecord, photographs: list[PhotographFile], pipeline: PhotographPipeline
 ) -> tuple[list[PhotographFile], list[str]]:
-    """Returns the photographs to predict, and notes on the others. Refuses files of others and masks of other settings."""
+    """Returns the photographs to predict, and notes on the others. Refuses foreign files and masks of other settings."""
     out, keep = record.out, pipeline.options.keep
     existing = [p for p in photographs if any((out / output).exists() for output in pipeline.outputs(p))]
     record.refuse_foreign([p.mask for p in existing])

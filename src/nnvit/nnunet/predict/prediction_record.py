@@ -1,4 +1,4 @@
-"""What `nnvit predict` did: its outcome, and `nnvit_predict.json` beside the masks, which names what made each of them."""
+"""The outcome of `nnvit predict`, and its record `nnvit_predict.json`: the model and settings that made each mask."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ def notes_on_existing(count: int, total: str, *, keep: bool) -> list[str]:
 
 
 def prediction_settings(model: TrainedModel, predictor: StockPredictor) -> dict[str, Any]:
-    """Returns what determines a predicted mask: the model with the hashes of its weights, and the predictor's settings."""
+    """Returns the settings that determine a mask: the model, the hashes of its weights, and the predictor's settings."""
     return {
         "model": str(model.folder.resolve()),
         "folds": list(model.folds),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class ShareResult:
-    """What a command of this room wrote.
+    """Files that a command of this room wrote, with notes on them.
 
     paths: files or model folders; notes: what a user should know; then: how to go on; done: the verb for the terminal.
     """

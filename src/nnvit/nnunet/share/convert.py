@@ -176,9 +176,7 @@ def _content(raw: Mapping[str, Any], mapped: foreign_names.Mapped, plans: dict[s
         "grad_scaler_state": None,
         "init_args": arguments | {"plans": plans},
         "trainer_name": nnUNetTrainer.__name__,
-        "nnvit": {
-            "converted": {"trainer": raw.get("trainer_name"), "sha256": sha256_of(path), "kind": mapped.kind},
-        },
+        "nnvit": {"converted": {"trainer": raw.get("trainer_name"), "sha256": sha256_of(path), "kind": mapped.kind}},
     }
 
 

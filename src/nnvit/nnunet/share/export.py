@@ -48,7 +48,7 @@ _ONNX_INSIDE = 1.8e9
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What an export holds. merge: LoRA into the weights, in fp32; half: weights in fp16; safetensors, onnx: also these files."""
+    """Contents of an export. merge: LoRA into the weights, in fp32; half: weights in fp16; safetensors, onnx: these files too."""
 
     merge: bool = True
     half: bool = False

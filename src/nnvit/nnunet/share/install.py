@@ -1,4 +1,4 @@
-"""`nnvit install`: models from zips of `nnvit export` or nnUNetv2_export_model_to_zip, with nothing in them trusted."""
+"""`nnvit install`: models from untrusted zips of `nnvit export` or nnUNetv2_export_model_to_zip."""
 
 import os
 import shlex
@@ -99,10 +99,7 @@ def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPa
 
 
 def _move_rest(
-    partial: Path,
-    results: Path,
-    members: dict[PurePosixPath, Any],
-    targets: dict[PurePosixPath, PurePosixPath],
+    partial: Path, results: Path, members: dict[PurePosixPath, Any], targets: dict[PurePosixPath, PurePosixPath]
 ) -> list[str]:
     """Moves ensembles and nnU-Net's choice of configuration, unless they exist; returns notes on those that do."""
     datasets = {model.parts[0]: target.parts[0] for model, target in targets.items()}

@@ -1,4 +1,4 @@
-"""A zip of nnU-Net models that nobody trusts: it may hold files of models in their folders, and nothing that runs code."""
+"""An untrusted zip of nnU-Net models: checked to hold only files of models, inside their folders, that run no code."""
 
 import pickle
 import pydoc
@@ -25,7 +25,7 @@ from nnvit.weights import external
 
 DATASET = re.compile(r"Dataset\d{3}_[\w.-]+")
 BESIDE_MODELS = ("ensembles", "inference_information.json", "inference_information.txt")
-"""What nnU-Net's own export puts into a data set's folder beside the models."""
+"""Files that nnU-Net's own export puts into a data set's folder beside the models."""
 
 _MODEL = re.compile(r"((?!__).)+__((?!__).)+__((?!__).)+")
 _CHECKPOINT, _PICKLE = ".pth", ".pkl"
@@ -234,10 +234,8 @@ def _named(plans: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
     for configuration in plans["configurations"].values():
         described = configuration.get("architecture", {})
         yield described.get("network_class_name"), _NETWORKS
-        for key in [
-            *described.get("_kw_requires_import", []),
-            "conv_op",
-        ]:  # nnUNetTrainerBN imports this one in any case
+        imported = [*described.get("_kw_requires_import", []), "conv_op"]  # nnUNetTrainerBN always imports conv_op
+        for key in imported:
             yield described.get("arch_kwargs", {}).get(key), _LAYERS
 
 

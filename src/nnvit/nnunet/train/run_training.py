@@ -69,7 +69,7 @@ def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
 
 
 def _check_split(dataset: str, fold: int | str) -> None:
-    """Refuses a fold that splits_final.json lacks, for which nnU-Net would draw a random split that separates no patients."""
+    """Refuses a fold that splits_final.json lacks: nnU-Net would draw a random split, with a patient on both sides."""
     splits = paths.read_splits(dataset)
     if isinstance(fold, int) and splits is not None and fold >= len(splits):
         raise PlansError(
