@@ -14,7 +14,7 @@ from torch import nn
 from nnvit.errors import DataError, PlansError, WeightsError, did_you_mean
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.checkpoint_file import FINAL
-from nnvit.nnunet.plan.network import build_network
+from nnvit.nnunet.plan.planned_network import build_network
 from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
 from nnvit.weights.external import filled
