@@ -27,6 +27,10 @@ ALLOWED = {
     "compare": {"errors", "records"},
 }
 """What each room may import beside itself; `cli`, above all, may import everything."""
+NNUNET_ORDER = (
+    "paths", "checkpoint_file", "progress", "plan", "model_folder", "predict", "train", "crossval", "share"
+)  # fmt: skip
+"""The rooms inside `nnunet`: each imports only those before it."""
 ABOVE_ALL = {"cli", "__init__", "__main__"}
 
 
@@ -108,6 +112,21 @@ def test_a_room_imports_only_what_lies_below(room: str) -> None:
     files = list((SOURCE / room).rglob("*.py")) or [SOURCE / f"{room}.py"]
     for path in files:
         assert _rooms(path) - {room} <= ALLOWED[room], path
+
+
+def test_the_order_names_every_room_inside_nnunet() -> None:
+    parts = {p.stem for p in (SOURCE / "nnunet").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert parts - {"__init__"} == set(NNUNET_ORDER)
+
+
+@pytest.mark.parametrize("room", NNUNET_ORDER)
+def test_a_room_inside_nnunet_imports_only_those_before_it(room: str) -> None:
+    home = SOURCE / "nnunet"
+    allowed = {*NNUNET_ORDER[: NNUNET_ORDER.index(room) + 1]}
+    for path in list((home / room).rglob("*.py")) or [home / f"{room}.py"]:
+        names = [name.split(".") for name in _imports(path)]
+        inside = {parts[2] for parts in names if parts[:2] == ["nnvit", "nnunet"] and len(parts) > 2}
+        assert inside <= allowed, path
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

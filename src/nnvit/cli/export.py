@@ -45,13 +45,13 @@ def export(
     Optimiser states stay behind. What was written is loaded again and compared with the model; README.txt and
     model_card.json in it say what it is, under which licence its backbone is, and how to predict.
     """
-    from nnvit.nnunet.share.export import Wanted
+    from nnvit.nnunet.share.export import ExportOptions
     from nnvit.nnunet.share.export import export as export_model
     from nnvit.nnunet.train.run_training import parse_fold
 
-    wanted = Wanted(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
+    options = ExportOptions(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
     numbers = [parse_fold(fold) for fold in folds] if folds else None
-    print("\n".join(export_model(model, out, numbers, chk, wanted).lines()))
+    print("\n".join(export_model(model, out, numbers, chk, options).lines()))
 
 
 def install(

@@ -203,7 +203,7 @@ def predict(
             folds=[_fold(name) for name in f] if f else None,
             checkpoint=chk,
             kind=as_,
-            flags=prediction.Flags(
+            flags=prediction.StockFlags(
                 save_probabilities=save_probabilities,
                 continue_prediction=continue_prediction,
                 npp=npp,
@@ -212,7 +212,7 @@ def predict(
                 num_parts=num_parts,
                 part_id=part_id,
             ),
-            values=prediction.Values(values) if values else None,
+            values=prediction.LabelValues(values) if values else None,
             overlay=overlay,
             probabilities=probabilities,
             recursive=recursive,
@@ -284,7 +284,7 @@ def evaluate(
 
 def _model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
     """What -m, or -d and -c and the rest, name."""
-    from nnvit.nnunet.predict import find_model
+    from nnvit.nnunet.model_folder import find_model
 
     if (model is None) == (dataset is None):
         raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")

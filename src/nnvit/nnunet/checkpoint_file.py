@@ -12,7 +12,9 @@ from nnvit.weights.external import filled
 from nnvit.weights.safe_load import safe_load
 
 NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
-"""In the order in which `--c` looks for them, as in nnU-Net."""
+"""File names in the order in which `--c` looks for them, the same as in nnU-Net."""
+
+FINAL = NAMES[0]
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -26,13 +28,13 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def sweep(fold: Path) -> None:
-    """Removes the temporary files of a process that was killed while it wrote."""
+    """Removes temporary files left by a process that was killed while writing."""
     for partial in fold.glob(".checkpoint_*.pth.partial"):
         partial.unlink()
 
 
 def find(fold: Path) -> Path | None:
-    """Returns the checkpoint that `--c` continues from, None where there is none."""
+    """Returns the checkpoint that `--c` continues from, or None."""
     return next((fold / name for name in NAMES if (fold / name).is_file()), None)
 
 
@@ -45,23 +47,23 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def transfer(network: nn.Module, path: Path) -> int:
-    """Takes all weights but the last layer's from another nnU-Net checkpoint (`-pretrained_weights`).
+    """Copies all weights except the last layer's from another nnU-Net checkpoint (`-pretrained_weights`).
 
-    The last layer (`classifier`, `seg_layers` in nnU-Net's own networks) stays as it is. Returns the number of tensors
-    taken. Raises WeightsError, with nothing taken, where any other tensor is missing, foreign or of another shape, or where
-    the checkpoint refers to a file that is not here.
+    The last layer (`classifier`; `seg_layers` in nnU-Net's own networks) is left unchanged. Returns the number of tensors
+    copied. Raises WeightsError, and copies nothing, if any other tensor is missing, unexpected or of another shape, or if the
+    checkpoint refers to a weights file that is missing on this machine.
     """
     given = filled(read(path)["network_weights"])
     own = network.state_dict()
     wanted = {name for name in own if not _is_last_layer(name)}
     missing = sorted(wanted - given.keys())
-    foreign = sorted(name for name in given.keys() - own.keys() if not _is_last_layer(name))
+    unexpected = sorted(name for name in given.keys() - own.keys() if not _is_last_layer(name))
     misshapen = sorted(name for name in wanted & given.keys() if given[name].shape != own[name].shape)
-    if missing or foreign or misshapen:
+    if missing or unexpected or misshapen:
         raise WeightsError(
-            f"{path} was trained with another network: {len(missing)} tensors are missing {missing[:3]}, "
-            f"{len(foreign)} foreign {foreign[:3]}, {len(misshapen)} of another shape {misshapen[:3]}, of {len(wanted)}. "
-            "-pretrained_weights takes a checkpoint of the same plans' network; a bare backbone goes to model.weights=PATH."
+            f"{path} was trained with another network: of {len(wanted)} tensors, {len(missing)} are missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}, {len(misshapen)} of another shape {misshapen[:3]}. "
+            "-pretrained_weights needs a checkpoint of the same plans' network; give a bare backbone as model.weights=PATH."
         )
     network.load_state_dict(own | {name: given[name] for name in wanted})
     return len(wanted)

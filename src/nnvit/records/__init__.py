@@ -1,1 +1,1 @@
-"""What several rooms read and write: plans blocks, run records, hashes, names of result folders. Imports no torch."""
+"""Records that several rooms read and write: plans blocks, run records, hashes, folder names. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Refuses to mix two recipes: the one place that asks whether something belongs to another recipe."""
+"""The one check that plans, a folder or a checkpoint do not belong to another recipe."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from nnvit.errors import PlansError
 def refuse_other_recipe(
     where: Path | str, held: Iterable[str | None], own: str, advice: str, *, differences: Sequence[str] = ()
 ) -> None:
-    """Raises PlansError where plans, a folder or a checkpoint belong to another recipe.
+    """Raises PlansError if plans, a folder or a checkpoint belong to another recipe.
 
-    held: recipe hashes found there, None where there is none. own: the hash of the recipe that is wanted. differences: lines that
-    say in what the two differ; any line is a reason to refuse. advice: what the user can do.
+    held: recipe hashes found there, None for plans without a recipe. own: the hash of the wanted recipe. differences: how the two
+    differ, one line each; any line is a reason to refuse. advice: what the user can do.
     """
     others = sorted({found for found in held if found is not None} - {own})
     if not others and not differences:

@@ -9,17 +9,17 @@ from nnvit.errors import DataError, NnvitError
 
 
 def read_json(path: Path, error: type[NnvitError] = DataError) -> Any:
-    """Reads a JSON file. Raises `error` where it is not valid JSON."""
+    """Reads a JSON file. Raises `error` if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise error(f"{path} is not valid JSON ({problem}); restore it, or make it anew.") from problem
+        raise error(f"{path} is not valid JSON ({problem}); restore it, or create it again.") from problem
 
 
 def write_json(path: Path, content: Any, *, indent: int = 4, allow_nan: bool = True) -> None:
-    """Writes JSON atomically (temporary file, fsync, rename); makes the folder where it is missing.
+    """Writes JSON atomically (temporary file, fsync, rename); creates its folder if missing.
 
-    allow_nan: False raises ValueError for NaN and infinities, which JSON does not have but Python writes and reads.
+    allow_nan: False raises ValueError for NaN and infinities, which Python writes and reads although JSON has none.
     """
     text = json.dumps(content, indent=indent, allow_nan=allow_nan) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class ModelName(NamedTuple):
-    """What nnU-Net's results folders are called after."""
+    """The three parts of the name of an nnU-Net results folder."""
 
     trainer: str
     plans: str
@@ -14,7 +14,7 @@ class ModelName(NamedTuple):
 
     @classmethod
     def parse(cls, folder: str) -> "ModelName | None":
-        """Reads a folder's name, None where it is no results folder's."""
+        """Splits a folder's name into its parts; None if it has another form."""
         parts = folder.split("__")
         return cls(*parts) if len(parts) == 3 else None
 
@@ -22,7 +22,7 @@ class ModelName(NamedTuple):
         return "__".join(self)
 
     def flags(self, dataset: str, folds: Iterable[int | str], checkpoint: str | None = None) -> list[str]:
-        """Returns the flags by which nnU-Net's commands find this model; checkpoint: None for their default."""
+        """Returns the flags that name this model to nnU-Net's commands; checkpoint: None for their default."""
         chosen = [] if checkpoint is None else ["-chk", checkpoint]
         model = ["-tr", self.trainer, "-p", self.plans, "-c", self.configuration]
         return ["-d", dataset, *model, "-f", *map(str, folds), *chosen]

@@ -6,16 +6,16 @@ from typing import Any
 from nnvit.errors import PlansError
 
 SCHEMA = 1
-"""Version of the block. A key that an older block lacks takes that version's default."""
+"""Version of the block. A key that an older block lacks gets that version's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlansBlock:
-    """What `nnvit plan` adds to one configuration of a plans file.
+    """The block that `nnvit plan` adds to one configuration of a plans file.
 
-    recipe: every key resolved, as plain data; hash: its recipe hash. base_plans, base_plans_hash: name and hash of the plans
-    that these were made from. weights_revision: the hub commit of the pretrained weights, None where there is none to pin.
-    deep_supervision_scales: nnU-Net's factors of all outputs, full size first, None in blocks that are older than the key.
+    recipe: all keys resolved, as plain data; hash: its recipe hash. base_plans, base_plans_hash: name and hash of the base
+    plans. weights_revision: the hub commit of the pretrained weights, None if there is none to pin. deep_supervision_scales:
+    nnU-Net's scale of each output, full size first, None in blocks that are older than the key.
     """
 
     schema: int = SCHEMA
@@ -28,10 +28,7 @@ class PlansBlock:
 
     @classmethod
     def of(cls, plans: dict[str, Any], configuration: str) -> "PlansBlock | None":
-        """Returns the block of a configuration, None where the plans are nnU-Net's own.
-
-        Raises PlansError for a block that a newer nnvit wrote.
-        """
+        """Returns the block of a configuration, None for nnU-Net's own plans. Raises PlansError for a newer nnvit's block."""
         held = plans["configurations"].get(configuration, {}).get("nnvit")
         if held is None:
             return None
@@ -43,5 +40,5 @@ class PlansBlock:
         return cls(**{key.name: held[key.name] for key in fields(cls) if key.name in held})
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the block as it stands in the plans file."""
+        """Returns the block as plain data for the plans file."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""`fold_k/nnvit_run.json`: what was trained, on what, with what, and how it ended."""
+"""`fold_k/nnvit_run.json`: recipe, data, software and device of a training, and how it ended."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -15,13 +15,13 @@ FILE = "nnvit_run.json"
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """The account of one fold's training.
+    """The record of one fold's training.
 
-    split_hash: of the fold's cases; cases: how many train and validate; preprocessed_hash: of the preprocessed files' names and
-    sizes. weights: the report of what was loaded. parameters: total and trainable. flops_per_patch: of one prediction.
-    start, resumed, end: UTC in ISO 8601. exit: "running", "finished", or the error that ended the training.
-    seconds_per_iteration: by what they were spent on. validation: which checkpoint was validated, and how. DONE: trained and
-    validated.
+    split_hash: hash of the fold's cases; cases: numbers of training and validation cases; preprocessed_hash: hash of names and
+    sizes of the preprocessed files. weights: the report on the loaded weights. parameters: total and trainable.
+    flops_per_patch: of one prediction. start, resumed, end: UTC in ISO 8601. exit: "running", "finished", or the error that
+    ended the training. seconds_per_iteration: by part of the iteration. validation: the validated checkpoint and settings.
+    DONE: trained and validated.
     """
 
     schema: int = 1
@@ -61,7 +61,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, fold: Path) -> "RunRecord | None":
-        """Reads the record of a fold's folder, None where it has none; keys that only a newer nnvit knows are left out."""
+        """Reads the record in a fold's folder, None if it has none. Leaves out keys that only a newer nnvit knows."""
         path = fold / FILE
         if not path.is_file():
             return None
@@ -69,21 +69,21 @@ class RunRecord:
         return cls(**{key.name: held[key.name] for key in fields(cls) if key.name in held})
 
     def write(self, fold: Path) -> None:
-        """Writes the record; what is not known yet is left out."""
+        """Writes the record without the entries that are not known yet."""
         later = ("seconds_per_iteration", "peak_memory_bytes", "end", "validation")
         content = {key: value for key, value in asdict(self).items() if value is not None or key not in later}
         write_json(fold / FILE, content)
 
     def refuse_other_data(self, where: Path, *, split_hash: str, base_plans_hash: str | None = None) -> None:
-        """Raises PlansError where the fold `where` was trained on other cases or base plans than those given now."""
+        """Raises PlansError if the fold `where` was trained on another split or other base plans than those given now."""
         for what, held, now in (
             ("split", self.split_hash, split_hash),
             ("base plans", self.base_plans_hash, base_plans_hash),
         ):
             if held and now and held != now:
                 raise PlansError(
-                    f"{where} was trained with another {what} ({held[:8]}, now {now[:8]}); going on would mix the two. Restore "
-                    "what it was trained with, move the folder away, or start in another folder."
+                    f"{where} was trained with another {what} ({held[:8]}, now {now[:8]}); continuing would mix the two. "
+                    "Restore what it was trained with, move the folder away, or start in another folder."
                 )
 
 

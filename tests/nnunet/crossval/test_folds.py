@@ -16,7 +16,7 @@ from nnvit import cli
 from nnvit.errors import ConfigError, DataError, PlansError
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.crossval import evaluation
-from nnvit.nnunet.crossval.folds import _said, choose, state_of
+from nnvit.nnunet.crossval.folds import _said, _state_of, choose
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from tests.nnunet.conftest import TINY
 
@@ -132,7 +132,7 @@ def test_a_fold_or_folds(paired: str, nnvit: Run) -> None:
 def test_a_fold_with_a_checkpoint_and_no_account_of_its_run_can_be_described(tmp_path: Path) -> None:
     """As where nnvit_run.json was lost, or stock nnU-Net trained."""
     (tmp_path / "checkpoint_latest.pth").touch()
-    said = _said(tmp_path, state_of(tmp_path))
+    said = _said(tmp_path, _state_of(tmp_path))
     assert said.startswith("interrupted, continues from its checkpoint")
     assert "no nnvit_run.json" in said
 
@@ -175,7 +175,7 @@ def test_missing_and_left_over_masks_and_folds_are_named(model: Path, tmp_path: 
     with pytest.raises(DataError) as refused:
         evaluation.evaluate_model(copy)
     assert "fold 0: no mask of Image_01L" in str(refused.value)
-    assert "fold 0: Image_02L.png is not of its validation cases" in str(refused.value)
+    assert "fold 0: Image_02L.png is not one of its validation cases" in str(refused.value)
     shutil.rmtree(copy / "fold_0" / "validation")
     with pytest.raises(PlansError, match=r"lacks the validation of fold 0\. .*--folds 0.*or evaluate --folds 1"):
         evaluation.evaluate_model(copy)

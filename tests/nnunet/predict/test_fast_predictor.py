@@ -20,12 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnvit.model import Segmenter, precision
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.predict import open_model
+from nnvit.nnunet.model_folder import TrainedModel, open_model
 from nnvit.nnunet.predict.ensemble import Ensemble
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.nnunet.predict.model_folder import Model, Predictor, predictor_of
-from nnvit.nnunet.predict.pipeline import overlapped
-from nnvit.nnunet.predict.tiles import Batches, views_of
+from nnvit.nnunet.predict.fast_predictor import FastPredictor, _TileBatches, _views_of
+from nnvit.nnunet.predict.photograph_pipeline import _overlapped
+from nnvit.nnunet.predict.stock_predictor import StockPredictor
 from nnvit.nnunet.train import run_training
 from tests.contract.cells import HEADS, Cell, build, neck_for
 from tests.nnunet.conftest import SHORT, VESSELS, Run, masks, train
@@ -85,11 +84,11 @@ def assert_differ_only_where_undecided(got: Tensor, wanted: Tensor) -> None:
     assert dice(got.argmax(0), wanted.argmax(0)) >= 0.99
 
 
-def fast(model: Model, **settings: Any) -> FastPredictor:
-    return predictor_of(model, CPU, FastPredictor, **settings)
+def fast(model: TrainedModel, **settings: Any) -> FastPredictor:
+    return FastPredictor.of(model, CPU, **settings)
 
 
-def folds_of(model: Path, out: Path, change: Callable[[str], bool], count: int = 3) -> Model:
+def folds_of(model: Path, out: Path, change: Callable[[str], bool], count: int = 3) -> TrainedModel:
     """A model folder whose further folds differ from fold 0 in the tensors that `change` names."""
     shutil.copytree(model, out)
     content = checkpoint_file.read(out / "fold_0" / "checkpoint_final.pth")
@@ -111,7 +110,7 @@ def folds_of(model: Path, out: Path, change: Callable[[str], bool], count: int =
 @pytest.mark.parametrize("mirroring", [True, False])
 def test_in_fp32_the_logits_are_nnunets(vessels: Path, image: Tensor, mirroring: bool, without_bf16: None) -> None:
     model = open_model(vessels)
-    ours, stock = fast(model, mirroring=mirroring), predictor_of(model, CPU, Predictor, mirroring=mirroring)
+    ours, stock = fast(model, mirroring=mirroring), StockPredictor.of(model, CPU, mirroring=mirroring)
     wanted, got = tile_by_tile(stock, image), ours.predict_logits_from_preprocessed_data(image)
     assert got.dtype == torch.float32
     assert wanted.abs().max() > 1
@@ -127,13 +126,13 @@ def test_an_image_smaller_than_a_patch_is_padded_as_nnunet_does(
     model = open_model(vessels)
     small = image[..., :90, :150].contiguous()
     got = fast(model).predict_logits_from_preprocessed_data(small)
-    wanted = predictor_of(model, CPU, Predictor).predict_logits_from_preprocessed_data(small)
+    wanted = StockPredictor.of(model, CPU).predict_logits_from_preprocessed_data(small)
     torch.testing.assert_close(got, wanted.float(), rtol=0, atol=2e-3 * float(wanted.abs().max()))  # nnU-Net's fp16
 
 
 def test_in_bf16_the_masks_agree(vessels: Path, image: Tensor, with_bf16: None) -> None:
     model = open_model(vessels)
-    ours, stock = fast(model), predictor_of(model, CPU, Predictor)
+    ours, stock = fast(model), StockPredictor.of(model, CPU)
     got, wanted = (one.predict_logits_from_preprocessed_data(image).float() for one in (ours, stock))
     assert_differ_only_where_undecided(got, wanted)
     assert "bf16 (auto: this cpu has bf16 matrix instructions)" in ours.lines[0]
@@ -238,7 +237,7 @@ def test_folds_with_one_frozen_backbone_run_it_once(
     assert sum(backbone) == views
     assert len(heads) == len(backbone)
     assert "the 3 folds have one backbone, which runs once for all of them" in ours.lines
-    torch.testing.assert_close(got, tile_by_tile(predictor_of(model, CPU, Predictor), image), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got, tile_by_tile(StockPredictor.of(model, CPU), image), rtol=0, atol=1e-4)
     one = fast(open_model(vessels)).predict_logits_from_preprocessed_data(image)
     assert (got - one).abs().max() > 0.1
     distinct = {parameter.data_ptr() for parameter in ours.ensemble.networks[1].backbone.parameters()}
@@ -252,7 +251,7 @@ def test_folds_whose_backbones_differ_run_whole_whatever_the_recipe_says(
     ours = fast(model)
     assert not any("one backbone" in line for line in ours.lines)
     got = ours.predict_logits_from_preprocessed_data(image)
-    torch.testing.assert_close(got, tile_by_tile(predictor_of(model, CPU, Predictor), image), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got, tile_by_tile(StockPredictor.of(model, CPU), image), rtol=0, atol=1e-4)
 
 
 def test_folds_of_a_head_within_the_encoder_run_whole() -> None:
@@ -303,9 +302,9 @@ def test_lora_is_merged_and_agrees(crops: str, image: Tensor, tmp_path: Path, wi
     (line,) = [line for line in ours.lines if "LoRA" in line]
     assert float(line.split(" ")[-1]) < 1e-4
     got = ours.predict_logits_from_preprocessed_data(image)
-    torch.testing.assert_close(got, tile_by_tile(predictor_of(model, CPU, Predictor), image), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got, tile_by_tile(StockPredictor.of(model, CPU), image), rtol=0, atol=1e-4)
     without = [{n: t * 0 if ".lora_B." in n else t for n, t in fold.items()} for fold in model.parameters]
-    stock = predictor_of(model, CPU, Predictor)
+    stock = StockPredictor.of(model, CPU)
     stock.list_of_parameters = without
     assert (tile_by_tile(stock, image) - got).abs().max() > 0.01
 
@@ -331,21 +330,21 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("size", [1, 3, 16])
 def test_as_many_passes_as_the_batch_size_asks_for(vessels: Path, image: Tensor, size: int, without_bf16: None) -> None:
     ours = fast(open_model(vessels))
-    ours.take(size)
+    ours.set_tile_batch(size)
     batches = calls_of(ours.ensemble)
     got = ours.predict_logits_from_preprocessed_data(image)
     views = 4 * len(ours._internal_get_sliding_window_slicers(image.shape[1:]))
     assert len(batches) == math.ceil(views / size)
     assert sum(batches) == views
     assert max(batches) - min(batches) <= 1
-    ours.take(None)
+    ours.set_tile_batch(None)
     torch.testing.assert_close(got, ours.predict_logits_from_preprocessed_data(image), rtol=0, atol=1e-5)
 
 
 def test_what_is_held_grows_only_as_the_image(vessels: Path, without_bf16: None) -> None:
     """Of an image far larger than a batch: the sum of the logits, and the weights, once each."""
     ours = fast(open_model(vessels), mirroring=False, step_size=1.0)
-    ours.take(1)
+    ours.set_tile_batch(1)
     ours.ensemble = ours.batches.network = Classes()  # type: ignore[assignment]
     sizes = [1024, 2048]
     large = []
@@ -381,7 +380,7 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
 
     image = torch.arange(64.0).reshape(1, 1, 8, 8)
     places = [(slice(None), 0, slice(y, y + 2), slice(x, x + 2)) for y in (0, 2, 4, 6) for x in (0, 2, 4, 6)]
-    got = list(Batches(network, CPU, 16).run(image, views_of(places, None)))
+    got = list(_TileBatches(network, CPU, 16).run(image, _views_of(places, None)))
     assert tried == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
     assert [view.place for view, _ in got] == places
     assert all(torch.equal(tile, image[view.place]) for view, tile in got)
@@ -391,7 +390,7 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
 def test_logits_that_are_no_numbers_are_refused(vessels: Path, image: Tensor, without_bf16: None, value: float) -> None:
     ours = fast(open_model(vessels))
     ours.ensemble.networks[0].head.classifier.bias.data[:] = value
-    with pytest.raises(RuntimeError, match="no numbers, in fp32"):
+    with pytest.raises(RuntimeError, match="logits in fp32 hold NaN or infinity"):
         ours.predict_logits_from_preprocessed_data(image)
 
 
@@ -410,7 +409,7 @@ def test_steps_overlap_in_order_and_a_failing_item_costs_only_itself() -> None:
 
         return run
 
-    results = list(overlapped(list(range(6)), step("read"), step("compute"), step("write")))
+    results = list(_overlapped(list(range(6)), step("read"), step("compute"), step("write")))
     assert [item for item, _ in results] == list(range(6))
     assert [str(future.exception() or future.result()) for _, future in results] == [
         "0",
@@ -433,7 +432,7 @@ def test_interrupted_it_finishes_what_is_being_written() -> None:
         return number
 
     with pytest.raises(KeyboardInterrupt):
-        list(overlapped([0, 1, 2, 3], lambda number: number, compute, written.append))
+        list(_overlapped([0, 1, 2, 3], lambda number: number, compute, written.append))
     assert written == [0, 1]
 
 
@@ -463,7 +462,7 @@ def test_by_default_it_is_fast_and_agrees_with_exact(
     assert "was predicted with fast" in errors
     code, _, errors = nnvit(*words, tmp_path / "fast", "--exact", "--tile-batch", "3")
     assert code == 2
-    assert "--tile-batch is for the fast way" in errors
+    assert "--tile-batch is for the fast predictor" in errors
 
 
 def test_fast_validation_leaves_what_nnunets_leaves(

@@ -1,6 +1,6 @@
 """`nnvit predict`: photographs as they are give the masks of their imported twins; nnU-Net's naming gives nnUNetv2_predict's.
 
-To the last pixel with --exact; how far the fast way agrees is held by test_fast_prediction.py.
+To the last pixel with --exact; how far the fast way agrees is held by test_fast_predictor.py.
 """
 
 import json
@@ -25,11 +25,11 @@ from nnvit.data.importer import import_dataset
 from nnvit.data.photo import Photo
 from nnvit.errors import DataError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.predict import is_case_folder, open_model
+from nnvit.nnunet.model_folder import TrainedModel, open_model
+from nnvit.nnunet.predict.cases import is_case_folder
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.nnunet.predict.mask_values import Meaning, Values, channel_names, meaning_of
-from nnvit.nnunet.predict.model_folder import Model
-from nnvit.nnunet.predict.photograph_steps import fitted
+from nnvit.nnunet.predict.mask_legend import LabelValues, MaskLegend
+from nnvit.nnunet.predict.photograph_pipeline import _fitted
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from tests.nnunet.conftest import (
     ONE_PROCESS,
@@ -253,11 +253,11 @@ def test_what_a_failure_left_half_written_does_not_pass_for_anothers(
     crop.crop((0, 0, 128, 128)).save(tmp_path / "eye.png")
     words = ["-i", tmp_path / "eye.png", "-o", tmp_path / "out", "-m", vessels, "--overlay"]
 
-    def full(self: Meaning, labels: np.ndarray) -> np.ndarray:
+    def full(self: MaskLegend, labels: np.ndarray) -> np.ndarray:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Meaning, "translate", full)
+        patch.setattr(MaskLegend, "translate", full)
         assert nnvit(*words)[0] == 1
     assert nnvit(*words)[0] == 0
     assert values_in(tmp_path / "out") == {"eye": {0, 1}}
@@ -350,56 +350,56 @@ def test_a_model_of_stock_nnunet_predicts_photographs_as_it_predicts_cases(
 
 
 @pytest.fixture(scope="module")
-def model(vessels: Path) -> Model:
+def model(vessels: Path) -> TrainedModel:
     return open_model(vessels)
 
 
-def with_channels(model: Model, count: int) -> Model:
+def with_channels(model: TrainedModel, count: int) -> TrainedModel:
     return replace(
         model, dataset_json=model.dataset_json | {"channel_names": {str(i): "rgb_to_0_1" for i in range(count)}}
     )
 
 
-def test_grey_is_three_equal_channels_and_the_reverse(model: Model) -> None:
+def test_grey_is_three_equal_channels_and_the_reverse(model: TrainedModel) -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     colour = np.stack([grey] * 3, axis=-1)
     wanted = colour.transpose(2, 0, 1)[:, None].astype(np.float32)
-    photo, notes = fitted(model, Photo(pixels=grey))
+    photo, notes = _fitted(model, Photo(pixels=grey))
     assert np.array_equal(photo.as_nnunet()[0], wanted)
     assert notes == ["grey, taken as three equal channels"]
-    photo, notes = fitted(with_channels(model, 1), Photo(pixels=colour))
+    photo, notes = _fitted(with_channels(model, 1), Photo(pixels=colour))
     assert np.array_equal(photo.as_nnunet()[0], wanted[:1])
     assert notes == ["three equal channels, taken as grey"]
 
 
-def test_pictures_that_do_not_fit_are_refused(model: Model) -> None:
+def test_pictures_that_do_not_fit_are_refused(model: TrainedModel) -> None:
     colour = np.zeros((2, 2, 3), np.uint8)
     colour[0, 0, 1] = 7
     with pytest.raises(DataError, match=r"in colour \(its channels differ in 1 pixels\)"):
-        fitted(with_channels(model, 1), Photo(pixels=colour))
+        _fitted(with_channels(model, 1), Photo(pixels=colour))
     with pytest.raises(DataError, match="has 3 channels, the model takes 4"):
-        fitted(with_channels(model, 4), Photo(pixels=colour))
+        _fitted(with_channels(model, 4), Photo(pixels=colour))
     with pytest.raises(DataError, match=r"16 bits \(up to 300\)"):
-        fitted(model, Photo(pixels=np.full((2, 2), 300, np.uint16)))
+        _fitted(model, Photo(pixels=np.full((2, 2), 300, np.uint16)))
 
 
-def labelled(model: Model, labels: dict[str, Any], **more: Any) -> Model:
+def labelled(model: TrainedModel, labels: dict[str, Any], **more: Any) -> TrainedModel:
     return replace(model, dataset_json=model.dataset_json | {"labels": labels} | more)
 
 
-def test_masks_hold_the_values_of_the_imported_ones_where_they_are_known(model: Model) -> None:
+def test_masks_hold_the_values_of_the_imported_ones_where_they_are_known(model: TrainedModel) -> None:
     labels = {"background": 0, "artery": 1, "vein": 2, "ignore": 3}
     imported = labelled(model, labels, nnvit_import={"stored_values": {"artery": 300, "vein": 12, "ignore": 255}})
     maps = np.array([[0, 1], [2, 1]])
-    assert meaning_of(imported, None).translate(maps).tolist() == [[0, 300], [12, 300]]
-    assert meaning_of(imported, Values.LABELS).translate(maps).tolist() == maps.tolist()
-    visible = meaning_of(imported, Values.VISIBLE).translate(maps)
+    assert MaskLegend.of(imported, None).translate(maps).tolist() == [[0, 300], [12, 300]]
+    assert MaskLegend.of(imported, LabelValues.LABELS).translate(maps).tolist() == maps.tolist()
+    visible = MaskLegend.of(imported, LabelValues.VISIBLE).translate(maps)
     assert (visible.tolist(), visible.dtype) == ([[0, 128], [255, 128]], np.uint8)
     stock = labelled(model, labels)
-    assert meaning_of(stock, None).kind is Values.LABELS
-    assert "look black in a viewer" in meaning_of(stock, None).lines()[1]
+    assert MaskLegend.of(stock, None).kind is LabelValues.LABELS
+    assert "look black in a viewer" in MaskLegend.of(stock, None).lines()[1]
     with pytest.raises(DataError, match="--values labels or visible"):
-        meaning_of(stock, Values.STORED)
+        MaskLegend.of(stock, LabelValues.STORED)
 
 
 def test_regions_are_predicted_as_by_stock_nnunet(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> None:
@@ -410,8 +410,8 @@ def test_regions_are_predicted_as_by_stock_nnunet(vessels: Path, crop: Image.Ima
     described |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
     (folder / "dataset.json").write_text(json.dumps(described))
     model = open_model(folder)
-    assert meaning_of(model, None).names == {1: "whole", 2: "core"}
-    assert channel_names(model) == {0: "whole", 1: "core"}
+    assert MaskLegend.of(model, None).names == {1: "whole", 2: "core"}
+    assert MaskLegend.of(model, None).channels == {0: "whole", 1: "core"}
     (tmp_path / "in").mkdir()
     crop.save(tmp_path / "in" / "eye_0000.png")
     (tmp_path / "stock").mkdir()
@@ -533,7 +533,9 @@ def stock_here(model: Path, folds: tuple[int, ...], images: Path, out: Path) -> 
         (["a_0000.png", "b_0000.jpg"], False),
     ],
 )
-def test_nnunets_naming_is_told_from_a_cameras(names: list[str], cases: bool, model: Model, tmp_path: Path) -> None:
+def test_nnunets_naming_is_told_from_a_cameras(
+    names: list[str], cases: bool, model: TrainedModel, tmp_path: Path
+) -> None:
     for name in names:
         (tmp_path / name).touch()
     assert is_case_folder(tmp_path, model) is cases

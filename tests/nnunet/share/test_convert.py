@@ -142,7 +142,7 @@ def test_a_converted_checkpoint_computes_what_the_forks_network_did(size: str, l
     given = yaml(tmp_path, size, lora)
     done = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [given])
     pixels = torch.rand(1, 3, 56, 84) if size == "vit14" else None
-    assert_same(rebuilt(done.out, "segformer_fork", given), reference, pixels)
+    assert_same(rebuilt(done.paths[0], "segformer_fork", given), reference, pixels)
 
 
 @pytest.mark.parametrize("layout", WRITTEN)
@@ -150,13 +150,13 @@ def test_every_way_of_writing_the_names_is_understood(layout: str, tmp_path: Pat
     reference = fork(lora=True)
     source = saved(reference, tmp_path / "fork.pth", WRITTEN[layout])
     given = yaml(tmp_path)
-    assert_same(rebuilt(convert(source, tmp_path / "ours.pth", [given]).out, "segformer_fork", given), reference)
+    assert_same(rebuilt(convert(source, tmp_path / "ours.pth", [given]).paths[0], "segformer_fork", given), reference)
 
 
 def test_features_without_the_final_norm_are_a_key_of_the_backbone(tmp_path: Path) -> None:
     """timm's forward_intermediates and get_intermediate_layers leave it out unless they are asked for it."""
     reference, given = fork(lora=True, norm=False), yaml(tmp_path)
-    out = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [given]).out
+    out = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [given]).paths[0]
     assert_same(rebuilt(out, "segformer_fork", given, overrides=["model.backbone_args.final_norm=false"]), reference)
     with pytest.raises(AssertionError, match="not close"):
         assert_same(rebuilt(out, "segformer_fork", given), reference)
@@ -167,7 +167,7 @@ def test_a_published_familys_backbone_fits_as_timm_builds_it(tmp_path: Path) -> 
     reference = trained(SegFormerSegmentationModel(backbone, 384, taps=[2, 5, 8, 11]))
     given = ["model.backbone_size=small", "model.decoder_hidden_size=24", "lora.enabled=false"]
     done = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [], given)
-    assert_same(rebuilt(done.out, "segformer_fork", overrides=given), reference)
+    assert_same(rebuilt(done.paths[0], "segformer_fork", overrides=given), reference)
 
 
 def test_a_bare_state_dict_is_converted_too_and_timms_classifier_is_dropped_with_the_reason(tmp_path: Path) -> None:
@@ -177,14 +177,14 @@ def test_a_bare_state_dict_is_converted_too_and_timms_classifier_is_dropped_with
     )
     given = yaml(tmp_path, lora=False)
     done = convert(tmp_path / "bare.pth", tmp_path / "ours.pth", [given])
-    assert_same(rebuilt(done.out, "segformer_fork", given), reference)
+    assert_same(rebuilt(done.paths[0], "segformer_fork", given), reference)
     lines = done.lines()
     assert lines[0].endswith("tensors mapped from the fork's SegFormer model")
     assert "  dropped 1 (timm's classifier, which segmentation does not read): backbone.head.weight" in lines
     assert any(re.fullmatch(r"  renamed backbone\.\* -> backbone\.model\.\*: \d+", line) for line in lines)
     assert any(line.startswith("  renamed decode_head.* (with linear_projections) -> head.*: 16") for line in lines)
     assumed = "model.feature_layers=[0,1,2,3] model.backbone_args.final_norm=true model.input_norm=none"
-    assert lines[-3].endswith(f"these were assumed: {assumed}")
+    assert lines[-3].endswith(f"so they were assumed: {assumed}")
 
 
 @pytest.mark.parametrize("hub", [True, False], ids=["hub", "memory"])
@@ -197,7 +197,7 @@ def test_transformers_segformer_is_converted_whole_from_either_layout(hub: bool,
     if bare:
         source = source / "model.safetensors"
     recipe = ["model.backbone=mit", "model.backbone_size=b0", "model.neck=same_scale", "lora.enabled=false"]
-    out = convert(source, tmp_path / "ours.pth", [], recipe).out
+    out = convert(source, tmp_path / "ours.pth", [], recipe).paths[0]
     ours = rebuilt(out, overrides=[*recipe, "model.input_norm=none"])
     with torch.no_grad():
         expected = interpolate(theirs(image()).logits, size=(64, 96), mode="bilinear")
@@ -206,7 +206,7 @@ def test_transformers_segformer_is_converted_whole_from_either_layout(hub: bool,
 
 def test_the_result_starts_a_training_by_pretrained_weights(tmp_path: Path) -> None:
     reference, given = fork(lora=True), yaml(tmp_path)
-    out = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [given]).out
+    out = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [given]).paths[0]
     network = Segmenter(3, 5, **arch_kwargs(loading.load_recipe(["segformer_fork", given])))
     assert checkpoint_file.transfer(network, out) == len(network.state_dict()) - 2
     fuse = reference.decode_head.linear_fuse.weight
@@ -298,10 +298,10 @@ def test_the_backbone_alone_has_its_adapters_merged_and_is_loaded_by_its_path(lo
     source = tmp_path / "vit.pth"
     torch.save(network.state_dict() | {"decoder.weight": torch.ones(1)}, source)
     done = convert(source, tmp_path / "backbone.safetensors", [yaml(tmp_path, lora=lora)], backbone_only=True)
-    assert "  left out, of no backbone: decoder.* (1)" in done.lines()
+    assert "  left out, not of the backbone: decoder.* (1)" in done.lines()
     module = registry.module("backbone", "tiny")
     backbone = module.build("eva", TAPS, module.Args()).eval()
-    assert load_backbone(backbone, str(done.out)).loaded == len(load_file(done.out))
+    assert load_backbone(backbone, str(done.paths[0])).loaded == len(load_file(done.paths[0]))
     with torch.no_grad():
         expected = network.backbone.forward_intermediates(image(), indices=TAPS, norm=True, intermediates_only=True)
         torch.testing.assert_close(backbone(image()), expected, rtol=1e-4, atol=1e-5)
@@ -359,7 +359,7 @@ def test_a_converted_checkpoint_is_not_trained_on(
 ) -> None:
     """Its optimiser's state stayed behind; no hash of a recipe stands in it."""
     folder, _ = results
-    out = convert(folder, None, [yaml(tmp_path)]).out
+    out = convert(folder, None, [yaml(tmp_path)]).paths[0]
     content = checkpoint_file.read(out / "fold_0" / "checkpoint_final.pth")
     assert "hash" not in content["nnvit"]
     assert content["nnvit"]["converted"]["trainer"] == "nnUNetTrainerNoDeepSupervision_segformer"

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from nnvit import registry
 from nnvit.errors import ConfigError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.share import export, onnx_file
-from nnvit.nnunet.share.export import Wanted
+from nnvit.nnunet.share import export
+from nnvit.nnunet.share.export import ExportOptions
 from nnvit.records.json_files import read_json
 from nnvit.weights import external
 from nnvit.weights.target import target_tensors
@@ -109,7 +109,7 @@ def test_stock_prediction_is_the_same_without_the_file_and_without_lora(
 
 
 def test_adapters_may_stay(model: Path, base: Path, tmp_path: Path) -> None:
-    export.export(model, tmp_path / "out", wanted=Wanted(merge=False))
+    export.export(model, tmp_path / "out", options=ExportOptions(merge=False))
     whole = external.filled(weights(model))
     kept = weights(tmp_path / "out")
     assert kept.keys() == whole.keys()
@@ -127,7 +127,7 @@ def test_the_card_says_what_it_is_and_how_to_predict(model: Path, base: Path, tm
     assert card["backbone_weights"]["path"] == base.name
     text = (tmp_path / "out" / "README.txt").read_text()
     assert "background = 0, anterior = 1, posterior = 2" in text
-    assert "nobody told nnvit the licence" in text
+    assert "the licence of the backbone's weights (base.safetensors) is not known to nnvit" in text
     assert "-d DATASET -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_export -c 2d -f 0" in text  # whoever gets it names it
 
 
@@ -137,13 +137,13 @@ def test_a_backbone_that_is_not_free_is_pointed_out(model: Path, tmp_path: Path)
     content["nnvit"]["weights"]["licence"] = "dinov3"
     checkpoint_file.write(tmp_path / model.name / CHECKPOINT, content)
     done = export.export(tmp_path / model.name, tmp_path / "out")
-    assert any("are under 'dinov3', which binds what was made of them too" in line for line in done.lines())
+    assert any("are under 'dinov3', which also binds what was made from them" in line for line in done.lines())
     assert "ai.meta.com" in (tmp_path / "out" / "README.txt").read_text()
 
 
 def test_half_is_half_the_size_and_nearly_the_same(model: Path, tmp_path: Path) -> None:
     export.export(model, tmp_path / "whole")
-    export.export(model, tmp_path / "half", wanted=Wanted(half=True, safetensors=True))
+    export.export(model, tmp_path / "half", options=ExportOptions(half=True, safetensors=True))
     whole, half = weights(tmp_path / "whole"), weights(tmp_path / "half")
     for name, tensor in whole.items():
         assert torch.equal(half[name], tensor.half() if tensor.is_floating_point() else tensor), name
@@ -164,14 +164,14 @@ def test_weights_that_fp16_does_not_hold_are_refused_and_nothing_is_left(model: 
     content["network_weights"][name] *= 1e6
     checkpoint_file.write(tmp_path / model.name / CHECKPOINT, content)
     with pytest.raises(WeightsError, match="Leave --half out"):
-        export.export(tmp_path / model.name, tmp_path / "out", wanted=Wanted(half=True))
+        export.export(tmp_path / model.name, tmp_path / "out", options=ExportOptions(half=True))
     assert [path.name for path in tmp_path.iterdir()] == [model.name]
 
 
 def test_onnx_gives_torchs_logits_for_any_batch(model: Path, tmp_path: Path) -> None:
     import onnxruntime
 
-    done = export.export(model, tmp_path / "out", wanted=Wanted(onnx=True))
+    done = export.export(model, tmp_path / "out", options=ExportOptions(onnx=True))
     assert re.search(r"model.onnx takes \[1, 56, 48\], any batch; onnxruntime differs by \d\.\de-0[5-9]", done.notes[1])
     session = onnxruntime.InferenceSession(
         tmp_path / "out" / "fold_0" / "model.onnx", providers=["CPUExecutionProvider"]
@@ -189,28 +189,28 @@ def test_onnx_gives_torchs_logits_for_any_batch(model: Path, tmp_path: Path) -> 
 def test_an_onnx_file_that_is_not_the_network_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "LARGEST", 0.0)  # which no rounding keeps
+    monkeypatch.setattr(export, "_ONNX_CLOSE", 0.0)  # which no rounding keeps
     with pytest.raises(WeightsError, match=r"onnxruntime's logits of model.onnx differ from torch's by"):
-        export.export(model, tmp_path / "out", wanted=Wanted(onnx=True))
+        export.export(model, tmp_path / "out", options=ExportOptions(onnx=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_differences_of_logits_count_in_units_of_the_largest_and_nan_is_never_small() -> None:
     logits = torch.tensor([50.0, -3.0])
-    assert onnx_file.apart(logits, logits + 0.25) == (0.25, 50.0)
-    assert onnx_file.apart(logits / 100, logits / 100) == (0.0, 1.0)
-    worst, _ = onnx_file.apart(logits, torch.tensor([50.0, math.nan]))
+    assert export._apart(logits, logits + 0.25) == (0.25, 50.0)
+    assert export._apart(logits / 100, logits / 100) == (0.0, 1.0)
+    worst, _ = export._apart(logits, torch.tensor([50.0, math.nan]))
     assert math.isnan(worst)
 
 
 def test_onnx_without_its_packages_says_what_to_install(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(export, "_ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         ConfigError, match=r'needs no_such_package, which is not here\. Install with: pip install "nnvit\[onnx\]"'
     ):
-        export.export(model, tmp_path / "out", wanted=Wanted(onnx=True))
+        export.export(model, tmp_path / "out", options=ExportOptions(onnx=True))
 
 
 def built(model: Path) -> torch.nn.Module:
@@ -233,7 +233,7 @@ def test_a_model_of_stock_nnunet_is_exported_too(hippocampus: str, tmp_path: Pat
         "inference_allowed_mirroring_axes": (0, 1), "current_epoch": 3,
     }  # fmt: skip
     torch.save(content, folder / CHECKPOINT)
-    export.export(folder, tmp_path / "out", wanted=Wanted(safetensors=True))
+    export.export(folder, tmp_path / "out", options=ExportOptions(safetensors=True))
     assert all(torch.equal(t, network.state_dict()[name]) for name, t in weights(tmp_path / "out").items())
     assert json.loads((tmp_path / "out" / "model_card.json").read_text())["needs"] == ["nnunetv2"]
 

@@ -26,9 +26,10 @@ from nnvit import registry
 from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet import paths as folders
-from nnvit.nnunet.share import export, onnx_file, zip_contents
+from nnvit.nnunet.share import export, model_zip
 from nnvit.nnunet.share.install import install
 from nnvit.records.hashes import sha256_of
+from nnvit.records.json_files import read_json
 from nnvit.weights import external
 from nnvit.weights.target import target_tensors
 from tests.nnunet.conftest import ONE_TILE, TINY, command, untrained
@@ -81,7 +82,7 @@ def content_of(folder: Path) -> dict[str, str]:
 def test_a_zip_of_stock_nnunet_arrives_whole_under_another_name(stock_zip: Path, model: Path, results: Path) -> None:
     done = install(stock_zip, "Dataset901_Theirs")
     target = results / "Dataset901_Theirs" / MODEL
-    assert done.models == [target]
+    assert done.paths == [target]
     assert content_of(target) == content_of(model)
     assert "-d Dataset901_Theirs -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_send -c 2d -f 0" in done.lines()[1]
     assert not list(results.glob(".nnvit_install_*"))
@@ -197,9 +198,9 @@ def add(name: str, content: bytes = b"x") -> Callable[[zipfile.ZipFile, str], No
 
 BAD: dict[str, tuple[Callable[[zipfile.ZipFile, str], None], str, type[NnvitError], str]] = {
     "a path above": (add("HOME/../../../evil"), "\0", DataError, "a path that leaves its folder"),
-    "an absolute path": (add("/tmp/evil"), "\0", DataError, "no path within a folder"),
-    "a drive": (add("C:/evil"), "\0", DataError, "no path within a folder"),
-    "backslashes": (add("HOME\\..\\evil"), "\0", DataError, "no path within a folder"),
+    "an absolute path": (add("/tmp/evil"), "\0", DataError, "not a path inside a folder"),
+    "a drive": (add("C:/evil"), "\0", DataError, "not a path inside a folder"),
+    "backslashes": (add("HOME\\..\\evil"), "\0", DataError, "not a path inside a folder"),
     "a link": (link, "\0", DataError, "a link or device"),
     "a file of no model": (add("Dataset905_Other/evil.txt"), "\0", DataError, "belongs to none"),
     "a name twice": (add("HOME/DATASET.json"), "\0", DataError, "twice"),
@@ -235,7 +236,7 @@ BAD: dict[str, tuple[Callable[[zipfile.ZipFile, str], None], str, type[NnvitErro
         add("HOME/\x1b[31m.txt"),
         "\0",
         DataError,
-        r"\\x1b\[31m.txt', which is a name that a terminal",
+        r"\\x1b\[31m.txt', which is a name with control characters",
     ),
     "a class of another package": (
         add("HOME/plans.json", plans_of("subprocess.Popen")),
@@ -290,9 +291,9 @@ def test_what_could_do_harm_is_refused_and_leaves_nothing(
     "network", [UNET, "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet"]
 )
 def test_networks_of_stock_nnunet_pass_and_those_whose_modules_it_renamed(network: str, hippocampus: str) -> None:
-    zip_contents.check_names(folders.read_plans(hippocampus, "nnUNetPlans"))
+    model_zip._check_names(folders.read_plans(hippocampus, "nnUNetPlans"))
     layers = {"conv_op": "torch.nn.modules.conv.Conv2d", "nonlin": "torch.nn.LeakyReLU", "dropout_op": None}
-    zip_contents.check_names(json.loads(plans_of(network, list(layers), **layers)))
+    model_zip._check_names(json.loads(plans_of(network, list(layers), **layers)))
 
 
 def test_predictions_that_nnunet_exports_on_request_arrive(stock_zip: Path, results: Path, tmp_path: Path) -> None:
@@ -302,17 +303,17 @@ def test_predictions_that_nnunet_exports_on_request_arrive(stock_zip: Path, resu
         for ending in endings:
             zipped.writestr(f"{home}/fold_0/validation/case{ending}", b"x")
 
-    (target,) = install(changed(stock_zip, tmp_path / "with.zip", predictions)).models
+    (target,) = install(changed(stock_zip, tmp_path / "with.zip", predictions)).paths
     assert {path.name[4:] for path in target.glob("fold_0/validation/case*")} == endings
 
 
 def test_every_kind_of_file_that_export_writes_arrives(
     model: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_file, "INSIDE", 0)  # so that the weights get a file of their own
-    wanted = export.Wanted(safetensors=True, onnx=True)
-    export.export(model, tmp_path / "all.zip", wanted=wanted)
-    (target,) = install(tmp_path / "all.zip", "Dataset911_All").models
+    monkeypatch.setattr(export, "_ONNX_INSIDE", 0)  # so that the weights get a file of their own
+    options = export.ExportOptions(safetensors=True, onnx=True)
+    export.export(model, tmp_path / "all.zip", options=options)
+    (target,) = install(tmp_path / "all.zip", "Dataset911_All").paths
     names = {path.name for path in (target / "fold_0").iterdir()}
     assert names >= {"checkpoint_final.pth", "model.safetensors", "model.onnx", "model.onnx.data", "progress.png"}
 
@@ -417,10 +418,10 @@ def test_models_of_one_zip_arrive_together_or_not_at_all(
         with pytest.raises(OSError, match="the disk is gone"):
             install(two)
     assert not list(results.glob("Dataset90[89]*/*"))
-    assert len(install(two).models) == 2
+    assert len(install(two).paths) == 2
 
 
 def test_checkpoints_that_were_installed_load_safely(stock_zip: Path, results: Path) -> None:
-    (target,) = install(stock_zip, "Dataset910_Read").models
+    (target,) = install(stock_zip, "Dataset910_Read").paths
     assert checkpoint_file.read(target / "fold_0" / "checkpoint_final.pth")["network_weights"]
-    assert folders.read_json(target / "plans.json")["plans_name"] == "nnUNetPlans_to_send"
+    assert read_json(target / "plans.json")["plans_name"] == "nnUNetPlans_to_send"

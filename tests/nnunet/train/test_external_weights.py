@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.model_folder import open_model
 from nnvit.nnunet.plan import plans_file
-from nnvit.nnunet.predict import open_model
 from nnvit.recipe import loading
 from nnvit.weights import external
 from nnvit.weights.target import target_tensors

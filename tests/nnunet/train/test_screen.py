@@ -12,7 +12,6 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.train import screen as display
 from nnvit.nnunet.train.screen import Screen, sparkline
 from nnvit.nnunet.train.tensorboard import TensorBoardLogger
 from tests.nnunet.conftest import ONE_TILE, TINY, fold_of
@@ -40,14 +39,6 @@ def test_the_screen_holds_curves_of_losses_and_classes_and_the_pace(width: int) 
     if width == 100:
         assert "101/250" in shown
         assert "0.50 s/it (2% waiting for data)  ETA 7 min" in shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(42, "42 s"), (420, "7 min"), (7190, "2 h 00 min"), (11100, "3 h 05 min"), (187200, "2 d 04 h")],
-)
-def test_durations_are_said_in_words(seconds: float, words: str) -> None:
-    assert display.duration(seconds) == words
 
 
 def test_tensorboard_leaves_out_what_was_written_beyond_the_checkpoint(tmp_path: Path) -> None:

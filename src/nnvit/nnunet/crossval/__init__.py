@@ -1,1 +1,1 @@
-"""The folds of a cross-validation: trained one after the other, and evaluated together."""
+"""The folds of a cross-validation: trained one after another, and evaluated together."""

@@ -1,4 +1,4 @@
-"""`nnvit evaluate`: the folds of a cross-validation together, or a folder of predictions, scored by stock nnU-Net."""
+"""`nnvit evaluate`: all folds of a cross-validation, or a folder of predictions, scored by stock nnU-Net."""
 
 import math
 import os
@@ -18,27 +18,26 @@ from rich.table import Table
 from nnvit.data.pairing import refuse
 from nnvit.errors import DataError, PlansError
 from nnvit.nnunet import paths
-from nnvit.records.json_files import read_json
+from nnvit.nnunet.model_folder import ModelFolder
 from nnvit.records.run_record import RunRecord, split_hash
 
-from . import folds
-
-SUMMARY = "summary.json"
+_SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """Dice of one label over some cases."""
+class LabelScore:
+    """Dice of one label over some cases.
+
+    values: of the cases whose reference holds the label; empty: number of cases whose reference lacks it, which have no Dice;
+    false_alarms: those of them where it was predicted.
+    """
 
     values: tuple[float, ...]
-    """Of the cases whose reference holds the label."""
     empty: int
-    """Cases whose reference does not hold it: no Dice can be given."""
     false_alarms: int
-    """Those of them where it was predicted all the same."""
 
     def __str__(self) -> str:
-        """`0.761 ± 0.022 (8)`: mean, standard deviation over cases, number of cases."""
+        """Returns mean, standard deviation over cases and number of cases: `0.761 ± 0.022 (8)`."""
         spread = f"{np.std(self.values, ddof=1):.3f}" if len(self.values) > 1 else "–"
         mean = f"{np.mean(self.values):.4f} ± {spread} ({len(self.values)})" if self.values else "–"
         alarms = f", {self.false_alarms} with a false alarm" if self.false_alarms else ""
@@ -47,15 +46,19 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """names: label or region -> its name; rows: `fold 0`, …, `all` -> label -> score; summary: nnU-Net's file."""
+    """Scores of a cross-validation or a folder.
+
+    names: label or region -> name; rows: `fold 0`, …, `all` -> label -> score; nnunet_means: label -> nnU-Net's mean Dice;
+    summary: nnU-Net's summary.json.
+    """
 
     names: dict[Any, str]
-    rows: dict[str, dict[Any, Score]]
+    rows: dict[str, dict[Any, LabelScore]]
     nnunet_means: dict[Any, float]
     summary: Path
 
     def table(self) -> Table:
-        """Dice by row and label, for a terminal."""
+        """Returns Dice by row and label, for a terminal."""
         table = Table(title="Dice: mean ± SD over cases (number of cases)")
         table.add_column("")
         for name in self.names.values():
@@ -65,27 +68,27 @@ class Evaluation:
         return table
 
     def lines(self) -> list[str]:
-        """What follows the table."""
+        """Returns the lines below the table."""
         lines = [f"nnU-Net's summary: {self.summary}"]
         whole = list(self.rows.values())[-1]
         alarmed = {label: score for label, score in whole.items() if score.false_alarms}
         if alarmed:
             means = ", ".join(f"{self.names[label]} {self.nnunet_means[label]:.4f}" for label in alarmed)
             lines.append(
-                f"there, a false alarm in a case with an empty reference counts as Dice 0, so that the means differ: {means}"
+                f"there, a false alarm in a case with an empty reference counts as Dice 0, so the means differ: {means}"
             )
         return lines
 
 
 def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluation:
-    """Gathers the validation masks of the folds into `crossval_results_folds_…`, as nnU-Net does, and scores them.
+    """Copies the validation masks of the folds to `crossval_results_folds_…`, as nnU-Net does, and scores them.
 
-    wanted: folds, None for all of splits_final.json. Raises PlansError or DataError, before anything is written, that names
-    folds and cases that are missing, and masks that do not belong to a fold's split.
+    wanted: folds, None for all of splits_final.json. Raises PlansError or DataError before anything is written; it names
+    missing folds and cases, and masks that do not belong to a fold's split.
     """
-    dataset_json, plans = _read_model(model)
-    dataset, ending = plans["dataset_name"], dataset_json["file_ending"]
-    splits = folds.splits_of(dataset)
+    folder = ModelFolder.read(model)
+    dataset, ending = folder.plans["dataset_name"], folder.dataset_json["file_ending"]
+    splits = paths.read_splits(dataset)
     if splits is None:
         raise PlansError(
             f"{paths.plans_path(dataset, 'splits_final')} does not exist; it says which cases belong to a fold."
@@ -101,49 +104,46 @@ def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluati
     merged = model / f"crossval_results_folds_{folds_tuple_to_string(chosen)}"
     accumulate_cv_results(str(model), str(merged), chosen, default_num_processes, overwrite=True)
     groups = {f"fold {fold}": splits[fold]["val"] for fold in chosen} if len(chosen) > 1 else {}
-    return _evaluation(
-        merged / SUMMARY, dataset_json, plans, groups | {f"fold {chosen[0]}" if not groups else "all": cases}
-    )
+    return _evaluation(merged / _SUMMARY, folder, groups | {"all" if groups else f"fold {chosen[0]}": cases})
 
 
 def evaluate_folder(predictions: Path, references: Path) -> Evaluation:
-    """Scores predictions of nnU-Net's naming against references of the same names, as nnUNetv2_evaluate_folder does.
+    """Scores predicted masks against references of the same names, as nnUNetv2_evaluate_folder does.
 
-    Raises DataError for names without a partner, and for a folder without the dataset.json and plans.json that predicting
-    leaves there.
+    Raises DataError for names that only one of the folders holds, and if `predictions` lacks the dataset.json and plans.json
+    that predicting writes there.
     """
-    for folder in (predictions, references):
-        if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder; give the predicted masks and then their references.")
+    for given in (predictions, references):
+        if not given.is_dir():
+            raise DataError(f"{given} is not a folder; give the predicted masks first and then their references.")
     files = [predictions / f"{name}.json" for name in ("dataset", "plans")]
     if not all(file.is_file() for file in files):
         raise DataError(
-            f"{predictions} lacks dataset.json and plans.json, which nnUNetv2_predict and, on a folder of nnU-Net's naming, "
-            "`nnvit predict` leave there, and which say what the labels mean; copy them from the model folder."
+            f"{predictions} lacks dataset.json and plans.json, which define the labels. nnUNetv2_predict writes them there, and "
+            "so does `nnvit predict` for a folder of nnU-Net's naming; copy them from the model folder."
         )
-    dataset_json, plans = (read_json(file) for file in files)
-    ending = dataset_json["file_ending"]
-    predicted, known = ({path.name for path in folder.glob(f"*{ending}")} for folder in (predictions, references))
+    folder = ModelFolder.read(predictions)
+    ending = folder.dataset_json["file_ending"]
+    predicted, known = ({path.name for path in given.glob(f"*{ending}")} for given in (predictions, references))
     lonely = [f"{name}: no prediction" for name in sorted(known - predicted)]
     lonely += [f"{name}: no reference" for name in sorted(predicted - known)]
     refuse(f"predictions in {predictions} and references in {references} do not match", lonely)
     if not predicted:
         raise DataError(f"{predictions} holds no {ending} file.")
-    summary = predictions / SUMMARY
+    summary = predictions / _SUMMARY
     compute_metrics_on_folder2(str(references), str(predictions), *map(str, files), str(summary), default_num_processes)
     cases = sorted(name.removesuffix(ending) for name in predicted)
-    return _evaluation(summary, dataset_json, plans, {"all": cases})
+    return _evaluation(summary, folder, {"all": cases})
 
 
-def _evaluation(
-    summary: Path, dataset_json: dict[str, Any], plans: dict[str, Any], groups: dict[str, list[str]]
-) -> Evaluation:
+def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]) -> Evaluation:
+    """Reads nnU-Net's summary. groups: row -> its cases."""
     content = load_summary_json(str(summary))
-    ending = dataset_json["file_ending"]
+    ending = folder.dataset_json["file_ending"]
     metrics = {
         Path(case["prediction_file"]).name.removesuffix(ending): case["metrics"] for case in content["metric_per_case"]
     }
-    names = _names(dataset_json, plans)
+    names = _names(folder)
     return Evaluation(
         names=names,
         rows={
@@ -154,20 +154,20 @@ def _evaluation(
     )
 
 
-def _score(cases: list[dict[str, float]]) -> Score:
+def _score(cases: list[dict[str, float]]) -> LabelScore:
     empty = [case for case in cases if case["n_ref"] == 0]
-    return Score(
+    return LabelScore(
         values=tuple(case["Dice"] for case in cases if case["n_ref"] > 0),
         empty=len(empty),
         false_alarms=sum(not math.isnan(case["Dice"]) for case in empty),
     )
 
 
-def _names(dataset_json: dict[str, Any], plans: dict[str, Any]) -> dict[Any, str]:
-    """By the keys of nnU-Net's summary: an int, or a tuple for a region of several labels."""
-    labels = PlansManager(plans).get_label_manager(dataset_json)
+def _names(folder: ModelFolder) -> dict[Any, str]:
+    """Returns the names by the keys of nnU-Net's summary: an int, or a tuple for a region of several labels."""
+    labels = PlansManager(folder.plans).get_label_manager(folder.dataset_json)
     keys = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    named = {tuple(v) if isinstance(v, list) else v: name for name, v in dataset_json["labels"].items()}
+    named = {tuple(v) if isinstance(v, list) else v: name for name, v in folder.dataset_json["labels"].items()}
     return {key: named.get(key, named.get((key,), str(key))) for key in map(_plain, keys)}
 
 
@@ -175,16 +175,8 @@ def _plain(key: Any) -> Any:
     return tuple(map(int, key)) if isinstance(key, tuple | list) else int(key)
 
 
-def _read_model(model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    files = [model / f"{name}.json" for name in ("dataset", "plans")]
-    if not all(file.is_file() for file in files):
-        raise PlansError(f"{model} is no model folder, …/Trainer__Plans__2d: it lacks dataset.json or plans.json.")
-    dataset_json, plans = (read_json(file) for file in files)
-    return dataset_json, plans
-
-
 def _references(dataset: str) -> Path:
-    """Where nnU-Net looks for them: with the raw data, else beside the preprocessed ones."""
+    """Returns the folder where nnU-Net looks for references: the raw data's, else the preprocessed data's."""
     raw = Path(os.environ.get("nnUNet_raw", "")) / dataset / "labelsTr"
     if "nnUNet_raw" not in os.environ:
         paths.folder("nnUNet_raw")  # nnU-Net needs it set, and this says how
@@ -206,12 +198,14 @@ def _refuse_incomplete(model: Path, chosen: list[int], splits: list[dict[str, li
         found = {path.name.removesuffix(ending) for path in (folder / "validation").glob(f"*{ending}")}
         wanted = set(splits[fold]["val"])
         problems += [f"fold {fold}: no mask of {case}" for case in sorted(wanted - found)]
-        problems += [f"fold {fold}: {case}{ending} is not of its validation cases" for case in sorted(found - wanted)]
+        problems += [
+            f"fold {fold}: {case}{ending} is not one of its validation cases" for case in sorted(found - wanted)
+        ]
         record = RunRecord.read(folder)
         if record is not None and record.split_hash != split_hash(splits[fold]["train"], splits[fold]["val"]):
-            problems.append(f"fold {fold}: it was trained on another split than splits_final.json has now")
+            problems.append(f"fold {fold}: it was trained on another split than the one now in splits_final.json")
     refuse(
         f"the masks in {model} are not those of the splits",
         problems,
-        "Validate a fold again with `nnvit train … --val`, and delete masks that are left from other splits.",
+        "Validate a fold again with `nnvit train … --val`, and delete masks left from other splits.",
     )

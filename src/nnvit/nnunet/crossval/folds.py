@@ -13,17 +13,16 @@ from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.train import run_training
 from nnvit.records import run_record
 from nnvit.records.guard import refuse_other_recipe
-from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
 from nnvit.records.plans_block import PlansBlock
 from nnvit.records.run_record import RunRecord
 
-NNUNETS_NUMBER = 5
-"""Folds that nnU-Net deals the cases into where there is no splits_final.json."""
+_DEFAULT_FOLDS = 5
+"""Number of folds that nnU-Net makes if there is no splits_final.json."""
 
 
-class State(StrEnum):
-    """What is left to do in a fold."""
+class _FoldState(StrEnum):
+    """The state of a fold, in words that say what is left to do."""
 
     NEW = "to be trained"
     BEGUN = "interrupted, continues"
@@ -32,15 +31,15 @@ class State(StrEnum):
 
 
 def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
-    """`all`, or some numbers -> folds of splits_final.json. Raises ConfigError or PlansError for others."""
-    splits = splits_of(dataset)
-    there = list(range(len(splits) if splits else NNUNETS_NUMBER))
+    """Returns the folds that `--folds all` or `--folds 0 1` name. Raises ConfigError or PlansError for unknown ones."""
+    splits = paths.read_splits(dataset)
+    there = list(range(len(splits) if splits else _DEFAULT_FOLDS))
     if list(wanted) == ["all"]:
         return there
     if strange := [word for word in wanted if not word.isdigit()]:
         raise ConfigError(
             f"--folds {' '.join(wanted)}: {strange[0]} is no number; give numbers, or 'all' alone for all of {there}. To train "
-            "one model on all cases, which is nnU-Net's fold 'all', leave --folds out and give all as FOLD."
+            "one model on all cases (nnU-Net's fold 'all'), leave --folds out and give all as FOLD."
         )
     folds = sorted({int(word) for word in wanted})
     if lacking := [fold for fold in folds if fold not in there]:
@@ -49,12 +48,6 @@ def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
             f"to {there[-1]}."
         )
     return folds
-
-
-def splits_of(dataset: str) -> list[dict[str, list[str]]] | None:
-    """What splits_final.json holds, None where nnU-Net has not made it yet."""
-    path = paths.plans_path(dataset, "splits_final")
-    return read_json(path) if path.is_file() else None
 
 
 def run_folds(
@@ -68,16 +61,16 @@ def run_folds(
     pretrained_weights: str | None = None,
     **flags: Any,
 ) -> Path:
-    """Trains what is not finished, goes on with what was interrupted; returns the model folder.
+    """Trains the folds that are not finished and continues those that were interrupted; returns the model folder.
 
     flags: `run_training`'s; with `only_run_validation` every fold is validated again. Raises PlansError, before anything is
-    trained, where a fold holds another recipe or was trained on another split.
+    trained, if a fold holds another recipe or was trained on another split.
     """
     model = paths.model_folder(dataset, ModelName(trainer, plans, configuration))
-    states = {fold: state_of(model / f"fold_{fold}") for fold in folds}
+    states = {fold: _state_of(model / f"fold_{fold}") for fold in folds}
     block = PlansBlock.of(paths.read_plans(dataset, plans), configuration)
     assert block is not None
-    _refuse_other_runs(model, folds, block.hash, splits_of(dataset))
+    _refuse_other_runs(model, folds, block.hash, paths.read_splits(dataset))
     only_validate = flags.pop("only_run_validation", False)
     flags.pop("continue_training", None)  # follows from each fold's state
     for fold, state in states.items():
@@ -86,7 +79,7 @@ def run_folds(
             flush=True,
         )
     for number, (fold, state) in enumerate(states.items(), start=1):
-        if state is State.DONE and not only_validate:
+        if state is _FoldState.DONE and not only_validate:
             continue
         print(f"\n--- fold {fold} ({number} of {len(states)}) ---", flush=True)
         run_training.run_training(
@@ -95,9 +88,9 @@ def run_folds(
             fold,
             trainer,
             plans,
-            pretrained_weights=pretrained_weights if state is State.NEW and not only_validate else None,
-            continue_training=state is State.BEGUN and not only_validate,
-            only_run_validation=only_validate or state is State.TRAINED,
+            pretrained_weights=pretrained_weights if state is _FoldState.NEW and not only_validate else None,
+            continue_training=state is _FoldState.BEGUN and not only_validate,
+            only_run_validation=only_validate or state is _FoldState.TRAINED,
             device=device,
             **flags,
         )
@@ -105,23 +98,23 @@ def run_folds(
     return model
 
 
-def state_of(fold: Path) -> State:
-    """Reads off what is left to do from nnvit_run.json and the checkpoints that there are."""
+def _state_of(fold: Path) -> _FoldState:
+    """Returns a fold's state by its nnvit_run.json and its checkpoints."""
     record = RunRecord.read(fold)
     if record is not None and record.DONE:
-        return State.DONE
-    if record is not None and record.exit == "finished" and (fold / checkpoint_file.NAMES[0]).is_file():
-        return State.TRAINED
-    return State.BEGUN if checkpoint_file.find(fold) else State.NEW
+        return _FoldState.DONE
+    if record is not None and record.exit == "finished" and (fold / checkpoint_file.FINAL).is_file():
+        return _FoldState.TRAINED
+    return _FoldState.BEGUN if checkpoint_file.find(fold) else _FoldState.NEW
 
 
-def _said(fold: Path, state: State) -> str:
+def _said(fold: Path, state: _FoldState) -> str:
     record = RunRecord.read(fold)
-    if state is State.BEGUN and record is None:
-        return f"{state} from its checkpoint; how far it came is not known, it has no {run_record.FILE}"
-    if state is State.BEGUN and record is not None:
+    if state is _FoldState.BEGUN and record is None:
+        return f"{state} from its checkpoint; its progress is unknown, because there is no {run_record.FILE}"
+    if state is _FoldState.BEGUN and record is not None:
         return f"{state} after epoch {record.epochs_done} of {record.recipe['training']['num_epochs']}"
-    return f"{state} ({record.end})" if record is not None and state is State.DONE else str(state)
+    return f"{state} ({record.end})" if record is not None and state is _FoldState.DONE else str(state)
 
 
 def _refuse_other_runs(
@@ -141,7 +134,7 @@ def _refuse_other_runs(
 
 
 def _free_memory() -> None:
-    """What a fold held on the device, before the next one wants it."""
+    """Frees the device memory that a fold held, for the next one."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

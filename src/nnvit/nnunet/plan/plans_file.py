@@ -1,4 +1,4 @@
-"""From a recipe and the base plans to plans that carry both the network and the recipe."""
+"""Plans files that carry a recipe and its network, made from nnU-Net's base plans."""
 
 import copy
 import json
@@ -36,10 +36,10 @@ class Plan:
 
 
 def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Plan:
-    """Writes `<base>_<recipe>.json` beside the base plans; the same recipe again changes nothing but how checkpoints are kept.
+    """Writes `<base>_<recipe>.json` beside the base plans. The same recipe again changes only how checkpoints are kept.
 
-    Raises PlansError for a configuration that the base plans lack or a ViT cannot take, and where a plans file of
-    that name holds another recipe, which is left as it is; ConfigError where the network's parts do not fit together.
+    Raises PlansError for a configuration that the base plans lack or that a ViT cannot take, and if a plans file of that name
+    holds another recipe, which is left unchanged; ConfigError if the network's parts do not fit together.
     """
     name = paths.dataset_name(dataset)
     identifier = identifier_of(recipe, base)
@@ -61,14 +61,14 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
 
 
 def identifier_of(recipe: Recipe, base: str) -> str:
-    """What the plans of a recipe are called."""
+    """Returns the name of a recipe's plans."""
     return f"{base}_{recipe.name}"
 
 
 def make_plans(
     base: dict[str, Any], configuration: str, recipe: Recipe, identifier: str, dataset_json: dict[str, Any]
 ) -> dict[str, Any]:
-    """New plans with one configuration, which holds `architecture` and the `nnvit` block; the base is not changed."""
+    """Returns new plans with one configuration that holds `architecture` and the `nnvit` block; `base` is not changed."""
     base = {key: value for key, value in base.items() if key != "continue_training"}
     _check_configuration(base, configuration, recipe)
     manager = PlansManager(copy.deepcopy(base))
@@ -82,7 +82,7 @@ def make_plans(
     resolved["patch_size"] = training.patch_size or resolved["patch_size"]
     if isinstance(recipe.model, PlansModelConfig):
         _check_strides(planned, resolved["patch_size"])
-    scales = deep_supervision_scales(planned, resolved["patch_size"])
+    scales = _deep_supervision_scales(planned, resolved["patch_size"])
     if isinstance(recipe.model, ModelConfig):
         kwargs = arch_kwargs(
             recipe,
@@ -109,10 +109,10 @@ def make_plans(
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
 
 
-def deep_supervision_scales(configuration: ConfigurationManager, patch: list[int]) -> list[list[float]]:
-    """nnU-Net's factors of all outputs, full size first, from the strides of the planned network.
+def _deep_supervision_scales(configuration: ConfigurationManager, patch: list[int]) -> list[list[float]]:
+    """Returns nnU-Net's scale of each output, full size first, from the strides of the planned network.
 
-    Those at which a recipe's own, smaller patch would have no pixel left are left out.
+    Leaves out scales at which a recipe's own, smaller patch would have no pixel left.
     """
     scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
     return [scale for scale in scales[:-1].tolist() if min(np.multiply(patch, scale)) >= 1]
@@ -130,7 +130,7 @@ def _check_strides(configuration: ConfigurationManager, patch: list[int]) -> Non
 
 
 def _revision(model: ModelConfig | PlansModelConfig) -> str | None:
-    """The commit of a hub's weights, so that the same plans mean the same weights tomorrow; None where there is none to pin."""
+    """Returns the hub commit of the weights, which pins them for these plans; None if there is none to pin."""
     if isinstance(model, PlansModelConfig):
         return None
     with torch.device("meta"):
@@ -139,7 +139,7 @@ def _revision(model: ModelConfig | PlansModelConfig) -> str | None:
 
 
 def _check_network(kwargs: dict[str, Any], channels: int, classes: int, ignore_label: int | None) -> None:
-    """Builds the network without memory. Raises ConfigError where its parts, or its loss and the labels, do not fit."""
+    """Builds the network on the meta device. Raises ConfigError if its parts, or its loss and the labels, do not fit."""
     with torch.device("meta"):
         network = Segmenter(channels, classes, **kwargs)
     if kwargs.get("aux") == "native":
@@ -176,13 +176,13 @@ def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recip
         )
     if block := PlansBlock.of(base, configuration):
         raise PlansError(
-            f"{base['plans_name']} already carries a recipe of nnvit; give the plans that it was made from with -p "
-            f"({block.base_plans}), or train it as it is: `nnvit train … -p {base['plans_name']}`."
+            f"{base['plans_name']} already carries a recipe of nnvit; give the plans that they were made from with -p "
+            f"({block.base_plans}), or train them as they are: `nnvit train … -p {base['plans_name']}`."
         )
 
 
 def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises PlansError where a plans file holds another recipe, or the same one on other base plans."""
+    """Raises PlansError if a plans file holds another recipe, or the same one on other base plans."""
     (configuration,) = new["configurations"]
     wanted = PlansBlock.of(new, configuration)
     assert wanted is not None

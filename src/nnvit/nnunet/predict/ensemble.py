@@ -1,4 +1,4 @@
-"""The networks of all folds as one. Folds that were trained on one frozen backbone run it once and only decode each by itself."""
+"""The networks of all folds as one. Folds with the same frozen backbone run it once and share its features."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -9,25 +9,25 @@ from torch import Tensor, nn
 from nnvit.model import Segmenter, lora, resized
 from nnvit.model.precision import Precision
 
-GEMM = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CAST_LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers whose weights autocast would cast at every call."""
-BACKBONE = ("input.", "backbone.")
-"""What lies before the decoder, by the beginnings of Segmenter's state-dict names."""
+_BEFORE_DECODER = ("input.", "backbone.")
+"""Prefixes of Segmenter's state-dict names that come before the decoder."""
 
 
 class Ensemble(nn.Module):
-    """network: of the first fold; folds: a state dict each, loaded here once.
+    """Sums the folds' logits: (B, C, *patch) -> (B, K, *patch) in fp32.
 
-    shared: whether all have one backbone; in_steps: whether it can be run apart from the decoder at all.
+    network: the first fold's; folds: one state dict per fold, loaded here once.
 
-    Calling it gives the sum of the folds' logits, (B, C, *patch) -> (B, K, *patch) in fp32. nnU-Net averages logits, and from
-    the decoder's own stride to the image's size they are only interpolated: what is linear is done once, on the sum.
+    `in_steps`: backbone and decoder can run apart. `shared`: all folds have the same backbone. nnU-Net averages logits;
+    resizing them from the decoder's stride to the image's size is linear, so it is done once, on the sum.
     """
 
     def __init__(self, network: nn.Module, folds: Sequence[Mapping[str, Tensor]]) -> None:
         super().__init__()
         self.in_steps = isinstance(network, Segmenter) and not network.by_tokens
-        self.shared = self.in_steps and len(folds) > 1 and have_one_backbone(folds)
+        self.shared = self.in_steps and len(folds) > 1 and _have_one_backbone(folds)
         kept = {id(network.backbone): network.backbone} if self.shared else {}
         self.networks = nn.ModuleList([network, *(deepcopy(network, dict(kept)) for _ in folds[1:])])
         for one, weights in zip(self.networks, folds, strict=True):
@@ -53,9 +53,9 @@ class Ensemble(nn.Module):
         return resized(coarse, seen, image.shape[-2:])
 
     def merge_lora(self, patch: Tensor) -> float | None:
-        """Merges the adapters of every fold; the largest difference that it makes to the first one's logits of a patch.
+        """Merges the adapters of every fold. Returns the largest change of the first fold's logits of a patch.
 
-        None where there are no adapters. In fp32, so call it before `hold_weights_in`.
+        None if there are no adapters. Merges in fp32, so call it before `hold_weights_in`.
         """
         first = self.networks[0]
         if not lora.adapters(first):
@@ -67,10 +67,10 @@ class Ensemble(nn.Module):
             return float((first(patch) - before).abs().max())
 
     def hold_weights_in(self, precision: Precision, patch: Tensor) -> int:
-        """Casts once what autocast would cast at every call; returns the number of layers.
+        """Casts once the weights that autocast would cast at every call. Returns the number of layers.
 
-        Which layers these are shows one pass of a patch: those that only ever run under autocast. Some heads leave it, and what
-        they use there stays fp32.
+        One pass of a patch finds the layers that only ever run under autocast. Some heads leave autocast, and what they use
+        there stays fp32.
         """
         if precision.dtype is None:
             return 0
@@ -85,7 +85,7 @@ class Ensemble(nn.Module):
         def watch(layer: nn.Module, _: object) -> None:
             met[layer] = met.get(layer, True) and torch.is_autocast_enabled(patch.device.type)
 
-        hooks = [m.register_forward_pre_hook(watch) for m in self.modules() if isinstance(m, GEMM)]
+        hooks = [m.register_forward_pre_hook(watch) for m in self.modules() if isinstance(m, _CAST_LAYERS)]
         with torch.inference_mode(), precision.autocast(patch.device):
             self(patch)
         for hook in hooks:
@@ -93,8 +93,8 @@ class Ensemble(nn.Module):
         return [layer for layer, always in met.items() if always]
 
 
-def have_one_backbone(folds: Sequence[Mapping[str, Tensor]]) -> bool:
-    """Whether folds of a Segmenter differ in nothing before the decoder: the numbers are compared, whatever the recipe says."""
+def _have_one_backbone(folds: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Compares all weights before the decoder, bit for bit, whatever the recipe says about freezing."""
     first, *others = folds
-    names = [name for name in first if name.startswith(BACKBONE)]
+    names = [name for name in first if name.startswith(_BEFORE_DECODER)]
     return all(torch.equal(first[name], other[name]) for other in others for name in names)

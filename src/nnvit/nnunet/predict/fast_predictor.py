@@ -1,7 +1,13 @@
-"""nnU-Net's predictor with the same tiles, mirrors and Gaussian, but tiles in batches, bf16 and weights that are loaded once."""
+"""nnU-Net's predictor with the same tiles, mirrors and Gaussian, but batched tiles, bf16, and weights loaded once.
 
-from collections.abc import Mapping, Sequence
+C input channels, K classes. A tile has the patch's two or three axes; an image has the same axes, preceded by a slice axis if
+the slices of a volume are predicted one by one. Memory grows with the image, never with the number of tiles.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -13,20 +19,28 @@ from torch import Tensor, nn
 from nnvit.model import precision
 
 from .ensemble import Ensemble
-from .model_folder import Predictor
-from .tiles import Batches, TiledSum, View, views_of
+from .stock_predictor import StockPredictor
+
+_Place = tuple[slice | int, ...]
+"""Index that cuts a tile out of (C, *image) or (K, *image)."""
+
+_CPU_VOXELS = 2**19
+"""Voxels of a batch on the CPU, where larger batches are no faster: two tiles of 512 x 512, 32 of 128 x 128."""
+_CUDA_VOXELS = 2**24
+_CUDA_SHARE = 0.7
+"""Largest share of free GPU memory for a batch; the rest allows for fragmentation by other batch sizes."""
 
 
-class FastPredictor(Predictor):
-    """Stock nnU-Net's predictor but for its sliding window; `lines` says what it does otherwise.
+class FastPredictor(StockPredictor):
+    """Stock nnU-Net's predictor with another sliding window; `lines` describes the differences.
 
-    wanted: the precision, as of `training.precision`; to be set before `manual_initialization`.
+    wanted: the precision as in `training.precision`; set it before `manual_initialization`.
     """
 
     wanted = "auto"
 
     ensemble: Ensemble
-    batches: Batches
+    batches: "_TileBatches"
 
     def manual_initialization(
         self,
@@ -38,7 +52,7 @@ class FastPredictor(Predictor):
         trainer_name: str,
         inference_allowed_mirroring_axes: tuple[int, ...] | None,
     ) -> None:
-        """As nnU-Net's. parameters: one state dict per fold; None for the network's own, of which a copy is taken."""
+        """Takes nnU-Net's arguments. parameters: one state dict per fold, or None for a copy of the network's own."""
         super().manual_initialization(
             network,
             plans_manager,
@@ -54,15 +68,15 @@ class FastPredictor(Predictor):
         patch = self._noise()
         self.lora_difference = self.ensemble.merge_lora(patch)
         self.ensemble.hold_weights_in(self.precision, patch)
-        self.batches = Batches(self._logits, self.device)
+        self.batches = _TileBatches(self._logits, self.device)
 
-    def take(self, tile_batch: int | None) -> None:
-        """So many mirrored tiles in one forward pass, None for as many as the device takes."""
-        self.batches.size = tile_batch
+    def set_tile_batch(self, size: int | None) -> None:
+        """Sets how many mirrored tiles run in one forward pass, None for as many as the device's memory holds."""
+        self.batches.size = size
 
     @property
     def lines(self) -> list[str]:
-        """For the user: what was taken, and why."""
+        """Lines for the user: what was chosen, and why."""
         size = f"{self.batches.size} at a time" if self.batches.size else "in batches"
         lines = [f"fast: tiles and mirrors {size}, {self.precision.name} ({self.precision.reason})"]
         if self.ensemble.shared:
@@ -72,28 +86,30 @@ class FastPredictor(Predictor):
         return lines
 
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        """(C, *image) -> logits (K, *image), fp32, in main memory: the mean over folds, mirrors and tiles."""
+        """(C, *image) -> fp32 logits (K, *image) in main memory: the mean over folds, mirrors and tiles."""
         logits = self.predict_sliding_window_return_logits(data).cpu()
-        self._tell()
+        self._case_done()
         return logits
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        """(C, *image) -> logits (K, *image), fp32, where they were collected."""
+        """(C, *image) -> fp32 logits (K, *image) on the device where they were collected.
+
+        Raises RuntimeError for logits with NaN or infinity.
+        """
         patch = self.configuration_manager.patch_size
         image, kept = pad_nd_image(input_image, patch, "constant", {"value": 0}, True, None)
         places = self._internal_get_sliding_window_slicers(image.shape[1:])
-        views = views_of(places, self.allowed_mirroring_axes if self.use_mirroring else None)
-        logits = self._mean(image, views)
+        logits = self._mean(image, _views_of(places, self.allowed_mirroring_axes if self.use_mirroring else None))
         if not torch.isfinite(logits.sum()):
             raise RuntimeError(
-                f"the network gave logits that are no numbers, in {self.precision.name}, so that there is no mask; --exact "
-                "shows whether the precision is to blame."
+                f"the network's logits in {self.precision.name} hold NaN or infinity, so there is no mask; run with --exact "
+                "to see whether the precision is the cause."
             )
         return logits[(slice(None), *kept[1:])]
 
-    def _mean(self, image: Tensor, views: list[View]) -> Tensor:
-        """Collected on the device or, where its memory does not suffice or the user says so, in main memory."""
+    def _mean(self, image: Tensor, views: "list[_View]") -> Tensor:
+        """Collects logits on the device, or in main memory if the user chose that or the device is out of memory."""
         if self.perform_everything_on_device:
             try:
                 return self._collected(image.to(self.device), views, self.device)
@@ -101,10 +117,10 @@ class FastPredictor(Predictor):
                 torch.cuda.empty_cache()
         return self._collected(image, views, torch.device("cpu"))
 
-    def _collected(self, image: Tensor, views: list[View], where: torch.device) -> Tensor:
+    def _collected(self, image: Tensor, views: "list[_View]", where: torch.device) -> Tensor:
         patch = tuple(self.configuration_manager.patch_size)
         gaussian = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=where)
-        total = TiledSum(self.label_manager.num_segmentation_heads, image.shape[1:], gaussian, where)
+        total = _TiledSum(self.label_manager.num_segmentation_heads, image.shape[1:], gaussian, where)
         for view, logits in self.batches.run(image, views):
             total.add(view, logits)
         return total.mean(views, len(self.ensemble))
@@ -114,7 +130,110 @@ class FastPredictor(Predictor):
             return self.ensemble(tiles)
 
     def _noise(self) -> Tensor:
-        """(1, C, *patch) in 0..1, always the same."""
+        """Returns the same random patch, (1, C, *patch) in 0..1, each time."""
         channels = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
         generator = torch.Generator().manual_seed(0)
         return torch.rand((1, channels, *self.configuration_manager.patch_size), generator=generator).to(self.device)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tile of the image, mirrored along `axes`, where axis 0 is the channels."""
+
+    place: _Place
+    axes: tuple[int, ...]
+
+    def mirrored(self, tile: Tensor) -> Tensor:
+        """Mirrors a tile (C, *patch), or its logits (K, *patch) back."""
+        return tile.flip(self.axes) if self.axes else tile
+
+
+def _views_of(places: Sequence[_Place], mirror_axes: Sequence[int] | None) -> list[_View]:
+    """Returns every tile in every mirrored form, in the order of nnU-Net's predictor. mirror_axes: of the patch, from 0."""
+    axes = [axis + 1 for axis in mirror_axes or ()]
+    forms = [form for count in range(len(axes) + 1) for form in combinations(axes, count)]
+    return [_View(place, form) for place in places for form in forms]
+
+
+class _TiledSum:
+    """The sum of all views' logits, each weighted by `gaussian` (*patch) and added at the place of its tile.
+
+    classes: K; image: the image's shape. The sum is fp32 on `device`; `mean` turns it into logits without a copy.
+    """
+
+    def __init__(self, classes: int, image: Sequence[int], gaussian: Tensor, device: torch.device) -> None:
+        self.gaussian = gaussian.to(device, torch.float32)
+        self.sum = torch.zeros((classes, *image), device=device)
+
+    def add(self, view: _View, logits: Tensor) -> None:
+        """Adds the logits (K, *patch) of a mirrored tile."""
+        self.sum[view.place].addcmul_(view.mirrored(logits).to(self.sum.device), self.gaussian)
+
+    def mean(self, views: Sequence[_View], networks: int) -> Tensor:
+        """Divides the sum over `networks` by the weights added at each place; returns (K, *image).
+
+        All slices of a volume have the same tiles, so the weights of one slice serve for all.
+        """
+        dims = self.gaussian.ndim
+        weights = torch.zeros(self.sum.shape[-dims:], device=self.sum.device)
+        for view in views:
+            if view.place[1:-dims] in ((), (0,)):
+                weights[view.place[-dims:]] += self.gaussian
+        return self.sum.div_(weights.mul_(networks))
+
+
+class _TileBatches:
+    """Runs views through a network in batches; a batch that exceeds the GPU's memory is halved.
+
+    network: (B, C, *patch) -> fp32 logits (B, K, *patch). size: views per batch, None to measure with the first view how many
+    the device's memory holds.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device, size: int | None = None) -> None:
+        self.network, self.device, self.size = network, device, size
+
+    def run(self, image: Tensor, views: Sequence[_View]) -> Iterator[tuple[_View, Tensor]]:
+        """Yields each view of `image` (C, *image) with its logits (K, *patch)."""
+        if self.size is None:
+            self.size = self._largest_batch(_tiles(image, views[:1], self.device))
+        done = 0
+        while done < len(views):
+            left = len(views) - done
+            size = -(-left // -(-left // self.size))  # evenly, so that the last batch is not a small one
+            batch = views[done : done + size]
+            logits = self._logits(image, batch)
+            if logits is not None:
+                yield from zip(batch, logits, strict=True)
+                done += len(batch)
+
+    def _logits(self, image: Tensor, batch: Sequence[_View]) -> Tensor | None:
+        """Returns a batch's logits; None if the GPU's memory was too small, after halving the batch size."""
+        try:
+            return self.network(_tiles(image, batch, self.device))
+        except RuntimeError:  # cuBLAS and cuDNN have their own messages for lack of memory; any other fault comes again
+            if len(batch) == 1:
+                raise
+        self.size = len(batch) // 2
+        torch.cuda.empty_cache()
+        return None
+
+    def _largest_batch(self, one: Tensor) -> int:
+        """Returns how many views fit, from the memory that a single one (1, C, *patch) takes."""
+        voxels = one[0, 0].numel()
+        if self.device.type != "cuda":
+            return max(1, _CPU_VOXELS // voxels)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.network(one)
+        each = torch.cuda.max_memory_allocated(self.device) - before + one.nbytes
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - before
+        return max(1, min(int(_CUDA_SHARE * free / each), _CUDA_VOXELS // voxels))
+
+
+def _tiles(image: Tensor, batch: Sequence[_View], device: torch.device) -> Tensor:
+    """Copies the mirrored tiles of a batch to `device`: (B, C, *patch)."""
+    shape = (len(batch), *image[batch[0].place].shape)
+    tiles = torch.empty(shape, dtype=torch.float32, device=device)
+    for tile, view in zip(tiles, batch, strict=True):
+        tile.copy_(view.mirrored(image[view.place]))
+    return tiles

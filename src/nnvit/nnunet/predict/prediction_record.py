@@ -1,61 +1,103 @@
-"""`nnvit_predict.json`, beside the masks of photographs: what made each of them. Only what it names is ever overwritten."""
+"""The outcome of `nnvit predict`, and its record `nnvit_predict.json`: the model and settings that made each mask."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnvit import __version__
 from nnvit.errors import ConfigError, DataError
+from nnvit.nnunet.model_folder import TrainedModel
+from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import read_json, write_json
 
-NAME = "nnvit_predict.json"
+from .fast_predictor import FastPredictor
+from .stock_predictor import StockPredictor
+
+_NAME = "nnvit_predict.json"
 
 
-class Account:
-    """The account of one output folder, with those of its other parts (`-num_parts`).
+@dataclass(kw_only=True)
+class PredictionOutcome:
+    """Names of the photographs or cases that were predicted, were kept, or failed (name -> reason)."""
 
-    settings: of this run; parts: (number of parts, which one this is).
+    predicted: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    out: Path
+
+    def lines(self) -> list[str]:
+        """Returns the closing line for the user."""
+        kept = f", {len(self.kept)} kept" if self.kept else ""
+        failed = f", {len(self.failed)} FAILED" if self.failed else ""
+        return [f"{len(self.predicted)} predicted{kept}{failed}: {self.out}"]
+
+
+def notes_on_existing(count: int, total: str, *, keep: bool) -> list[str]:
+    """Returns a line on existing masks, [] if there are none. total: such as "5 cases"; keep: they are kept."""
+    fate = "kept (--continue_prediction)" if keep else "overwritten; --continue_prediction keeps them"
+    return [f"{count} of {total} are predicted already and {fate}"] if count else []
+
+
+def prediction_settings(model: TrainedModel, predictor: StockPredictor) -> dict[str, Any]:
+    """Returns the settings that determine a mask: the model, the hashes of its weights, and the predictor's settings."""
+    return {
+        "model": str(model.folder.resolve()),
+        "folds": list(model.folds),
+        "checkpoint": model.checkpoint,
+        "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
+        "step_size": predictor.tile_step_size,
+        "mirroring": predictor.use_mirroring,
+        "fast": predictor.precision.name if isinstance(predictor, FastPredictor) else None,
+    }
+
+
+class PredictionRecord:
+    """The record of one output folder, which also reads the records of its other parts (`-num_parts`).
+
+    Only masks that a record names are ever overwritten.
+    settings: those of this run; parts: (number of parts, index of this one).
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], parts: tuple[int, int]) -> None:
         self.out, self.settings = out, settings
         number, part = parts
-        self.path = out / (NAME if number == 1 else NAME.replace(".json", f"_part{part}of{number}.json"))
+        self.path = out / (_NAME if number == 1 else _NAME.replace(".json", f"_part{part}of{number}.json"))
         self.made: dict[str, dict[str, Any]] = {}
         """Mask -> the settings that it was made with."""
         self.photographs: dict[str, str] = {}
         """Mask -> photograph."""
-        others = out.glob(NAME.replace(".json", "*.json"))
-        for path in sorted(others, key=lambda path: path.stat().st_mtime_ns):  # what was written last is what is there
+        records = out.glob(_NAME.replace(".json", "*.json"))
+        for path in sorted(records, key=lambda path: path.stat().st_mtime_ns):  # the last writer made the mask
             self._read(path)
 
     def refuse_foreign(self, masks: list[str]) -> None:
-        """Raises DataError for files that are there and that nnvit predict did not write."""
+        """Raises DataError for existing files that nnvit predict did not write."""
         foreign = [mask for mask in masks if mask not in self.made]
         if foreign:
             raise DataError(
-                f"{self.out} holds {len(foreign)} files under names that the masks would get and that nnvit predict did not "
+                f"{self.out} holds {len(foreign)} files with the names of masks to be written that nnvit predict did not "
                 f"write, e.g. {foreign[0]}; give another -o, or move them away."
             )
 
     def refuse_made_otherwise(self, masks: list[str]) -> None:
-        """Raises ConfigError for masks, to be kept, of another model or other settings."""
+        """Raises ConfigError if one of the masks to keep was made with another model or other settings."""
         for mask in masks:
             made = self.made[mask]
             differ = [f"{key} {made.get(key)}, now {now}" for key, now in self.settings.items() if made.get(key) != now]
             if differ:
                 raise ConfigError(
-                    f"--continue_prediction: {self.out / mask} was predicted with {'; '.join(differ)}; going on would mix the "
-                    "two. Give what it was predicted with, or another -o."
+                    f"--continue_prediction: {self.out / mask} was predicted with {'; '.join(differ)}; continuing would mix "
+                    "the two. Predict with the same settings, or give another -o."
                 )
 
     def begin(self, masks: dict[str, str]) -> None:
-        """Notes the masks (-> photographs) that are about to be made; none of them may be there."""
+        """Records the masks (-> photographs) that are about to be made; none of them may exist."""
         self.photographs |= masks
         self.made |= dict.fromkeys(masks, self.settings)
         self._write({})
 
     def end(self, failed: dict[str, str]) -> None:
-        """failed: photograph -> reason; what has no mask is struck out."""
+        """Records the failures (photograph -> reason) and removes entries without a mask."""
         self.photographs = {mask: name for mask, name in self.photographs.items() if (self.out / mask).is_file()}
         self._write(failed)
 

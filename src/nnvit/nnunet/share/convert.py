@@ -1,8 +1,7 @@
-"""`nnvit convert`: checkpoints of the original fork, and transformers' SegFormer, into what stock nnU-Net and nnvit load."""
+"""`nnvit convert`: checkpoints of the original fork and transformers' SegFormer, for stock nnU-Net and nnvit to load."""
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from nnvit.errors import PlansError, WeightsError
 from nnvit.model import Segmenter, lora
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.model_folder import ModelFolder
 from nnvit.nnunet.plan import plans_file
-from nnvit.nnunet.plan.network import build_network
+from nnvit.nnunet.plan.planned_network import build_network
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
 from nnvit.records.hashes import sha256_of
-from nnvit.records.json_files import read_json, write_json
+from nnvit.records.json_files import write_json
 from nnvit.weights import foreign_names, segformer_files
 from nnvit.weights.directories import digest_of, read_config
 from nnvit.weights.load import not_finite, read
@@ -29,26 +29,14 @@ from nnvit.weights.mismatch import Faults, faults
 from nnvit.weights.state_dict_summary import describe, listed
 from nnvit.weights.target import State, target_tensors
 
-FORK_RECIPE = "segformer_fork"
-TRAINER = "nnUNetTrainer_nnvit"
-KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
-"""What a converted checkpoint of nnU-Net keeps as it was, beside the network."""
+from . import ShareResult
 
-CHECK = "to be sure, predict validation cases and compare them with the masks in the old fold's validation folder"
+_FORK_RECIPE = "segformer_fork"
+_TRAINER = "nnUNetTrainer_nnvit"
+_KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
+"""Entries of nnU-Net's checkpoint that a converted one keeps unchanged, beside the network."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """What was written where. notes: what a user should know of it; then: the next command."""
-
-    out: Path
-    mapped: foreign_names.Mapped
-    notes: Sequence[str] = ()
-    then: str
-
-    def lines(self) -> list[str]:
-        """The outcome for a terminal."""
-        return [*self.mapped.lines(), "  missing: none", *self.notes, f"wrote {self.out}", self.then]
+_CHECK = "to be sure, predict validation cases and compare them with the masks in the old fold's validation folder"
 
 
 def convert(
@@ -57,13 +45,13 @@ def convert(
     recipes: Sequence[str] = (),
     overrides: Sequence[str] = (),
     backbone_only: bool = False,
-) -> Conversion:
+) -> ShareResult:
     """Converts a results folder of nnU-Net, a checkpoint file, a state dict or a model directory of transformers.
 
-    out: what to write; of a results folder by default one beside it. recipes, overrides: the network that it was, for the
-    fork's own on top of `segformer_fork`. backbone_only: writes the backbone alone, adapters merged, for
-    `model.weights=PATH`. Raises WeightsError where a tensor is missing, foreign or of another shape, and PlansError where
-    something is there already; then nothing is written.
+    out: what to write; for a results folder the default is one beside it. recipes, overrides: the network of the source; for
+    the fork's they are applied on top of `segformer_fork`. backbone_only: write only the backbone, adapters merged, for
+    `model.weights=PATH`. Raises WeightsError if a tensor is missing, unexpected or of another shape, and PlansError if `out`
+    exists; then nothing is written.
     """
     source, out = source.expanduser(), out.expanduser() if out else None
     if not source.exists():
@@ -81,7 +69,7 @@ def convert(
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
-def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Sequence[str]) -> Conversion:
+def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Sequence[str]) -> ShareResult:
     raw, state = _read(source)
     kind = _known_kind(state, source)
     recipe = _recipe(kind, recipes, overrides)
@@ -95,17 +83,17 @@ def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Se
     checkpoint_file.write(
         out, {"network_weights": mapped.state, "trainer_name": nnUNetTrainer.__name__, "nnvit": origin}
     )
-    return Conversion(
-        out=out,
-        mapped=mapped,
-        notes=_assumptions(recipe, raw) if kind == foreign_names.FORK else (),
-        then=f"start from it (all but the last layer): nnvit train … {_as_flags(recipes, overrides, kind)}"
-        f" -pretrained_weights {out}",
+    flags = _as_flags(recipes, overrides, kind)
+    return _result(
+        out,
+        mapped,
+        _assumptions(recipe, raw) if kind == foreign_names.FORK else [],
+        f"start from it (all but the last layer): nnvit train … {flags} -pretrained_weights {out}",
     )
 
 
-def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides: Sequence[str]) -> Conversion:
-    """Adapters are merged in the precision they were saved in, as peft does it."""
+def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides: Sequence[str]) -> ShareResult:
+    """Writes the backbone with its adapters merged in the precision they were saved in, as peft does."""
     if out.suffix != ".safetensors":
         raise WeightsError(f"--out {out}: a backbone is written as .safetensors.")
     _, state = _read(source)
@@ -121,30 +109,27 @@ def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides
         layer.merge(safe_merge=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in target_tensors(backbone.model).items()}, out)
-    merged = (
-        f"{len(lora.adapters(backbone))} LoRA adapters merged (r {recipe.lora.r}, lora_alpha {recipe.lora.lora_alpha})"
-    )
-    left = [f"  left out, of no backbone: {_prefixes(mapped.unmapped)}"] if mapped.unmapped else []
+    notes = []
+    if adapters := lora.adapters(backbone):
+        notes.append(f"  {len(adapters)} LoRA adapters merged (r {recipe.lora.r}, lora_alpha {recipe.lora.lora_alpha})")
+    if mapped.unmapped:
+        notes.append(f"  left out, not of the backbone: {_prefixes(mapped.unmapped)}")
     model = recipe.model
     assert isinstance(model, ModelConfig)
-    return Conversion(
-        out=out,
-        mapped=mapped,
-        notes=[*([f"  {merged}"] if lora.adapters(backbone) else []), *left],
-        then=f"train on it: nnvit train … model.backbone={model.backbone} model.backbone_size={model.backbone_size}"
-        f" model.weights={out}",
-    )
+    keys = f"model.backbone={model.backbone} model.backbone_size={model.backbone_size} model.weights={out}"
+    return _result(out, mapped, notes, f"train on it: nnvit train … {keys}")
 
 
 # --- a results folder ------------------------------------------------------------------------------------------------
 
 
-def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], overrides: Sequence[str]) -> Conversion:
-    """All folds, or none: written beside and renamed at the end."""
+def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], overrides: Sequence[str]) -> ShareResult:
+    """Converts all folds or none, in a temporary folder that is renamed at the end."""
     found = sorted(path for name in checkpoint_file.NAMES for path in source.glob(f"fold_*/{name}"))
     if not found:
         raise PlansError(f"{source} holds no fold_*/checkpoint_final.pth: there is nothing to convert.")
-    base, dataset_json = read_json(source / "plans.json"), read_json(source / "dataset.json")
+    folder = ModelFolder.read(source)
+    base, dataset_json = folder.plans, folder.dataset_json
     first = checkpoint_file.read(found[0])
     configuration = str(first.get("init_args", {}).get("configuration"))
     state = foreign_names.network_state(first)
@@ -152,7 +137,7 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
     # a finished network asks for no file
     recipe = _recipe(kind, recipes, ["model.weights=random", "checkpoint.frozen_weights=embed", *overrides])
     identifier = plans_file.identifier_of(recipe, str(base["plans_name"]))
-    out = out or source.parent / f"{TRAINER}__{identifier}__{configuration}"
+    out = out or source.parent / f"{_TRAINER}__{identifier}__{configuration}"
     _refuse_existing(out)
     plans = plans_file.make_plans(base, configuration, recipe, identifier, dataset_json)
     manager = PlansManager(plans)
@@ -174,37 +159,29 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Conversion(
-        out=out,
-        mapped=mapped,
-        notes=[
-            f"  in each of {len(found)} checkpoints; their optimiser states stay behind",
-            *_assumptions(recipe, first),
-            CHECK,
-        ],
-        then=f"predict with it: nnUNetv2_predict_from_modelfolder -m {out} -i IMAGES -o OUT -f {_folds(found)}",
-    )
+    kept = f"  in each of {len(found)} checkpoints; their optimiser states are left out"
+    folds = " ".join(sorted({path.parent.name.removeprefix("fold_") for path in found}))
+    command = f"nnUNetv2_predict_from_modelfolder -m {out} -i IMAGES -o OUT -f {folds}"
+    return _result(out, mapped, [kept, *_assumptions(recipe, first), _CHECK], f"predict with it: {command}")
 
 
 def _content(raw: Mapping[str, Any], mapped: foreign_names.Mapped, plans: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A checkpoint that stock nnU-Net predicts with; without a recipe's hash, so that `--c` refuses to go on from it."""
+    """Returns a checkpoint for stock nnU-Net. It holds no recipe hash, so that `--c` refuses to continue from it."""
     arguments = {
         key: raw["init_args"][key] for key in ("configuration", "fold", "dataset_json") if key in raw["init_args"]
     }
-    return {key: raw[key] for key in KEPT if key in raw} | {
+    return {key: raw[key] for key in _KEPT if key in raw} | {
         "network_weights": mapped.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
         "init_args": arguments | {"plans": plans},
         "trainer_name": nnUNetTrainer.__name__,
-        "nnvit": {
-            "converted": {"trainer": raw.get("trainer_name"), "sha256": sha256_of(path), "kind": mapped.kind},
-        },
+        "nnvit": {"converted": {"trainer": raw.get("trainer_name"), "sha256": sha256_of(path), "kind": mapped.kind}},
     }
 
 
 def _assumptions(recipe: Recipe, raw: Mapping[str, Any]) -> list[str]:
-    """What no tensor tells, and would change the masks."""
+    """Returns lines on settings that change the masks and cannot be read off the tensors."""
     model, given = recipe.model, raw.get("init_args", {}).get("segformer_config_path")
     assert isinstance(model, ModelConfig)
     alpha = [f"lora.lora_alpha={recipe.lora.lora_alpha}"] if recipe.tuning == "lora" else []
@@ -215,16 +192,20 @@ def _assumptions(recipe: Recipe, raw: Mapping[str, Any]) -> list[str]:
         *alpha,
     ]
     return [
-        f"the checkpoint does not tell, and these were assumed: {' '.join(assumed)}",
+        f"the checkpoint does not say these, so they were assumed: {' '.join(assumed)}",
         *([f"it was trained with the configuration {given}; give it with --recipe"] if given else []),
     ]
 
 
-# --- what both share -------------------------------------------------------------------------------------------------
+# --- shared by both --------------------------------------------------------------------------------------------------
+
+
+def _result(out: Path, mapped: foreign_names.Mapped, notes: Sequence[str], then: str) -> ShareResult:
+    return ShareResult(paths=[out], notes=[*mapped.lines(), "  missing: none", *notes], then=[then])
 
 
 def _read(source: Path) -> tuple[Any, State]:
-    """All that a file holds, and the network's tensors in it."""
+    """Returns the content of a file, and the network's tensors in it."""
     try:
         raw = read(source)
         return raw, foreign_names.network_state(raw)
@@ -233,18 +214,18 @@ def _read(source: Path) -> tuple[Any, State]:
 
 
 def _known_kind(state: State, source: Path) -> str:
-    """Raises WeightsError for names that cannot be mapped, with what they are."""
+    """Returns the kind of checkpoint by its names. Raises WeightsError, with a description, if they cannot be mapped."""
     kind = foreign_names.kind_of(state)
     if kind == foreign_names.OURS:
         raise WeightsError(
-            f"{source} has nnvit's own names already, and this release has one architecture version, {ARCH_VERSION}: there"
+            f"{source} has nnvit's own names already, and this release has only architecture version {ARCH_VERSION}: there"
             " is nothing to convert."
         )
     if kind == foreign_names.UNKNOWN_HEAD:
         raise WeightsError(
             f"{source} has a backbone, but its decoder is not SegFormer's: its other keys begin with"
             f' {_prefixes(foreign_names.map_backbone(state).unmapped)}. The names in the fork\'s "ViT model" and Mask2Former are'
-            " not known to nnvit, so that they cannot be mapped. --backbone-only writes the backbone for model.weights=PATH."
+            " not known to nnvit, so they cannot be mapped. --backbone-only writes the backbone for model.weights=PATH."
         )
     if not kind:
         raise WeightsError(
@@ -255,20 +236,20 @@ def _known_kind(state: State, source: Path) -> str:
 
 
 def _recipe(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Recipe:
-    recipe = loading.load_recipe([*([] if kind == foreign_names.SEGFORMER else [FORK_RECIPE]), *recipes], overrides)
+    recipe = loading.load_recipe([*([] if kind == foreign_names.SEGFORMER else [_FORK_RECIPE]), *recipes], overrides)
     if getattr(recipe.model, "head", "") != "segformer":
         raise WeightsError(f"{kind} becomes a network with model.head=segformer, not {recipe.model.head}.")
     return recipe
 
 
 def _empty(channels: int, classes: int, kwargs: Mapping[str, Any]) -> Segmenter:
-    """The network without memory."""
+    """Builds the network on the meta device."""
     with torch.device("meta"):
         return Segmenter(channels, classes, **kwargs)
 
 
 def _fitting(state: State, network: Segmenter, source: Path) -> foreign_names.Mapped:
-    """The state under the network's names. Raises WeightsError where it does not fill the network, and only it."""
+    """Returns the state under the network's names. Raises WeightsError unless it fills the network exactly."""
     mapped = foreign_names.map_names(state, network.head.from_segformer)
     if mapped.unmapped:
         raise WeightsError(f"{source}: no place is known for {listed(mapped.unmapped)}. Nothing was written.")
@@ -288,12 +269,12 @@ def _check(ours: State, targets: State, source: Path, given: State) -> None:
 
 
 def _floats(state: State) -> dict[str, Tensor]:
-    """Batch norm's count of batches is a whole number, which `faults` would take for a quantised weight."""
+    """Makes batch norm's integer count of batches a float, since `faults` takes integers for quantised weights."""
     return {name: tensor.float() if name.endswith("num_batches_tracked") else tensor for name, tensor in state.items()}
 
 
 def _hints(ours: State, targets: State, found: Faults) -> str:
-    """Which keys of the recipe would fit the file, where its shapes tell."""
+    """Returns the recipe keys that would fit the file, as far as its shapes show them."""
     rank = {side: _first_dim(state, ".lora_A.") for side, state in (("file", ours), ("recipe", targets))}
     hidden = _first_dim(ours, "head.projections."), _first_dim(targets, "head.projections.")
     hints = []
@@ -316,7 +297,7 @@ def _described(state: State) -> str:
 
 
 def _prefixes(keys: Any) -> str:
-    """The first parts of names with how many tensors each has."""
+    """Returns the first parts of names with their numbers of tensors."""
     firsts = [name.partition(".")[0] for name in keys]
     return ", ".join(f"{first}.* ({firsts.count(first)})" for first in sorted(set(firsts)))
 
@@ -326,10 +307,6 @@ def _refuse_existing(out: Path) -> None:
         raise PlansError(f"{out} exists and is left as it is; name another place with --out.")
 
 
-def _folds(found: Sequence[Path]) -> str:
-    return " ".join(sorted({path.parent.name.removeprefix("fold_") for path in found}))
-
-
 def _as_flags(recipes: Sequence[str], overrides: Sequence[str], kind: str) -> str:
-    given = recipes if kind == foreign_names.SEGFORMER else [FORK_RECIPE, *recipes]
+    given = recipes if kind == foreign_names.SEGFORMER else [_FORK_RECIPE, *recipes]
     return " ".join([*(f"--recipe {recipe}" for recipe in given), *overrides])

@@ -1,10 +1,16 @@
 """`nnvit export`: a trained model folder as one that needs no other file: adapters merged, frozen weights inside."""
 
+import contextlib
 import copy
+import io
+import logging
+import shlex
 import shutil
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +20,35 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nnvit.errors import PlansError, WeightsError
+from nnvit.errors import ConfigError, PlansError, WeightsError
 from nnvit.model import Segmenter, lora
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.predict.model_folder import FINAL, Fold, Model, folds_of, network_of
-from nnvit.records.json_files import read_json, write_json
+from nnvit.nnunet.checkpoint_file import FINAL
+from nnvit.nnunet.model_folder import FoldId, ModelFolder, TrainedModel
+from nnvit.records.json_files import write_json
+from nnvit.records.model_name import ModelName
 from nnvit.weights import external
 from nnvit.weights.target import State
 
-from . import model_card, onnx_file
-from .zip_contents import MODEL
+from . import ShareResult
+from .model_card import ModelCard, install_commands
 
-KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
-"""What stays of a checkpoint beside the network; optimiser, scaler and random states are of no use to a finished model."""
+_KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
+"""Entries of a checkpoint kept beside the network. A finished model needs no optimiser, scaler or random states."""
 
-BESIDE = ("nnvit_run.json", "progress.png", "validation/summary.json")
-CLOSE = 1e-4
-"""Largest difference of logits, in units of the largest logit (at least 1), between the model and its export in fp32."""
+_CLOSE = 1e-4
+"""Largest difference of logits between a model and its fp32 export, in units of the largest logit (at least 1)."""
+
+_ONNX_CLOSE = 1e-3
+"""The same between torch and onnxruntime."""
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_ONNX_INSIDE = 1.8e9
+"""Bytes of weights that fit into one ONNX file (protobuf ends at 2 GiB). Larger ones go to a second file, model.onnx.data."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What an export holds. merge: LoRA into the weights, in fp32; half: weights in fp16; safetensors, onnx: beside each fold."""
+class ExportOptions:
+    """Contents of an export. merge: LoRA into the weights, in fp32; half: weights in fp16; safetensors, onnx: these files too."""
 
     merge: bool = True
     half: bool = False
@@ -43,77 +56,68 @@ class Wanted:
     onnx: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What was written where. notes: how far it agrees with the model; then: how to predict."""
-
-    out: Path
-    notes: Sequence[str]
-    then: Sequence[str]
-
-    def lines(self) -> list[str]:
-        """The outcome for a terminal."""
-        return [*self.notes, f"wrote {self.out} ({_size(self.out) / 2**20:,.1f} MiB)", *self.then]
-
-
 def export(
-    folder: Path, out: Path, folds: Sequence[Fold] | None = None, chk: str = FINAL, wanted: Wanted | None = None
-) -> Exported:
-    """Writes a model folder, or the zip that stock nnU-Net and `nnvit install` take, for a name that ends in .zip.
+    path: Path, out: Path, folds: Sequence[FoldId] | None = None, chk: str = FINAL, options: ExportOptions | None = None
+) -> ShareResult:
+    """Writes a model folder or, for a name that ends in .zip, the zip that stock nnU-Net and `nnvit install` take.
 
-    folder: of a trained model, nnvit's or stock nnU-Net's; folds: None takes all that have the checkpoint `chk`, which is
-    called checkpoint_final.pth in the export. Everything is written beside and renamed at the end. Raises PlansError where
-    something is there already, and WeightsError where the export would not give the model's logits.
+    path: a trained model folder of nnvit or stock nnU-Net; folds: None for all that have the checkpoint `chk`, which the
+    export calls checkpoint_final.pth. Everything is written to a temporary folder and renamed at the end. Raises PlansError
+    if `out` exists, and WeightsError if the export would not give the model's logits.
     """
-    folder, out, wanted = folder.expanduser().absolute(), out.expanduser(), wanted or Wanted()
+    path, out, options = path.expanduser().absolute(), out.expanduser(), options or ExportOptions()
     if out.exists():
         raise PlansError(f"{out} exists and is left as it is; name another place with -o.")
-    if wanted.onnx:
-        onnx_file.require()
-    folds = folds_of(folder, folds, chk)
+    if options.onnx:
+        _require_onnx()
+    folder = ModelFolder.read(path)
+    folds = folder.folds(folds, chk)
+    dataset = path.parent.name if path.parent.name.startswith("Dataset") else str(folder.plans["dataset_name"])
     partial = out.with_name(f".{out.name}.partial")
-    name = _name(folder, folder / f"fold_{folds[0]}" / chk)
-    target = partial / _dataset(folder) / name if out.suffix == ".zip" else partial
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
     try:
-        card: dict[str, Any] = {}
+        name = _name(folder, folds[0], chk)
+        target = partial / dataset / name if out.suffix == ".zip" else partial
         notes: list[str] = []
         for fold in folds:
-            card, said = _export_fold(folder, fold, chk, target, wanted)
+            card, said = _export_fold(folder, fold, chk, target, options)
             notes += said
-        _copy_beside(folder, target, folds)
-        model_card.write(target, card | {"folds": list(folds), "checkpoint": chk}, name)
+        _copy_beside(path, target, folds)
+        card.write(target, name, folds, chk)
         _finish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         external.forget()
-    then = [f"predict with it: {model_card.from_folder(out, folds)}"]
+    chosen = " ".join(map(str, folds))
+    then = [
+        f"predict with it: nnUNetv2_predict_from_modelfolder -i IMAGES -o OUT -m {shlex.quote(str(out))} -f {chosen}"
+    ]
     if out.suffix == ".zip":
-        then = model_card.from_zip(str(out), _dataset(folder), name, folds)
-    return Exported(out=out, notes=[*notes, *card.get("warnings", [])], then=then)
+        then = install_commands(str(out), dataset, name, folds)
+    return ShareResult(paths=[out], notes=[*notes, *card.content["warnings"]], then=then)
 
 
-def _export_fold(folder: Path, fold: Fold, chk: str, target: Path, wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
-    """One fold's files; what is known of the model, and how far the export agrees with it."""
-    raw = checkpoint_file.read(folder / f"fold_{fold}" / chk)
-    model = _model(folder, fold, chk, raw)
-    whole = _whole(model, raw["init_args"]["configuration"], wanted)
+def _export_fold(
+    folder: ModelFolder, fold: FoldId, chk: str, target: Path, options: ExportOptions
+) -> tuple[ModelCard, list[str]]:
+    """Writes one fold's files. Returns the model's card, and notes on how far the export agrees with the model."""
+    raw = folder.checkpoint(fold, chk)
+    model = folder.model({fold: raw}, chk)
+    finished = _finished(model, raw["init_args"]["configuration"], options)
     home = target / f"fold_{fold}"
     home.mkdir(parents=True)
-    content = {key: raw[key] for key in KEPT if key in raw} | _content(raw, whole, wanted.half)
-    checkpoint_file.write(home / FINAL, content)
-    write_json(target / "plans.json", whole.plans)
-    done = "adapters merged in fp32, " if whole.merged else ""
-    notes = [f"fold {fold}: {done}logits differ by at most {whole.difference:.1e}"]
-    card = model_card.content(model, raw, merged=whole.merged, half=wanted.half)
-    if wanted.safetensors:
-        tensors = {name: tensor.clone() for name, tensor in whole.state.items()}  # U-Nets name some twice
-        save_file(tensors, home / "model.safetensors", model_card.metadata(card, whole.plans))
-        (home / "model.safetensors").chmod((home / FINAL).stat().st_mode)  # which it makes private
-    if wanted.onnx:
-        metadata = model_card.metadata(card | {"weights_in": "float32"}, None)
-        worst = onnx_file.write(whole.network, whole.image, home / "model.onnx", metadata)
-        size = list(whole.image.shape[1:])
+    checkpoint_file.write(home / FINAL, _content(raw, finished, options.half))
+    write_json(target / "plans.json", finished.plans)
+    done = "adapters merged in fp32, " if finished.merged else ""
+    notes = [f"fold {fold}: {done}logits differ by at most {finished.difference:.1e}"]
+    card = ModelCard.of(model, raw, merged=finished.merged, half=options.half)
+    if options.safetensors:
+        tensors = {name: tensor.clone() for name, tensor in finished.state.items()}  # U-Nets name some twice
+        save_file(tensors, home / "model.safetensors", card.metadata(format="pt", plans=finished.plans))
+        (home / "model.safetensors").chmod((home / FINAL).stat().st_mode)  # safetensors makes it private
+    if options.onnx:
+        worst = _write_onnx(finished.network, finished.image, home / "model.onnx", card.metadata(weights_in="float32"))
+        size = list(finished.image.shape[1:])
         notes.append(f"fold {fold}: model.onnx takes {size}, any batch; onnxruntime differs by {worst:.1e}")
     return card, notes
 
@@ -122,8 +126,11 @@ def _export_fold(folder: Path, fold: Fold, chk: str, target: Path, wanted: Wante
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
-    """A finished network. plans, state: what it is rebuilt from; difference: of its logits for `image` from the model's."""
+class _FinishedNetwork:
+    """A network with all its weights, rebuilt from `plans` and `state`, and its distance from the trained one.
+
+    difference: the largest difference of logits for `image` (1, C, *patch).
+    """
 
     network: nn.Module
     plans: dict[str, Any]
@@ -133,31 +140,33 @@ class Whole:
     difference: float
 
 
-def _whole(model: Model, configuration: str, wanted: Wanted) -> Whole:
-    """The network with all its weights, built as whoever loads the export builds it. Raises WeightsError, see `_difference`."""
-    network, image = network_of(model).eval(), _example(model)
+def _finished(model: TrainedModel, configuration: str, options: ExportOptions) -> _FinishedNetwork:
+    """Rebuilds the network as a user of the export does. Raises WeightsError, see `_difference`."""
+    network, image = model.network().eval(), _example(model)
     with torch.inference_mode():
         before = network(image)
-    merged = wanted.merge and merge(network)
-    plans = without_lora(model.plans.plans, configuration) if merged else model.plans.plans
-    state = {name: _written(tensor, wanted.half) for name, tensor in network.state_dict().items()}
+    merged = options.merge and _merge(network)
+    plans = _without_lora(model.plans.plans, configuration) if merged else model.plans.plans
+    state = {name: _written(tensor, options.half) for name, tensor in network.state_dict().items()}
     del network
     manager = PlansManager(plans)
     rebuilt = replace(model, plans=manager, configuration=manager.get_configuration(configuration), parameters=[state])
-    network = network_of(rebuilt).eval()
+    network = rebuilt.network().eval()
     with torch.inference_mode():
-        difference = _difference(before, network(image), wanted.half)
-    return Whole(network=network, plans=plans, state=state, merged=merged, image=image, difference=difference)
+        difference = _difference(before, network(image), options.half)
+    return _FinishedNetwork(
+        network=network, plans=plans, state=state, merged=merged, image=image, difference=difference
+    )
 
 
-def merge(network: nn.Module) -> bool:
-    """Merges all adapters into the weights below them, in place and in fp32. False where there are none."""
+def _merge(network: nn.Module) -> bool:
+    """Merges all adapters into the weights below them, in place and in fp32. Returns False if there are none."""
     network.float()
     return isinstance(network, Segmenter) and lora.merge(network) > 0
 
 
-def without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Plans whose network is the merged one; the recipe stays what it was trained with."""
+def _without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """Returns plans of the merged network. The recipe in them stays the one that it was trained with."""
     plans = copy.deepcopy(plans)
     arch = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
     arch["tuning"] = "frozen"
@@ -165,24 +174,8 @@ def without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     return plans
 
 
-def _model(folder: Path, fold: Fold, chk: str, raw: dict[str, Any]) -> Model:
-    """A model folder with one of its folds."""
-    plans = PlansManager(read_json(folder / "plans.json"))
-    return Model(
-        folder=folder,
-        folds=(fold,),
-        checkpoint=chk,
-        dataset_json=read_json(folder / "dataset.json"),
-        plans=plans,
-        configuration=plans.get_configuration(raw["init_args"]["configuration"]),
-        trainer=raw["trainer_name"],
-        parameters=[external.filled(raw["network_weights"])],
-        mirroring_axes=raw.get("inference_allowed_mirroring_axes"),
-    )
-
-
-def _example(model: Model) -> Tensor:
-    """One patch of noise, of the size that the model was trained on."""
+def _example(model: TrainedModel) -> Tensor:
+    """Returns a random image of the size of a training patch, (1, C, *patch), the same each time."""
     generator = torch.Generator().manual_seed(0)
     channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
     return torch.rand(1, channels, *model.configuration.patch_size, generator=generator)
@@ -193,40 +186,108 @@ def _written(tensor: Tensor, half: bool) -> Tensor:
 
 
 def _difference(before: Tensor, after: Tensor, half: bool) -> float:
-    """The largest of the logits. Raises WeightsError where it is no rounding."""
-    worst, scale = onnx_file.apart(before, after)
-    if not worst <= (0.05 if half else CLOSE) * scale:  # NaN, where fp16 overflowed
+    """Returns the largest difference of logits. Raises WeightsError if it is more than rounding."""
+    worst, scale = _apart(before, after)
+    if not worst <= (0.05 if half else _CLOSE) * scale:  # also refuses NaN, where fp16 overflowed
         raise WeightsError(
-            f"the export's logits differ from the model's by {worst:.2g} (largest logit {scale:.3g}), so that nothing was"
+            f"the export's logits differ from the model's by {worst:.2g} (largest logit {scale:.3g}), so nothing was"
             f" written. {'Leave --half out: fp16 does not hold these weights.' if half else 'Give --no-merge.'}"
         )
     return worst
 
 
+def _apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
+    """Returns the largest difference of logits, and its unit: the largest logit, at least 1. NaN stays NaN."""
+    return float((expected - got).abs().max()), max(1.0, float(expected.abs().max()))
+
+
+# --- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def _require_onnx() -> None:
+    """Raises ConfigError if a package is missing."""
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--onnx needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not here. Install with: "
+            'pip install "nnvit[onnx]".'
+        )
+
+
+def _write_onnx(network: nn.Module, image: Tensor, path: Path, metadata: Mapping[str, str]) -> float:
+    """Writes the network for images (any batch, C, *patch) of `image`'s size, input "image" and output "logits".
+
+    metadata: entries of the file. Returns the largest difference between onnxruntime's logits and torch's, for one image and
+    for two. Raises WeightsError, and deletes the file, if that is above _ONNX_CLOSE of the logits.
+    """
+    network = network.eval()
+    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    # torch.export takes a batch of one for a constant
+    example = torch.cat([image, image.flip(-1)])
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it lists what it does not simplify
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+        assert program is not None
+        program.model.metadata_props.update(metadata)
+        program.save(path, external_data=size > _ONNX_INSIDE)
+    worst, scale = _onnx_difference(network, example, path)
+    if not worst <= _ONNX_CLOSE * scale:
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        raise WeightsError(
+            f"onnxruntime's logits of {path.name} differ from torch's by {worst:.2g} (largest logit {scale:.3g}): the file"
+            " is not the network, and was deleted. Leave --onnx out, and report the recipe."
+        )
+    return worst
+
+
+@torch.no_grad()
+def _onnx_difference(network: nn.Module, example: Tensor, path: Path) -> tuple[float, float]:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected, got = [], []
+    for batch in (example[:1], example):
+        (logits,) = session.run(["logits"], {"image": batch.numpy()})
+        expected.append(network(batch))
+        got.append(torch.from_numpy(logits))
+    return _apart(torch.cat(expected), torch.cat(got))
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _content(raw: dict[str, Any], whole: Whole, half: bool) -> dict[str, Any]:
-    """Without a recipe's hash, so that `--c` refuses to go on from it."""
+def _content(raw: dict[str, Any], finished: _FinishedNetwork, half: bool) -> dict[str, Any]:
+    """Returns the export's checkpoint. It holds no recipe hash, so that `--c` refuses to continue from it."""
     ours = raw.get("nnvit", {})
-    return {
-        "network_weights": whole.state,
+    return {key: raw[key] for key in _KEPT if key in raw} | {
+        "network_weights": finished.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
         "init_args": {key: raw["init_args"][key] for key in ("configuration", "fold") if key in raw["init_args"]},
         "trainer_name": raw["trainer_name"],
         "nnvit": {
-            "exported": {"hash": ours.get("hash"), "merged": whole.merged, "half": half},
+            "exported": {"hash": ours.get("hash"), "merged": finished.merged, "half": half},
             "trainer": ours.get("trainer"),
             "weights": ours.get("weights"),
         },
     }
 
 
-def _copy_beside(folder: Path, target: Path, folds: Sequence[Fold]) -> None:
-    """What nnU-Net's own export takes along: the data set, the account of each fold, and its postprocessing."""
+def _copy_beside(folder: Path, target: Path, folds: Sequence[FoldId]) -> None:
+    """Copies what nnU-Net's own export takes along: data set, records of each fold, postprocessing."""
     wanted = ["dataset.json", "dataset_fingerprint.json"]
-    wanted += [f"fold_{fold}/{file}" for fold in folds for file in BESIDE]
+    beside = ("nnvit_run.json", "progress.png", "validation/summary.json")
+    wanted += [f"fold_{fold}/{file}" for fold in folds for file in beside]
     together = f"crossval_results_folds_{'_'.join(map(str, folds))}"
     wanted += [f"{together}/{file}" for file in ("summary.json", "postprocessing.json", "postprocessing.pkl")]
     for file in wanted:
@@ -235,22 +296,18 @@ def _copy_beside(folder: Path, target: Path, folds: Sequence[Fold]) -> None:
             shutil.copy(folder / file, target / file)
 
 
-def _name(folder: Path, first: Path) -> str:
-    """Trainer__Plans__Configuration, also of a folder that was given another name."""
-    if MODEL.fullmatch(folder.name):
-        return folder.name
-    raw, plans = checkpoint_file.read(first), read_json(folder / "plans.json")
+def _name(folder: ModelFolder, fold: FoldId, chk: str) -> str:
+    """Returns Trainer__Plans__Configuration, also for a folder that was renamed."""
+    parsed = ModelName.parse(folder.path.name)
+    if parsed is not None and all(parsed):
+        return str(parsed)
+    raw = folder.checkpoint(fold, chk)
     trainer = raw.get("nnvit", {}).get("trainer") or raw["trainer_name"]
-    return f"{trainer}__{plans['plans_name']}__{raw['init_args']['configuration']}"
-
-
-def _dataset(folder: Path) -> str:
-    """The data set's name, which a zip for nnU-Net begins with."""
-    own = folder.parent.name
-    return own if own.startswith("Dataset") else str(read_json(folder / "plans.json")["dataset_name"])
+    return str(ModelName(trainer, folder.plans["plans_name"], raw["init_args"]["configuration"]))
 
 
 def _finish(partial: Path, out: Path) -> None:
+    """Renames the temporary folder to `out`, or packs it into a zip."""
     if out.suffix != ".zip":
         partial.rename(out)
         return
@@ -258,11 +315,7 @@ def _finish(partial: Path, out: Path) -> None:
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     with zipfile.ZipFile(archive, "w") as zipped:
         for path in files:
-            text = path.suffix in (".json", ".txt")  # weights do not get smaller
+            text = path.suffix in (".json", ".txt")  # weights cannot be compressed
             kind = zipfile.ZIP_DEFLATED if text else zipfile.ZIP_STORED
             zipped.write(path, path.relative_to(partial), kind)
     archive.rename(out)
-
-
-def _size(out: Path) -> int:
-    return sum(path.stat().st_size for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file())

@@ -1,71 +1,50 @@
-"""`nnvit install`: models from zips of `nnvit export` or nnUNetv2_export_model_to_zip, with nothing in them trusted."""
+"""`nnvit install`: models from untrusted zips of `nnvit export` or nnUNetv2_export_model_to_zip."""
 
 import os
 import shlex
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
-from nnvit.nnunet import checkpoint_file, paths
-from nnvit.nnunet.predict.model_folder import FINAL
-from nnvit.records.json_files import read_json
+from nnvit.errors import ConfigError, DataError, PlansError
+from nnvit.nnunet import paths
+from nnvit.nnunet.checkpoint_file import FINAL
 from nnvit.records.model_name import ModelName
-from nnvit.weights import external
 
-from . import zip_contents
-
-
-@dataclass(frozen=True, kw_only=True)
-class Installed:
-    """models: the new folders; notes: what a user should know; then: how to predict with each."""
-
-    models: Sequence[Path]
-    notes: Sequence[str]
-    then: Sequence[str]
-
-    def lines(self) -> list[str]:
-        """The outcome for a terminal."""
-        return [*(f"installed {model}" for model in self.models), *self.notes, *self.then]
+from . import ShareResult
+from .model_zip import BESIDE_MODELS, DATASET, ModelZip
 
 
-def install(source: Path, name: str | None = None) -> Installed:
-    """Unpacks a zip beside nnUNet_results' models, checks it there, and moves all its models into place, or none.
+def install(source: Path, name: str | None = None) -> ShareResult:
+    """Unpacks a zip inside nnUNet_results, checks it there, and moves all its models into place, or none.
 
-    name: of the data set, instead of the one in the zip. Raises DataError for what is no zip of nnU-Net models, or does not
-    fit on the disk, WeightsError for checkpoints that would run code, PlansError for a model that is there already.
+    name: of the data set, instead of the one in the zip. Raises DataError if it is no zip of nnU-Net models or does not fit on
+    the disk, WeightsError for checkpoints that would run code, PlansError for a model that exists already.
     """
     source, results = source.expanduser(), paths.folder("nnUNet_results")
-    with zip_contents.opened(source) as zipped:
-        members = zip_contents.checked(zipped, source)
-        models = zip_contents.models_in(members, source)
-        targets = {model: _renamed(model, models, name) for model in models}
+    with ModelZip.open(source) as given:
+        targets = {model: _renamed(model, given.models, name) for model in given.models}
         _refuse_taken(results, list(targets.values()))
-        _check_space(zipped, results)
+        _check_space(given.size, results)
         partial = Path(tempfile.mkdtemp(prefix=".nnvit_install_", dir=results))
         try:
-            _extract(zipped, members, partial)
-            notes = _check(partial, models, source)
+            notes = given.unpack(partial)
             _move(partial, results, targets)
-            notes += _move_rest(partial, results, members, targets)
+            notes += _move_rest(partial, results, given.members, targets)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     installed = [results / target for target in targets.values()]
-    return Installed(models=installed, notes=notes, then=[line for model in installed for line in _commands(model)])
-
-
-# --- where it may go --------------------------------------------------------------------------------------------------
+    then = [line for model in installed for line in _commands(model)]
+    return ShareResult(paths=installed, notes=notes, then=then, done="installed")
 
 
 def _renamed(model: PurePosixPath, models: Sequence[PurePosixPath], name: str | None) -> PurePosixPath:
-    """Where a model goes, below nnUNet_results."""
+    """Returns the place of a model below nnUNet_results."""
     if name is None:
         return model
-    if not zip_contents.DATASET.fullmatch(name):
+    if not DATASET.fullmatch(name):
         raise ConfigError(f"--name {name} must be of nnU-Net's form, such as Dataset900_Theirs.")
     if len(own := {model.parts[0] for model in models}) > 1:
         raise ConfigError(f"--name {name} is one name, but the zip holds {', '.join(sorted(own))}; leave it out.")
@@ -73,7 +52,7 @@ def _renamed(model: PurePosixPath, models: Sequence[PurePosixPath], name: str | 
 
 
 def _refuse_taken(results: Path, targets: Sequence[PurePosixPath]) -> None:
-    """Raises PlansError where a model lies, and DataError where a number belongs to another data set."""
+    """Raises PlansError if a model exists, and DataError if another data set has the number."""
     for target in targets:
         if (results / target).exists():
             raise PlansError(
@@ -96,8 +75,8 @@ def _free(homes: Sequence[Path]) -> int:
     return next(number for number in range(900, 10000) if str(number) not in taken)
 
 
-def _check_space(zipped: zipfile.ZipFile, results: Path) -> None:
-    needed, free = sum(info.file_size for info in zipped.infolist()), shutil.disk_usage(results).free
+def _check_space(needed: int, results: Path) -> None:
+    free = shutil.disk_usage(results).free
     if needed > free:
         raise DataError(
             f"the models take {needed / 2**20:,.0f} MiB, and {results} has {free / 2**20:,.0f} MiB left. Make room, or point"
@@ -105,54 +84,8 @@ def _check_space(zipped: zipfile.ZipFile, results: Path) -> None:
         )
 
 
-# --- unpacking and checking ------------------------------------------------------------------------------------------
-
-
-def _extract(zipped: zipfile.ZipFile, members: dict[PurePosixPath, zipfile.ZipInfo], partial: Path) -> None:
-    for path, info in members.items():
-        target = partial / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipped.open(info) as packed, open(target, "wb") as file:
-            shutil.copyfileobj(packed, file, 2**20)
-
-
-def _check(partial: Path, models: Sequence[PurePosixPath], source: Path) -> list[str]:
-    """Raises NnvitError for what would run code when nnU-Net opens it; what the models need besides."""
-    notes = []
-    try:
-        for model in models:
-            read_json(partial / model / "dataset.json")
-        for path in sorted(path for path in partial.rglob("*") if path.is_file()):
-            name = path.name.lower()
-            if name.endswith(zip_contents.CHECKPOINT) or name.startswith("checkpoint"):
-                notes += _needs(checkpoint_file.read(path))
-            elif name.endswith(zip_contents.PICKLE):
-                zip_contents.check_pickle(path)
-            elif name == "plans.json":  # of a model, or of a folder within that would pass for one
-                zip_contents.check_names(read_json(path))
-    except NnvitError as error:
-        text = str(error).replace(f"{partial}/", f"{source}:")
-        raise type(error)(f"{text} Nothing was installed.") from error
-    return list(dict.fromkeys(notes))
-
-
-def _needs(content: dict[str, Any]) -> list[str]:
-    """A note where a checkpoint leaves weights out that are not on this machine."""
-    held = external.reference_of(content["network_weights"])
-    if held is None:
-        return []
-    try:
-        external.find(held)
-    except WeightsError as error:
-        return [f"it cannot predict yet: {error}"]
-    return []
-
-
-# --- moving into place -----------------------------------------------------------------------------------------------
-
-
 def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPath]) -> None:
-    """All models, or none."""
+    """Moves all models, or none."""
     moved: list[Path] = []
     try:
         for model, target in targets.items():
@@ -166,14 +99,11 @@ def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPa
 
 
 def _move_rest(
-    partial: Path,
-    results: Path,
-    members: dict[PurePosixPath, Any],
-    targets: dict[PurePosixPath, PurePosixPath],
+    partial: Path, results: Path, members: dict[PurePosixPath, Any], targets: dict[PurePosixPath, PurePosixPath]
 ) -> list[str]:
-    """Ensembles and nnU-Net's choice of configuration, where there are none yet."""
+    """Moves ensembles and nnU-Net's choice of configuration, unless they exist; returns notes on those that do."""
     datasets = {model.parts[0]: target.parts[0] for model, target in targets.items()}
-    rest = sorted({PurePosixPath(*path.parts[:2]) for path in members if path.parts[1] in zip_contents.BESIDE_MODELS})
+    rest = sorted({PurePosixPath(*path.parts[:2]) for path in members if path.parts[1] in BESIDE_MODELS})
     notes = []
     for path in rest:
         target = results / datasets[path.parts[0]] / path.parts[1]
@@ -185,7 +115,7 @@ def _move_rest(
 
 
 def _commands(folder: Path) -> list[str]:
-    """Returns the commands that predict with a model, quoted: its names are the zip's, and users paste the lines."""
+    """Returns the commands that predict with a model, quoted for a shell, since the names come from the zip."""
     model = ModelName.parse(folder.name)
     assert model is not None
     folds = sorted({path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/*.pth")})

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import screen
+from nnvit.nnunet import progress
+
 from .stopwatch import Stopwatch
 
 Outputs = list[dict[str, Any]]
@@ -58,7 +59,7 @@ def pace(starts: list[float], ends: list[float], epochs_left: int, seconds: dict
     starts, ends: of the epochs, in seconds; seconds: of an iteration by parts, empty where none was timed.
     """
     epoch = float(np.median(np.subtract(ends, starts)))
-    left = f"ETA {screen.duration(epoch * epochs_left)}"
+    left = f"ETA {progress.duration(epoch * epochs_left)}"
     if not seconds:  # the epoch was interrupted between its last iteration and its validation
         return left
     total = sum(seconds.values())

@@ -35,7 +35,7 @@ def get_trainer_from_args(
     continue_training: bool = False,
     device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
 ) -> nnUNetTrainer_nnvit:
-    """A trainer that is ready for `maybe_load_checkpoint`. Raises NnvitError for anything that is not there."""
+    """Returns a trainer ready for `maybe_load_checkpoint`. Raises NnvitError if the data set, plans or trainer is missing."""
     paths.folder("nnUNet_results")
     dataset = paths.dataset_name(dataset_name_or_id)
     plans = paths.read_plans(dataset, plans_identifier) | {"continue_training": continue_training}
@@ -50,7 +50,7 @@ def get_trainer_from_args(
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
-    """A trainer of nnvit by name, or one derived from it that nnU-Net finds in `nnUNet_extTrainer`."""
+    """Returns nnvit's trainer of a name, or a subclass that nnU-Net finds in `nnUNet_extTrainer`. Raises ConfigError."""
     known = ", ".join(trainer_names.__all__)
     if name in trainer_names.__all__:
         return getattr(trainer_names, name)
@@ -62,23 +62,24 @@ def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
         ) from error
     if not issubclass(found, nnUNetTrainer_nnvit):
         raise ConfigError(
-            f"-tr {name} is not a trainer of nnvit ({known}); train it with nnUNetv2_train. The same network through "
-            "nnvit's harness is recipe unet."
+            f"-tr {name} is not a trainer of nnvit ({known}); train it with nnUNetv2_train. For the same network in "
+            "nnvit's harness, use recipe unet."
         )
     return found
 
 
 def _check_split(dataset: str, fold: int | str) -> None:
-    """nnU-Net draws a random split for a fold that splits_final.json lacks, which tears patients apart unnoticed."""
-    path = paths.plans_path(dataset, "splits_final")
-    if isinstance(fold, int) and path.is_file() and fold >= (count := len(read_json(path))):
+    """Refuses a fold that splits_final.json lacks: nnU-Net would draw a random split, with a patient on both sides."""
+    splits = paths.read_splits(dataset)
+    if isinstance(fold, int) and splits is not None and fold >= len(splits):
         raise PlansError(
-            f"fold {fold} is not in {path}, which holds folds 0 to {count - 1}; train one of them, or 'all'."
+            f"fold {fold} is not in {paths.plans_path(dataset, 'splits_final')}, which holds folds 0 to {len(splits) - 1}; "
+            "train one of them, or 'all'."
         )
 
 
 def parse_fold(fold: int | str) -> int | str:
-    """A number or "all". Raises ConfigError."""
+    """Returns a fold's number, or "all". Raises ConfigError for anything else."""
     if fold == "all" or isinstance(fold, int):
         return fold
     if not fold.isdigit():
@@ -92,7 +93,7 @@ def maybe_load_checkpoint(
     validation_only: bool,
     pretrained_weights_file: str | None = None,
 ) -> None:
-    """As nnU-Net's, but `--c` without a checkpoint is an error rather than a silent new start."""
+    """Loads a checkpoint as nnU-Net's function does, except that `--c` without one is an error, not a silent new start."""
     fold = Path(nnunet_trainer.output_folder)
     found = _checkpoint_to_load(fold, continue_training, validation_only, pretrained_weights_file)
     if pretrained_weights_file is not None:
@@ -106,9 +107,9 @@ def maybe_load_checkpoint(
 
 
 def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained: str | None) -> Path | None:
-    """The checkpoint that the flags mean, None for a new training. Raises NnvitError for flags that cannot be met."""
+    """Returns the checkpoint that the flags mean, None for a new training. Raises NnvitError for impossible flags."""
     if go_on and only_validate:
-        raise ConfigError("--c and --val exclude each other: --c trains on and then validates, --val only validates.")
+        raise ConfigError("--c and --val exclude each other: --c trains and then validates, --val only validates.")
     if pretrained is not None and (go_on or only_validate):
         raise ConfigError("-pretrained_weights is for a new training; it cannot be combined with --c or --val.")
     if pretrained is not None and not Path(pretrained).is_file():
@@ -116,7 +117,7 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
     final = fold / "checkpoint_final.pth"
     if only_validate and not final.is_file():
         raise PlansError(
-            f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c goes on with one that was begun)."
+            f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c continues an unfinished one)."
         )
     if go_on and checkpoint_file.find(fold) is None and not _can_start_again(fold):
         raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
@@ -124,7 +125,7 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
 
 
 def _can_start_again(fold: Path) -> bool:
-    """Whether a training was begun here and ended before its first checkpoint; one that took weights over is left to the user."""
+    """Returns True if a training began here and ended before its first checkpoint, unless it had -pretrained_weights."""
     record = RunRecord.read(fold)
     return record is not None and record.weights.get("source") != "-pretrained_weights"
 
@@ -133,7 +134,7 @@ def check_request(
     dataset: str, configuration: str, fold: int | str, trainer_name: str, plans_identifier: str, *, c: bool, val: bool,
     pretrained_weights: str | None, recipe: Recipe | None = None,
 ) -> None:  # fmt: skip
-    """Refuses what the flags cannot have before anything is written: plans, folders, logs. Raises NnvitError."""
+    """Raises NnvitError for impossible flags, before plans, folders or logs are written."""
     trainer_class = find_trainer(trainer_name)
     if recipe is not None:
         trainer_class.check_recipe(recipe)
@@ -158,9 +159,9 @@ def run_training(
     device: torch.device = torch.device("cuda"),  # noqa: B008
     fast_validation: bool = False,
 ) -> None:
-    """Trains and validates one fold; arguments as nnU-Net's `run_training`. Raises NnvitError for what does not fit.
+    """Trains and validates one fold, with the arguments of nnU-Net's `run_training`. Raises NnvitError if they do not fit.
 
-    fast_validation: by the predictor of `nnvit predict` instead of nnU-Net's.
+    fast_validation: validate with the predictor of `nnvit predict` instead of nnU-Net's.
     """
     if val_with_best and disable_checkpointing:
         raise ConfigError("--val_best needs the checkpoint that --disable_checkpointing does not write.")

@@ -1,42 +1,18 @@
-"""Shows progress bars and a training's live view on a terminal; elsewhere nothing."""
+"""Shows the live view of a training on a terminal; elsewhere nothing."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
-Advance = Callable[[str], None]
+from nnvit.nnunet.progress import Advance, columns
+
 BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-def _columns() -> tuple[ProgressColumn, ...]:
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-
-
-@contextmanager
-def bar(title: str, total: int, visible: bool = True) -> Iterator[Advance]:
-    """Shows a progress bar with the time left, until it is full; nothing where stderr is no terminal.
-
-    Yields a function that advances the bar by one and shows a short text beside it.
-    """
-    if not (visible and sys.stderr.isatty()):
-        yield lambda text: None
-        return
-    with Progress(*_columns(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total, text="")
-        yield lambda text: progress.update(task, advance=1, text=text)
 
 
 class Screen:
@@ -52,7 +28,7 @@ class Screen:
         self.title, self.classes = title, list(classes)
         self.visible = visible and sys.stderr.isatty()
         self.console = console or Console(stderr=True)
-        self.progress = Progress(*_columns())
+        self.progress = Progress(*columns())
         self.task = self.progress.add_task("", total=None, text="")
         self.curves: dict[str, list[float]] = {}
         self.pace = ""
@@ -105,15 +81,3 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(
         BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] if np.isfinite(mean) else " " for mean in means
     )
-
-
-def duration(seconds: float) -> str:
-    """Formats seconds: `42 s`, `7 min`, `3 h 05 min`, `2 d 04 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes // 60 % 24:02d} h"

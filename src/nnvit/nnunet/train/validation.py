@@ -15,8 +15,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
-
-from . import screen
+from nnvit.nnunet.progress import bar, duration
 
 Say = Callable[[str], None]
 
@@ -25,13 +24,13 @@ Say = Callable[[str], None]
 def progress(total: int, say: Say, *, visible: bool) -> Iterator[Callable[[], None]]:
     """Shows a line and a step of the bar for every case; yields what is called as each of `total` cases begins."""
     start, done = time.perf_counter(), 0
-    with screen.bar("  validation", total, visible) as advance:
+    with bar("  validation", total, visible) as advance:
 
         def begins() -> None:
             nonlocal done
             if done:
                 left = (time.perf_counter() - start) / done * (total - done)
-                say(f"  {done}/{total} predicted, ETA {screen.duration(left)}")
+                say(f"  {done}/{total} predicted, ETA {duration(left)}")
                 advance("")
             done += 1
 

@@ -1,0 +1,102 @@
+"""The names of the labels in the masks of photographs, and the value that each label is written with."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from nnvit.errors import DataError
+from nnvit.nnunet.model_folder import TrainedModel
+
+_DARK = 32
+"""Grey values below this look black to the eye."""
+
+
+class LabelValues(StrEnum):
+    """The values of labels in masks. stored: those of the imported mask files; labels: nnU-Net's 0..n; visible: 0..255."""
+
+    STORED = "stored"
+    LABELS = "labels"
+    VISIBLE = "visible"
+
+
+_DESCRIBED = {
+    LabelValues.STORED: "as in the masks of the import",
+    LabelValues.LABELS: "nnU-Net's labels",
+    LabelValues.VISIBLE: "spread over 0..255",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskLegend:
+    """Label -> name (without the background) and label -> value in a mask, and the channel -> name of probabilities.
+
+    Regions overlap, so each has the label that nnU-Net draws it with. The background has a channel only if there are no regions.
+    """
+
+    names: dict[int, str]
+    values: dict[int, int]
+    channels: dict[int, str]
+    kind: LabelValues
+
+    @classmethod
+    def of(cls, model: TrainedModel, kind: LabelValues | None) -> "MaskLegend":
+        """Returns a model's legend. kind: None for the stored values if the model knows them, else labels.
+
+        Raises DataError if stored values are wanted and not known.
+        """
+        names, channels = _names(model)
+        stored = _stored(model.dataset_json, names)
+        kind = kind or (LabelValues.STORED if stored else LabelValues.LABELS)
+        if kind is LabelValues.STORED and not stored:
+            raise DataError(
+                f"--values stored: {model.folder / 'dataset.json'} does not give the values in the original mask files, because "
+                "the data set was not made by `nnvit dataset import`; give --values labels or visible."
+            )
+        labels = {label: label for label in (0, *names)}
+        spread = {label: round(255 * i / max(len(names), 1)) for i, label in enumerate(labels)}
+        values = {LabelValues.STORED: stored, LabelValues.LABELS: labels, LabelValues.VISIBLE: spread}[kind] or labels
+        return cls(names=names, values=values, channels=channels, kind=kind)
+
+    def by_name(self) -> dict[str, int]:
+        """Returns name -> value in a mask, with the background."""
+        return {"background": 0} | {name: self.values[label] for label, name in self.names.items()}
+
+    def translate(self, labels: np.ndarray) -> np.ndarray:
+        """(H, W) labels -> (H, W) values, uint8, or uint16 if one is above 255."""
+        table = np.zeros(max(self.values) + 1, np.uint8 if max(self.values.values()) < 256 else np.uint16)
+        for label, value in self.values.items():
+            table[label] = value
+        return table[labels]
+
+    def lines(self) -> list[str]:
+        """Returns lines for the user that say what the masks hold."""
+        pairs = ", ".join(f"{name}={value}" for name, value in self.by_name().items())
+        lines = [f"values in the masks: {pairs} ({_DESCRIBED[self.kind]})"]
+        if max(self.values.values()) < _DARK:
+            lines.append(
+                "  they look black in a viewer; --values visible spreads them over 0..255, --overlay shows them"
+            )
+        return lines
+
+
+def _names(model: TrainedModel) -> tuple[dict[int, str], dict[int, str]]:
+    """Returns label in a mask -> name, and channel of the probabilities -> name, both without the background."""
+    listed = model.dataset_json["labels"].items()
+    foreground = {name: label for name, label in listed if name != "ignore" and label not in (0, "0", [0])}
+    labels = model.labels
+    if labels.has_regions:
+        return dict(zip(labels.regions_class_order, foreground, strict=True)), dict(enumerate(foreground))
+    named = {int(label[0] if isinstance(label, list) else label): name for name, label in foreground.items()}
+    names = dict(sorted(named.items()))
+    return names, {labels.all_labels.index(label): name for label, name in names.items()}
+
+
+def _stored(dataset_json: dict[str, Any], names: dict[int, str]) -> dict[int, int] | None:
+    """Returns label -> value in the imported mask files; None unless every label has one."""
+    stored = dataset_json.get("nnvit_import", {}).get("stored_values", {})
+    values = {label: stored.get(name) for label, name in names.items()}
+    if not values or not all(isinstance(value, int) and 0 < value < 65536 for value in values.values()):
+        return None
+    return {0: 0} | values
