@@ -1,4 +1,4 @@
-"""The estimate of a training against real allocations; the allocator, the table of devices and the command."""
+"""The estimate of a training against real tensors; the table of devices; the command."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnvit import estimate
 from nnvit.errors import ConfigError
-from nnvit.estimate import devices, trace
-from nnvit.estimate.heap import LAST_THRESHOLD, MIB, Heap
-from nnvit.estimate.heap import peak as heap_peak
-from nnvit.estimate.timeline import Timeline
+from nnvit.estimate import devices, fake_training
+from nnvit.estimate.flops import flop_counter
+from nnvit.estimate.tensor_lifetimes import TensorLifetimes
 from nnvit.model.optimizer import build_optimizer
+from nnvit.model.training_step import prepare_for_training
 from nnvit.recipe import loading
 from nnvit.recipe.schema import Recipe
 
@@ -49,19 +48,18 @@ def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dt
     of = job(*TUNING[tuning])
     said = estimate.need(of, dtype)
     network = of.build()
-    if tuning != "full" and dtype is not None:
-        trace.keep_frozen_in(network, dtype)  # type: ignore[arg-type]
+    prepare_for_training(network, of.training, dtype)
     optimizer = build_optimizer(network.train(), of.training)
-    with Timeline() as line:
-        trace.run_steps(network, of, dtype, optimizer, None, trace.STEPS)
+    with TensorLifetimes() as lifetimes:
+        fake_training._run_steps(network, of, dtype, optimizer, None)
     held = [*network.parameters(), *network.buffers()]
     assert said.parameters == sum(tensor.numel() * tensor.element_size() for tensor in held)
-    assert said.alive == pytest.approx(said.parameters + line.peak().alive, rel=0.02)
+    assert said.tensors == pytest.approx(said.parameters + lifetimes.peak()[1], rel=0.02)
 
 
 def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
     plain = estimate.need(job(), torch.bfloat16)
-    assert plain.on_cpu == plain.alive + plain.kernels + plain.holes
+    assert plain.on_cpu == plain.tensors + int(fake_training.CPU_ALLOWANCE * plain.activations)
     averaged = estimate.need(job("training.ema=0.9"), torch.bfloat16)
     assert averaged.optimizer > plain.optimizer
     stateless = estimate.need(job("training.optimizer=sgd", "training.momentum=0"), torch.bfloat16)
@@ -78,54 +76,10 @@ def test_frozen_weights_take_half_and_checkpointing_less_than_keeping() -> None:
     halved, plain = estimate.need(frozen, torch.bfloat16), estimate.need(frozen, None)
     assert halved.parameters < plain.parameters
     other = estimate.need(frozen, torch.float16)  # the trainer keeps them in either kind of 16 bits
-    assert (other.parameters, other.alive) == (halved.parameters, halved.alive)
+    assert (other.parameters, other.tensors) == (halved.parameters, halved.tensors)
     full = job(*TUNING["full"], side=128)
     fewer = replace(full, training=replace(full.training, grad_checkpointing=True))
-    assert estimate.need(fewer, None).alive < estimate.need(full, None).alive
-
-
-# --- the heap ------------------------------------------------------------------------------------------------------------
-
-
-def test_blocks_that_come_and_go_alone_use_the_same_place() -> None:
-    once, often = [("a", MIB), ("a", -1)], [event for i in range(50) for event in ((i, MIB), (i, -1))]
-    assert heap_peak(often) <= heap_peak(once) + 2 * MIB  # the first lies outside, then the threshold moves
-    assert heap_peak(once) >= MIB
-
-
-def test_large_blocks_go_back_at_once() -> None:
-    heap, size = Heap(), 2 * LAST_THRESHOLD
-    for name in range(3):
-        heap.tensor(name, size)
-        heap.release(name)
-    assert heap.peak < 1.01 * size
-    assert heap.resident < MIB
-
-
-def test_what_is_freed_below_something_that_stays_is_resident_and_used_again() -> None:
-    heap = Heap()
-    for name in range(20):
-        heap.allocate(name, 100_000)  # below the first threshold, so inside the heap
-    full = heap.resident
-    for name in range(19):
-        heap.free(name)
-    assert heap.resident == full
-    heap.allocate("again", 90_000)
-    heap.allocate("joined", 500_000)  # the holes of neighbours are one
-    assert heap.resident == full
-
-
-def test_small_objects_that_live_on_cost_a_block_its_place() -> None:
-    """What makes a step's heap larger than its tensors: the same blocks, with and without small objects between them."""
-    with_objects, without = Heap(), Heap()
-    for name in range(200):
-        for heap in (with_objects, without):
-            heap.allocate(("block", name), 100_000 + 64 * (name % 7))
-        with_objects.used["object", name] = with_objects._cut(48)
-        if name % 2:
-            for heap in (with_objects, without):
-                heap.free(("block", name - 1))
-    assert with_objects.peak > without.peak
+    assert estimate.need(fewer, None).tensors < estimate.need(full, None).tensors
 
 
 # --- devices -------------------------------------------------------------------------------------------------------------
@@ -147,24 +101,26 @@ def test_a_cpus_share_follows_what_was_measured_with_and_without_matrix_instruct
         (torch.bfloat16, 504e9, 401e9, 2.062),
         (None, 316e9, 188e9, 2.053),
     ):
-        said = devices.seconds(flops, rate, devices.cpu_share(dtype, without))
+        said = devices.Speed(rate=rate, share=devices._cpu_share(dtype, without)).seconds(flops)
         assert took / devices.UNCERTAIN < said < took * devices.UNCERTAIN
-    assert devices.cpu_share(torch.bfloat16, 10) == pytest.approx(0.26, abs=0.02)
-    assert devices.cpu_share(None, 10) == devices.cpu_share(None, without)  # matrix instructions are of no use to fp32
+    assert devices._cpu_share(torch.bfloat16, 10) == pytest.approx(0.26, abs=0.02)
+    assert devices._cpu_share(None, 10) == devices._cpu_share(
+        None, without
+    )  # matrix instructions are of no use to fp32
 
 
 def test_this_machines_rates_are_measured_in_both_precisions() -> None:
     cpu = torch.device("cpu")
-    (fp32, plain), (bf16, half) = devices.speed(cpu, None), devices.speed(cpu, torch.bfloat16)
-    assert fp32 != bf16
-    assert plain == devices.CPU_SHARE
-    assert half in (devices.CPU_SHARE, devices.MATRIX_SHARE)
+    fp32, bf16 = devices.speed_here(cpu, None), devices.speed_here(cpu, torch.bfloat16)
+    assert fp32.rate != bf16.rate
+    assert fp32.share == devices._CPU_SHARE
+    assert bf16.share in (devices._CPU_SHARE, devices._MATRIX_SHARE)
 
 
 def test_a_gpu_is_timed_at_products_that_outlast_their_launch() -> None:
     """On fake tensors of a GPU: what is launched before it is waited for."""
-    with FakeTensorMode(), Timeline(), FlopCounterMode(display=False) as flops:
-        devices.gemm_rate(torch.device("cuda"), torch.bfloat16, wanted=0)
+    with FakeTensorMode(), TensorLifetimes(), flop_counter() as flops:
+        devices._gemm_rate(torch.device("cuda"), torch.bfloat16, wanted=0)
     fastest = max(device.tflops for device in devices.DEVICES) * 1e12
     assert flops.get_total_flops() / fastest > 100 * 5e-5  # against 50 microseconds of launch and wait
 
@@ -185,28 +141,28 @@ def test_memory_is_read_as_nvidia_smi_writes_it(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["24", "24T", "G", "-3G", "0G", ""])
 def test_other_amounts_of_memory_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no amount of memory; write it as nvidia-smi does: 24G"):
+    with pytest.raises(ConfigError, match=r"is not an amount of memory; write it as nvidia-smi does: 24G"):
         devices.parse_memory(text)
 
 
 def test_devices_are_found_by_the_start_of_their_name() -> None:
-    assert [device.memory for device in devices.named("a100")] == [40, 80]
-    assert [device.name for device in devices.named("RTX3090")] == ["RTX 3090"]
+    assert [device.memory for device in devices.devices_named("a100")] == [40, 80]
+    assert [device.name for device in devices.devices_named("RTX3090")] == ["RTX 3090"]
     with pytest.raises(ConfigError, match=r"--device B300 is not known; use one of T4, V100, .* or this"):
-        devices.named("B300")
+        devices.devices_named("B300")
 
 
 def test_the_chosen_batch_fits_and_one_more_does_not() -> None:
     of = job("lora.enabled=false")
 
     def taken(batch: int) -> int:
-        return devices.gpu_bytes(estimate.need(replace(of, batch=batch), torch.bfloat16, steps=2))
+        return estimate.need(replace(of, batch=batch), torch.bfloat16).on_gpu
 
     budget = (taken(6) + taken(7)) // 2
-    batch, said = estimate.largest_batch(of, budget, torch.bfloat16, devices.gpu_bytes)
+    batch, said = estimate.largest_batch(of, budget, torch.bfloat16)
     assert batch == 6
     assert said == taken(6) <= budget < taken(7)
-    assert estimate.largest_batch(of, taken(2) - 1, torch.bfloat16, devices.gpu_bytes) == (0, taken(2))
+    assert estimate.largest_batch(of, taken(2) - 1, torch.bfloat16) == (0, taken(2))
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
@@ -230,7 +186,7 @@ def test_the_command_says_memory_by_parts_time_and_what_fits(capsys: Any) -> Non
     run("segformer_default", *TINY, "--patch", "64", "64", "--device", "this")
     printed = capsys.readouterr().out
     parts = [float(line.split()[-2]) for line in printed.splitlines() if line.endswith(" GiB")]
-    assert len(parts) == 6
+    assert len(parts) == 5
     assert "an iteration" in printed
     assert "V100" not in printed
 
@@ -252,8 +208,8 @@ def test_fp16_is_estimated_for_gpus_on_a_machine_that_cannot_train_in_it(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["unet"], r"model.head=plans is the base plans' own network: say which with -d DATASET"),
-        (["segformer_default", "-d", "101", "--batch", "4"], r"-d 101 brings channels, .* leave --batch out"),
+        (["unet"], r"model.head=plans is the base plans' own network: name a data set with -d DATASET"),
+        (["segformer_default", "-d", "101", "--batch", "4"], r"-d 101 defines channels, .* leave --batch out"),
         (["segformer_default", *TINY, "--device", "Z9"], r"--device Z9 is not known"),
     ],
 )

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnvit import estimate
-from nnvit.estimate import flops as cost
+from nnvit.estimate.flops import flop_counter, forward_flops
+from nnvit.estimate.network_parts import network_parts
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.recipe import loading
@@ -34,7 +34,7 @@ def needed(of: Recipe, image: tuple[int, ...] = IMAGE) -> estimate.Need:
     job = estimate.Job(
         build=lambda: network(of), training=of.training, channels=channels, patch=(height, width), batch=batch
     )
-    return estimate.need(job, None if of.training.precision == "fp32" else torch.bfloat16, steps=2)
+    return estimate.need(job, None if of.training.precision == "fp32" else torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def needed(of: Recipe, image: tuple[int, ...] = IMAGE) -> estimate.Need:
 def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides: list[str]) -> None:
     of = recipe(*overrides, source=source)
     said, built = needed(of), network(of)
-    rows, trained = cost.parts(lambda: network(of), IMAGE)
+    rows, trained = network_parts(lambda: network(of), IMAGE)
     parts = [row for row in rows if "." not in row.name]
     assert sum(row.parameters for row in parts) == sum(p.numel() for p in built.parameters())
     assert sum(row.trainable for row in parts) == sum(p.numel() for p in built.parameters() if p.requires_grad)
     assert sum(size for _, _, size in trained) == sum(row.trainable for row in parts)
     held = [*built.parameters(), *built.buffers()]
     assert said.parameters == sum(t.numel() * t.element_size() for t in held)
-    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops, torch.no_grad():
+    with flop_counter() as flops, torch.no_grad():
         built.train()(torch.rand(IMAGE))
     assert said.forward_flops == flops.get_total_flops()
 
@@ -112,7 +112,7 @@ def test_a_loss_that_reads_every_layer_computes_more() -> None:
 def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five() -> None:
     """torch before 2.15 passes over the fused attention of a CPU."""
     query, key, value = (torch.rand(2, 3, tokens, 16, requires_grad=True) for tokens in (10, 7, 7))
-    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops:
+    with flop_counter() as flops:
         out = nn.functional.scaled_dot_product_attention(query, key, value)
         product = 2 * 2 * 3 * 10 * 7 * 16
         assert flops.get_total_flops() == 2 * product
@@ -134,7 +134,7 @@ def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five
 def test_both_gradients_of_a_convolution_cost_as_much_as_it_does(layer: nn.Module, image: tuple[int, ...]) -> None:
     """torch's own formula multiplies a grouped convolution's by the number of groups."""
     weight = layer.get_parameter("weight")
-    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as flops:
+    with flop_counter() as flops:
         out = layer(torch.rand(image, requires_grad=True))
         places = (out if isinstance(layer, nn.Conv2d) else torch.empty(image)).shape[-2:].numel()
         by_hand = 2 * image[0] * places * weight.numel()
@@ -145,7 +145,7 @@ def test_both_gradients_of_a_convolution_cost_as_much_as_it_does(layer: nn.Modul
 
 def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
     of = recipe()
-    rows, trained = cost.parts(lambda: network(of), IMAGE)
+    rows, trained = network_parts(lambda: network(of), IMAGE)
     built = network(of)
     parts = {row.name: row for row in rows if "." not in row.name}
     assert list(parts) == ["input", "backbone", "neck", "head"]
@@ -161,7 +161,7 @@ def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
 
 def test_nothing_is_allocated_for_the_largest_backbone() -> None:
     of = loading.load_recipe(["linear_probe"], ["model.backbone_size=7b", "model.feature_layers=[39]"])
-    said, (rows, _) = needed(of, (1, 3, 32, 32)), cost.parts(lambda: network(of), (1, 3, 32, 32))
+    said, (rows, _) = needed(of, (1, 3, 32, 32)), network_parts(lambda: network(of), (1, 3, 32, 32))
     assert sum(row.parameters for row in rows if "." not in row.name) > 6.7e9
     resident: Any = pytest.importorskip("resource")
     assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameters
@@ -169,8 +169,8 @@ def test_nothing_is_allocated_for_the_largest_backbone() -> None:
 
 def test_the_forward_pass_of_any_network_is_counted() -> None:
     of = recipe()
-    assert cost.forward_flops(lambda: network(of), IMAGE) == needed(of).forward_flops
-    assert cost.forward_flops(Twice, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8
+    assert forward_flops(lambda: network(of), IMAGE) == needed(of).forward_flops
+    assert forward_flops(Twice, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8
 
 
 class Twice(nn.Module):

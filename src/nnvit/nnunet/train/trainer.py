@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 from nnvit.errors import ConfigError, PlansError
 from nnvit.model import precision
 from nnvit.model.optimizer import EpochSchedule, WeightAverage, build_optimizer
-from nnvit.model.preparation import keep_frozen_in
+from nnvit.model.training_step import prepare_for_training, training_step
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
@@ -116,14 +116,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         return optimizer, EpochSchedule(optimizer, training)
 
     def _prepare_network(self) -> None:
-        """What concerns training alone and is no part of the architecture; before DDP wraps the network."""
-        training, backbone = self.recipe.training, getattr(self.bare_network, "backbone", None)
-        if backbone is not None and training.drop_path:
-            backbone.set_drop_path(training.drop_path)
-        if backbone is not None and training.grad_checkpointing:
-            backbone.set_grad_checkpointing(True)
-        if backbone is not None and self.precision.dtype is not None:
-            keep_frozen_in(cast(Any, self.bare_network), self.precision.dtype)
+        """Applies what concerns training alone and is no part of the architecture, before DDP wraps the network."""
+        prepare_for_training(self.bare_network, self.recipe.training, self.precision.dtype)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
         """As that of nnU-Net's class for `training.augmentation`, mirroring along the recipe's axes alone."""
@@ -270,29 +264,23 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
         self.manifest.end("finished")
 
     def train_step(self, batch: dict) -> dict:
-        """One step of nnU-Net's, in the recipe's precision and with its gradient clipping."""
-        data, target = self._to_device(batch["data"]), self._to_device(batch["target"])
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast(self.device):
-            loss = self.loss(self.network(data), target)
-        self.watch.mark()
-        scaler, clip = self.grad_scaler, self.recipe.training.grad_clip
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        self.watch.mark()
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
-        if scaler is None:
-            self.optimizer.step()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
-        if self.average is not None:
-            self.average.update()
-        return {"loss": loss.detach().cpu().numpy()}
+        """Makes one step as nnU-Net does, in the recipe's precision and with its gradient clipping."""
+        loss = training_step(
+            self.network,
+            self.loss,
+            self.optimizer,
+            self._to_device(batch["data"]),
+            self._to_device(batch["target"]),
+            autocast=self.precision.autocast(self.device),
+            grad_clip=self.recipe.training.grad_clip,
+            scaler=self.grad_scaler,
+            average=self.average,
+            mark=self.watch.mark,
+        )
+        return {"loss": loss.cpu().numpy()}
 
     def validation_step(self, batch: dict) -> dict:
-        """nnU-Net's, which sets the precision itself where the device is a GPU."""
+        """Validates on one batch as nnU-Net does, which sets the precision itself if the device is a GPU."""
         with self.precision.autocast(self.device):
             return super().validation_step(batch)
 
