@@ -19,7 +19,7 @@ def test_devices_hold_what_nvidia_smi_shows_of_them() -> None:
 
 
 def test_a_cpus_share_follows_what_was_measured_with_and_without_matrix_instructions() -> None:
-    """The steps of bench/results/step.json lie within the factor that is said beside the estimate, as did a CPU with AMX."""
+    """The steps of bench/results/step.json lie within the factor that is printed with the estimate, as did a CPU with AMX."""
     without = 403 / 188
     for dtype, flops, rate, took in (
         (torch.bfloat16, 316e9, 400e9, 1.205),
@@ -29,9 +29,7 @@ def test_a_cpus_share_follows_what_was_measured_with_and_without_matrix_instruct
         said = devices.Speed(rate=rate, share=devices._cpu_share(dtype, without)).seconds(flops)
         assert took / devices.UNCERTAIN < said < took * devices.UNCERTAIN
     assert devices._cpu_share(torch.bfloat16, 10) == pytest.approx(0.26, abs=0.02)
-    assert devices._cpu_share(None, 10) == devices._cpu_share(
-        None, without
-    )  # matrix instructions are of no use to fp32
+    assert devices._cpu_share(None, 10) == devices._cpu_share(None, without)  # matrix instructions do not speed up fp32
 
 
 def test_this_machines_rates_are_measured_in_both_precisions() -> None:
@@ -43,7 +41,7 @@ def test_this_machines_rates_are_measured_in_both_precisions() -> None:
 
 
 def test_a_gpu_is_timed_at_products_that_outlast_their_launch() -> None:
-    """On fake tensors of a GPU: what is launched before it is waited for."""
+    """Counts, on fake tensors of a GPU, the FLOPs that are launched before the wait."""
     with FakeTensorMode(), TensorLifetimes(), flop_counter() as flops:
         devices._gemm_rate(torch.device("cuda"), torch.bfloat16, wanted=0)
     fastest = max(device.tflops for device in devices.DEVICES) * 1e12

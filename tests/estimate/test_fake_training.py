@@ -42,7 +42,7 @@ def job(*overrides: str, side: int = 64, batch: int = 2) -> estimate.Job:
 @pytest.mark.parametrize("tuning", TUNING)
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
 def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dtype: torch.dtype | None) -> None:
-    """The same steps on real tensors, whose storages really come and go."""
+    """Makes the same steps on real tensors, whose storages are really allocated and freed."""
     of = job(*TUNING[tuning])
     said = estimate.need(of, dtype)
     built = of.build()

@@ -9,14 +9,14 @@ from tests.estimate.networks import IMAGE, needed, network, recipe
 
 
 def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five() -> None:
-    """torch before 2.15 passes over the fused attention of a CPU."""
+    """torch before 2.15 does not count the fused attention of a CPU."""
     query, key, value = (torch.rand(2, 3, tokens, 16, requires_grad=True) for tokens in (10, 7, 7))
     with flop_counter() as flops:
         out = nn.functional.scaled_dot_product_attention(query, key, value)
         product = 2 * 2 * 3 * 10 * 7 * 16
         assert flops.get_total_flops() == 2 * product
         out.sum().backward()
-    assert flops.get_total_flops() == 7 * product  # the product of queries and keys is made once more
+    assert flops.get_total_flops() == 7 * product  # the backward pass computes the product of queries and keys again
 
 
 @pytest.mark.parametrize(

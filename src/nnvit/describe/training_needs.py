@@ -45,9 +45,7 @@ def _size_row(name: str, size: int) -> list[str]:
 def _memory_here(job: Job, found: Need, precision: Precision, here: torch.device) -> list[str]:
     if here.type == "cpu":
         total, beside, other = found.on_cpu, "beside torch and nnU-Net themselves", "allocator and kernels (allowance)"
-        how = [
-            f"  (allowance: {CPU_ALLOWANCE:.0%} of the activations; with it, estimates for six trainings were from {CPU_OFF})"
-        ]
+        how = [f"  (allowance: {CPU_ALLOWANCE:.0%} of the activations; estimates for six trainings were {CPU_OFF})"]
     else:
         total, beside, other, how = found.on_gpu, "with CUDA itself", "allocator, cuDNN, CUDA (assumed)", []
     return [
@@ -63,10 +61,9 @@ def _time_here(job: Job, found: Need, precision: Precision, here: torch.device) 
     step, epoch = job.seconds(found, speed)
     return [
         f"time on this machine's {here.type}: {_duration(step)} an iteration, {_duration(epoch)} an epoch",
-        f"  {found.step_flops / 1e12:.2f} TFLOPs a step at {speed.share:.0%} of {speed.rate / 1e9:,.0f} GFLOP/s, which a matrix "
-        "product in",
-        f"  {precision.name} reached here just now; the time may be off by a factor of {UNCERTAIN:g} either way and does not",
-        "  include waiting for data: nnvit_run.json has both after one epoch",
+        f"  {found.step_flops / 1e12:.2f} TFLOPs a step, at {speed.share:.0%} of the {speed.rate / 1e9:,.0f} GFLOP/s that a matrix",
+        f"  product in {precision.name} reached here just now; it may be off by a factor of {UNCERTAIN:g} either way and does",
+        "  not include waiting for data: nnvit_run.json has both after one epoch",
     ]
 
 

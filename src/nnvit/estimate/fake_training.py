@@ -29,8 +29,8 @@ CPU_ALLOWANCE = 0.5
 memory. Both grow with what is made and freed in every step; parameters and the optimiser's states are allocated once. Chosen
 for the six trainings of bench/results/estimate.json (commit c4bdb55, glibc): their estimates come to 0.83 to 1.16 of what was
 measured there, and to 0.94 to 1.10 of what a second measurement gave."""
-CPU_OFF = "17% too low to 16% too high"
-"""The estimates with `CPU_ALLOWANCE` against those measurements, in words."""
+CPU_OFF = "from 17% too low to 16% too high"
+"""How far off the estimates were with `CPU_ALLOWANCE`, against those recorded measurements."""
 GPU_ALLOWANCE = 0.1
 """Share of all tensors that torch's caching allocator and cuDNN's workspaces take on a GPU beside them; an assumption."""
 GPU_CONTEXT = GIB // 2
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a training process needs. Sizes in bytes, at the moment of most memory; FLOPs and operators of one step.
+    """The needs of a training process: sizes in bytes at the moment of most memory, FLOPs and operators of one step.
 
     parameters: with buffers; optimizer: its states, and the running mean of the weights; gradients; activations: all other
     tensors, which are what the backward pass needs, copies in 16 bits, the batch and temporaries.
