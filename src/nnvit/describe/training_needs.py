@@ -61,7 +61,7 @@ def _time_here(job: Job, found: Need, precision: Precision, here: torch.device) 
     step, epoch = job.seconds(found, speed)
     return [
         f"time on this machine's {here.type}: {_duration(step)} an iteration, {_duration(epoch)} an epoch",
-        f"  {found.step_flops / 1e12:.2f} TFLOPs a step, at {speed.share:.0%} of the {speed.rate / 1e9:,.0f} GFLOP/s that a matrix",
+        f"  {found.step_flops / 1e12:.2f} TFLOPs a step, at {speed.share:.0%} of {speed.rate / 1e9:,.0f} GFLOP/s, which a matrix",
         f"  product in {precision.name} reached here just now; it may be off by a factor of {UNCERTAIN:g} either way and does",
         "  not include waiting for data: nnvit_run.json has both after one epoch",
     ]
