@@ -1,8 +1,8 @@
-"""`nnvit estimate`'s memory and time against what training steps of nnvit's own trainer take, each in a process of its own.
+"""`nnvit estimate`'s memory and time against training steps of nnvit's own trainer, each in a process of its own.
 
 ViT-S/16 with simple_pyramid and segformer, ViT-B/16 with progressive upsampling; frozen, LoRA and in full; 512 x 512, batch 2,
-`precision: auto`, on the CPU. No constant of the memory was fitted to these or to any networks; the share of the CPU was, to the
-steps of bench/step.py, so that the time is compared for one that is none of them.
+`precision: auto`, on the CPU. The memory's one constant, `CPU_ALLOWANCE`, was chosen for these six trainings. The CPU's share of
+a matrix product's rate was chosen for the steps of bench/step.py; the time is compared for a training that is none of them.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from harness import CPU, Row, main
 from nnvit import estimate
 from nnvit.estimate import devices
-from nnvit.model import precision
+from nnvit.model.precision import choose
 from nnvit.recipe import loading
 from peak import peak
 
@@ -32,15 +32,15 @@ TIMED = ("ViT-B/16, progressive", "full")
 
 
 def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.dtype | None]:
-    """Estimates what the recipe takes on this machine; returns the estimate and the dtype of the precision."""
+    """Returns what the recipe needs on this machine, and its dtype here."""
     loaded = loading.load_recipe([recipe], overrides)
     job = estimate.job_of(loaded, channels=3, classes=2, patch=(PATCH, PATCH), batch=BATCH)
-    dtype = precision.choose(loaded.training.precision, CPU).dtype
+    dtype = choose(loaded.training.precision, CPU).dtype
     return estimate.need(job, dtype), dtype
 
 
 def compared(network: str, tuning: str) -> list[Row]:
-    """Estimate and measurement of one training: its memory, and for `TIMED` its time."""
+    """Returns estimate and measurement of one training: its memory, and for `TIMED` its time."""
     recipe, keys = NETWORKS[network]
     need, dtype = estimated(recipe, [*keys, *TUNING[tuning]])
     measured = peak("nnvit", recipe, [*keys, *TUNING[tuning]], PATCH, BATCH)
@@ -51,7 +51,7 @@ def compared(network: str, tuning: str) -> list[Row]:
 
 
 def memory(training: str, need: estimate.Need, dtype: torch.dtype | None, measured: int) -> Row:
-    """Bytes at the peak."""
+    """Returns the row of the peak memory, in bytes."""
     ratio = need.on_cpu / measured
     return Row(
         work=f"peak memory estimated, {training}",
@@ -62,15 +62,15 @@ def memory(training: str, need: estimate.Need, dtype: torch.dtype | None, measur
         ratio=ratio,
         bar=1.0,
         reached=abs(ratio - 1) <= BAR,
-        note=f"the bar is {BAR:.0%} either way; {dtype or torch.float32}, of it tensors {need.alive / 2**20:.0f} MiB, kernels "
-        f"{need.kernels / 2**20:.0f} MiB, holes in malloc's heap {need.holes / 2**20:.0f} MiB",
+        note=f"the bar is {BAR:.0%} either way; {dtype or torch.float32}, of it tensors {need.tensors / 2**20:.0f} MiB, the "
+        f"allowance {(need.on_cpu - need.tensors) / 2**20:.0f} MiB",
     )
 
 
 def time(training: str, need: estimate.Need, dtype: torch.dtype | None, measured: float) -> Row:
-    """Seconds of a step, which `nnvit estimate` says from a matrix product timed for a second."""
-    rate, share = devices.speed(CPU, dtype)
-    said = devices.seconds(need.step_flops, rate, share)
+    """Returns the row of a step's seconds, which `nnvit estimate` predicts from matrix products timed for a second."""
+    speed = devices.speed_here(CPU, dtype)
+    said = speed.seconds(need.step_flops)
     return Row(
         work=f"seconds of a training step, estimated / measured, {training}",
         reference="measured",
@@ -78,14 +78,14 @@ def time(training: str, need: estimate.Need, dtype: torch.dtype | None, measured
         theirs=measured,
         unit="s",
         ratio=said / measured,
-        note=f"said to be off by a factor of {devices.UNCERTAIN:g} at most, either way; {need.step_flops / 1e9:.0f} GFLOP at "
-        f"{share:.0%} of {rate / 1e9:.0f} GFLOP/s in {dtype or torch.float32}, of which the step reached "
-        f"{need.step_flops / measured / rate:.0%}",
+        note=f"may be off by a factor of {devices.UNCERTAIN:g} either way; {need.step_flops / 1e9:.0f} GFLOP at "
+        f"{speed.share:.0%} of {speed.rate / 1e9:.0f} GFLOP/s in {dtype or torch.float32}, of which the step reached "
+        f"{need.step_flops / measured / speed.rate:.0%}",
     )
 
 
 def rows() -> list[Row]:
-    """Six of memory, one of time."""
+    """Returns six rows of memory and one of time."""
     return [row for network in NETWORKS for tuning in TUNING for row in compared(network, tuning)]
 
 

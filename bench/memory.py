@@ -23,7 +23,7 @@ def rows() -> list[Row]:
     keys = [*keys, *TUNING["frozen"]]
     need, _ = estimated(recipe, keys)
     in_fp32, _ = estimated(recipe, [*keys, "training.precision=fp32"])
-    least = f"all tensors together are {need.alive / in_fp32.alive:.2f} of theirs"
+    least = f"all tensors together are {need.tensors / in_fp32.tensors:.2f} of theirs"
     first = compared("", recipe, keys, f"bar {BAR:g}; {least}", BAR)
     with threshold(2**20):
         return [first, compared(f", {THRESHOLD}={2**20} for both", recipe, keys)]

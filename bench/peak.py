@@ -1,10 +1,10 @@
 """Peak memory of training steps of a real trainer, each measurement in a process of its own.
 
-`peak(...)` is what the benches call; run as a script, this file is the child. On the CPU, also where there is a GPU.
-Above the baseline: what is resident after all
-imports and a step of a tiny network by the same trainer, which brings in every library and thread that a step uses.
-The peak is the kernel's own high-water mark of resident memory, set back at the baseline; the allocator is glibc's as it comes,
-told once, before the baseline, to hand back what it keeps free (malloc_trim), so that the network is not built into that.
+The benches call `peak(...)`; run as a script, this file is the child process. It uses the CPU, also if there is a GPU.
+The baseline is the resident memory after all imports and a step of a tiny network by the same trainer, which loads every library
+and starts every thread that a step uses. The peak is the kernel's high-water mark of resident memory, reset at the baseline. The
+allocator is glibc's with its defaults; before the baseline it hands back its free memory once (malloc_trim), so that the network
+is not built into that.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ TINY = ["model.backbone=tiny", "model.backbone_size=vit", "model.feature_layers=
 def peak(
     trainer: str, recipe: str, overrides: list[str], patch: int, batch: int = 2, *, timeout: int = 900
 ) -> dict[str, Any]:
-    """Bytes above the baseline, by phase, and the last step's seconds.
+    """Returns the bytes above the baseline, by phase, and the last step's seconds.
 
     trainer: "nnvit", or "stock" for nnU-Net's own on the same network. patch: its side in pixels; three channels, two classes.
     """
@@ -63,7 +63,7 @@ def _child(trainer: str, recipe: str, overrides: list[str], patch: int, batch: i
 
 
 def _trainer(kind: str, recipe: str, overrides: list[str], patch: int, batch: int) -> Any:
-    """A trainer that is ready for its first step, with random weights."""
+    """Returns a trainer that is ready for its first step, with random weights."""
     import trainers
 
     make = {"nnvit": trainers.ours, "stock": trainers.stock}[kind]
@@ -71,7 +71,7 @@ def _trainer(kind: str, recipe: str, overrides: list[str], patch: int, batch: in
 
 
 def _steps(trainer: Any) -> float:
-    """A few steps on one random batch; seconds of the last."""
+    """Makes a few steps on one random batch; returns the seconds of the last."""
     import trainers
 
     data = trainers.batch_of(trainer)
@@ -82,19 +82,19 @@ def _steps(trainer: Any) -> float:
 
 
 def trim() -> None:
-    """glibc's malloc hands back what it keeps free."""
+    """Makes glibc's malloc hand back its free memory."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most since `reset`."""
+    """Returns the bytes of this process: VmRSS is now, VmHWM the most since `reset`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def reset() -> None:
-    """The high-water mark becomes what is resident now (proc(5), clear_refs)."""
+    """Resets the high-water mark to what is resident now (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

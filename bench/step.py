@@ -53,7 +53,7 @@ def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
     agreement, forward = _agreement(mine, theirs, batch), _forward_seconds(mine, batch)
     times = alternately(step_of(mine, batch), step_of(theirs, batch), 5)
     job = estimate.job_of(mine.recipe, channels=3, classes=2, patch=tuple(batch["data"].shape[2:]), batch=2)
-    flops = estimate.need(job, mine.precision.dtype, steps=1).step_flops
+    flops = estimate.need(job, mine.precision.dtype).step_flops
     note = (
         f"{mine.precision.name}; the step takes {times[0] / forward:.2f} times its own forward pass without gradients; "
         f"{bound(flops, mine.precision.dtype, times[1])}; of the step: {shares(step_of(mine, batch))}"

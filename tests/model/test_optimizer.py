@@ -3,12 +3,12 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
-from nnvit.model.optimizer import EpochSchedule, WeightAverage, build_optimizer, param_groups
+from nnvit.model.optimizer import EpochSchedule, WeightAverage, _param_groups, build_optimizer
 from nnvit.recipe.schema import TrainingConfig
 
 
 class Layered(nn.Module):
-    """Two backbone layers and a head, which is all that grouping looks at."""
+    """Two backbone layers and a head: all that the grouping reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ def test_rates_follow_depth_and_decay_spares_norms_and_biases() -> None:
     network = Layered()
     found = {
         name: (group["lr"], group["weight_decay"])
-        for group in param_groups(network, training)
+        for group in _param_groups(network, training)
         for name, parameter in network.named_parameters()
         if any(parameter is p for p in group["params"])
     }
@@ -84,7 +84,7 @@ class Averaged(nn.Module):
 
 
 def step(network: Averaged, value: float) -> None:
-    """What an optimiser's step and a batch norm would change."""
+    """Changes what an optimiser's step and a batch norm would change."""
     with torch.no_grad():
         network.trained.weight.fill_(value)
         network.norm.running_mean.fill_(2 * value)  # type: ignore[union-attr]

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.preparation import keep_frozen_in
+from nnvit.model.training_step import prepare_for_training
 from nnvit.nnunet import checkpoint_file
 from nnvit.recipe import identity, loading
+from nnvit.recipe.schema import TrainingConfig
 from nnvit.weights import external, load_backbone, packaged
 from nnvit.weights.foreign_names import network_state
 from nnvit.weights.target import target_tensors
@@ -241,7 +242,7 @@ def test_folds_kept_in_two_precisions_load_where_stock_nnunet_loads_them(tmp_pat
     network, state = referring(path)
     wanted = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     weights = load_backbone(build().backbone, str(path)).to_dict()
-    keep_frozen_in(network, torch.bfloat16)
+    prepare_for_training(network, TrainingConfig(), torch.bfloat16)
     narrow = external.leave_out(network.state_dict(), external.refer(network, weights, str(path)))
     fresh = build(seed=1)
     external.forget()

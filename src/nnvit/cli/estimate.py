@@ -22,8 +22,8 @@ def estimate(
         list[str] | None,
         typer.Option(
             "--device",
-            help="this (measured for a second), or a GPU of the table, such as A100; repeat it. By default all, "
-            "this where it takes the recipe's precision.",
+            help="this (measured for a second) or a GPU of the table, such as A100; repeatable. Default: all, and this machine "
+            "if it supports the recipe's precision.",
             show_default=False,
         ),
     ] = None,
@@ -32,21 +32,22 @@ def estimate(
         typer.Option(min=1, metavar="HEIGHT WIDTH", help="Without -d: pixels.", show_default="512 512"),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Without -d: patches in a step.", min=1, show_default="2")] = None,
-    channels: Annotated[int | None, typer.Option(help="Without -d: of the images.", min=1, show_default="3")] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="Without -d: channels of the images.", min=1, show_default="3")
+    ] = None,
     classes: Annotated[
-        int | None, typer.Option(help="Without -d: labels with background, or regions.", min=1, show_default="2")
+        int | None, typer.Option(help="Without -d: labels including background, or regions.", min=1, show_default="2")
     ] = None,
 ) -> None:
     """Predict peak memory and time of a training, on this machine and on GPUs by their published figures.
 
-    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. Of this machine a matrix
-    product is timed for a second.
+    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. On this machine, matrix products
+    are timed for a second.
     """
-
     from nnvit import describe
-    from nnvit.estimate import devices
-    from nnvit.model import precision
-    from nnvit.nnunet.plan.batch_size import job_of
+    from nnvit.estimate import devices, job_of
+    from nnvit.model.precision import choose
+    from nnvit.nnunet.plan.batch_size import job_on_dataset
     from nnvit.recipe import loading
     from nnvit.recipe.schema import ModelConfig
 
@@ -55,32 +56,32 @@ def estimate(
     if d is not None:
         if given := [flag for flag, value in by_hand.items() if value is not None]:
             raise ConfigError(
-                f"-d {d} brings channels, classes, patch and batch: leave {given[0]} out, or set training.patch_size and "
+                f"-d {d} defines channels, classes, patch and batch: leave {given[0]} out, or set training.patch_size and "
                 "training.batch_size."
             )
-        job = job_of(d, c, loaded, p)
+        job = job_on_dataset(d, c, loaded, p)
     elif isinstance(loaded.model, ModelConfig):
-        from nnvit.estimate import job_of as job_without_data
-
         training = loaded.training
         height, width = patch or training.patch_size or (512, 512)
         sizes = {"channels": channels or 3, "classes": classes or 2, "batch": batch or training.batch_size or 2}
-        job = job_without_data(loaded, patch=(height, width), **sizes)
+        job = job_of(loaded, patch=(height, width), **sizes)
     else:
-        raise ConfigError(f"model.head={loaded.model.head} is the base plans' own network: say which with -d DATASET.")
+        raise ConfigError(
+            f"model.head={loaded.model.head} is the base plans' own network: name a data set with -d DATASET."
+        )
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = o.torch_device(None) if "this" in names else None  # with the threads of a training
-    chosen = [found for name in names if name != "this" for found in devices.named(name)]
+    chosen = [found for name in names if name != "this" for found in devices.devices_named(name)]
     print(f"{loaded.name}, tuning {loaded.tuning}")
-    dtype = None
+    precision = None
     try:
-        dtype = precision.choose(loaded.training.precision, here).dtype if here else None
+        precision = choose(loaded.training.precision, here) if here else None
     except ConfigError as refusal:
         if device:
             raise
         print(f"this machine is left out: {refusal}")
         here = None
-    print("\n".join(describe.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
+    print("\n".join(describe.needs(job, precision, list(dict.fromkeys(chosen)), here)))
 
 
 def register(app: typer.Typer) -> None:

@@ -50,14 +50,14 @@ def plan(
 def _batch_for(
     memory: str, dataset: str, configuration: str, recipe: Sequence[str], keys: Sequence[str], plans: str
 ) -> int:
-    """Chosen and said."""
+    """Picks the batch size and prints it."""
     from nnvit.estimate.devices import GIB, parse_memory
     from nnvit.nnunet.plan.batch_size import batch_for
     from nnvit.recipe.loading import load_recipe
 
     size = parse_memory(memory)
     fit = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
-    print(f"--gpu-memory {memory}: training.batch_size={fit.batch}, estimated to take {fit.taken / GIB:.1f} GiB")
+    print(f"--gpu-memory {memory}: training.batch_size={fit.batch}, estimated to take {fit.needed / GIB:.1f} GiB")
     if warning := fit.warning():
         print(warning)
     return fit.batch

@@ -2,8 +2,8 @@
 
 from .components import listing
 from .finished_run import account
-from .network import cost_of, show
+from .network import show
 from .shipped_recipes import recipes_markdown
 from .training_needs import needs
 
-__all__ = ["account", "cost_of", "listing", "needs", "recipes_markdown", "show"]
+__all__ = ["account", "listing", "needs", "recipes_markdown", "show"]

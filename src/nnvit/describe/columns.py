@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns as wide as they need; those of numbers end flush."""
+    """Returns lines with columns as wide as they need; numbers are right-aligned."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -14,3 +14,12 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def short(number: float) -> str:
+    """Returns three digits and a unit: `312 M`, `1.74 T`."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size * 0.9995:
+            value = number / size
+            return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
+    return f"{number:.0f} "

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nnvit.errors import ConfigError
-from nnvit.estimate.flops import short
 
-from .columns import table
+from .columns import short, table
 
 RUN = "nnvit_run.json"
 GIB = 2**30

@@ -1,139 +1,106 @@
-"""`nnvit estimate`: memory broken down, and time, on this machine and on GPUs by their makers' figures."""
+"""`nnvit estimate`: a training's memory by parts, and its time, on this machine and on GPUs by their makers' figures."""
 
 from collections.abc import Sequence
 
 import torch
 
-from nnvit.estimate import Job, Need, devices, need
-from nnvit.estimate.devices import GIB, Device
+from nnvit.estimate import GIB, Job, Need, need
+from nnvit.estimate.devices import LAUNCH, UNCERTAIN, Device, speed_here
+from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT
+from nnvit.model.precision import Precision, choose
 
 from .columns import table
 
 
-def needs(job: Job, precision: torch.dtype | None, chosen: Sequence[Device], here: torch.device | None) -> list[str]:
-    """Lines for one job.
+def needs(job: Job, precision: Precision | None, gpus: Sequence[Device], here: torch.device | None) -> list[str]:
+    """Returns the lines for one job.
 
-    precision: what this machine would train in. chosen: GPUs of the table. here: this machine's device, None where it is
-    not asked for; a second of matrix products is run on it.
+    precision: that of a training on this machine. here: this machine's device, None to leave it out; matrix products are timed
+    on it for a second.
     """
     lines = [f"a step on {job.batch} patches of {' x '.join(map(str, job.patch))}, {job.channels} channels"]
-    wanted: dict[torch.dtype | None, Need] = {}
-    if here is not None:
-        wanted[precision] = need(job, precision)
-        lines += [
-            "",
-            *_memory(job, wanted[precision], precision, here),
-            "",
-            *_here(job, wanted[precision], precision, here),
-        ]
-    kinds = {device.name: _dtype(job, device) for device in chosen}
-    for dtype in dict.fromkeys(kinds.values()):
-        if dtype not in wanted:
-            wanted[dtype] = need(job, dtype, steps=2)
-    if chosen:
-        lines += ["", *_gpus(job, [(device, kinds[device.name], wanted[kinds[device.name]]) for device in chosen])]
+    if here is not None and precision is not None:
+        found = need(job, precision.dtype)
+        lines += ["", *_memory_here(job, found, precision, here), "", *_time_here(job, found, precision, here)]
+    if gpus:
+        lines += ["", *_gpus(job, gpus)]
     return lines
 
 
-def shares(job: Job, taken: Need) -> dict[str, int]:
-    """What the tensors of a step are, and their bytes."""
-    return {
-        "parameters and buffers": taken.parameters,
-        f"states of {job.training.optimizer}{' and the running mean' if job.training.ema else ''}": taken.optimizer,
-        "gradients": taken.gradients,
-        "activations, 16-bit copies, batch": taken.activations,
+def tensor_rows(job: Job, found: Need) -> list[list[str]]:
+    """Returns the kinds of tensors in a step, each with its size."""
+    sizes = {
+        "parameters and buffers": found.parameters,
+        f"states of {job.training.optimizer}{' and the running mean' if job.training.ema else ''}": found.optimizer,
+        "gradients": found.gradients,
+        "activations, 16-bit copies, batch": found.activations,
     }
+    return [_size_row(name, size) for name, size in sizes.items()]
 
 
-def _memory(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
-    rows = shares(job, taken)
+def _size_row(name: str, size: int) -> list[str]:
+    return [f"  {name}", f"{size / GIB:.2f} GiB"]
+
+
+def _memory_here(job: Job, found: Need, precision: Precision, here: torch.device) -> list[str]:
     if here.type == "cpu":
-        total, beside = taken.on_cpu, "beside torch and nnU-Net themselves"
-        rows |= {"kernels' own": taken.kernels, "holes in malloc's heap": taken.holes}
+        total, beside, other = found.on_cpu, "beside torch and nnU-Net themselves", "allocator and kernels (allowance)"
+        how = [f"  (allowance: {CPU_ALLOWANCE:.0%} of the activations; estimates for six trainings were {CPU_OFF})"]
     else:
-        total, beside = devices.gpu_bytes(taken), "with CUDA itself"
-        rows |= {"allocator, cuDNN, CUDA (assumed)": total - taken.alive}
+        total, beside, other, how = found.on_gpu, "with CUDA itself", "allocator, cuDNN, CUDA (assumed)", []
     return [
-        f"peak memory on this machine's {here.type}, {_words(precision)}: {total / GIB:.2f} GiB {beside}",
-        *table([f"  {name}", f"{size / GIB:.2f} GiB"] for name, size in rows.items()),
-        "  (all at the moment when they come to the most; on fake tensors, nothing was allocated)",
+        f"peak memory on this machine's {here.type}, {precision.name}: {total / GIB:.2f} GiB {beside}",
+        *table([*tensor_rows(job, found), _size_row(other, total - found.tensors)]),
+        "  (all at the moment of most memory; from fake tensors, nothing was allocated)",
+        *how,
     ]
 
 
-def _here(job: Job, taken: Need, precision: torch.dtype | None, here: torch.device) -> list[str]:
-    rate, share = devices.speed(here, precision)
-    step, epoch = _times(job, taken, rate, share, devices.LAUNCH)
+def _time_here(job: Job, found: Need, precision: Precision, here: torch.device) -> list[str]:
+    speed = speed_here(here, precision.dtype)
+    step, epoch = job.seconds(found, speed)
     return [
-        f"time on this machine's {here.type}: {_span(step)} an iteration, {_span(epoch)} an epoch",
-        f"  {taken.step_flops / 1e12:.2f} TFLOPs a step at {share:.0%} of {rate / 1e9:,.0f} GFLOP/s, which a matrix product in",
-        f"  {_words(precision)} reached here just now; it may be off by a factor of {devices.UNCERTAIN:g} either way, and it",
-        "  leaves out waiting for data: nnvit_run.json of one epoch says both",
+        f"time on this machine's {here.type}: {_duration(step)} an iteration, {_duration(epoch)} an epoch",
+        f"  {found.step_flops / 1e12:.2f} TFLOPs a step, at {speed.share:.0%} of {speed.rate / 1e9:,.0f} GFLOP/s, which a matrix",
+        f"  product in {precision.name} reached here just now; it may be off by a factor of {UNCERTAIN:g} either way and does",
+        "  not include waiting for data: nnvit_run.json has both after one epoch",
     ]
 
 
-def _gpus(job: Job, rows: Sequence[tuple[Device, torch.dtype | None, Need]]) -> list[str]:
-    heading = ["GPU", "memory", "needed", "", "precision", "an iteration", "an epoch"]
-    body = []
-    for device, dtype, taken in rows:
-        needed = devices.gpu_bytes(taken)
-        rate = device.tflops * 1e12 if dtype else device.tflops * 1e12 / FP32_SLOWER
-        step, epoch = _times(job, taken, rate, devices.GPU_SHARE, devices.LAUNCH)
-        fits = "fits" if needed <= device.memory * GIB else "TOO MUCH"
-        body.append(
-            [
-                device.name,
-                f"{device.memory} GiB",
-                f"{needed / GIB:.1f} GiB",
-                fits,
-                _words(dtype),
-                _span(step) + (" *" if step == devices.LAUNCH * taken.operators else ""),
-                _span(epoch),
-            ]
-        )
+def _gpus(job: Job, gpus: Sequence[Device]) -> list[str]:
+    rows, found = [["GPU", "memory", "needed", "", "precision", "an iteration", "an epoch"]], {}
+    for gpu in gpus:
+        precision = choose(job.training.precision, torch.device("cuda"), has_bf16=gpu.bf16)
+        half = precision.dtype is not None  # which of the two kinds of 16 bits makes no difference to what is needed
+        if half not in found:
+            found[half] = need(job, precision.dtype)
+        rows.append(_gpu_row(job, found[half], gpu, precision))
     return [
-        *table([heading, *body]),
-        f"  needed: tensors, {devices.ALLOCATOR - 1:.0%} for the allocator and cuDNN, {devices.CONTEXT / GIB:g} GiB for CUDA;",
-        f"  time: {devices.GPU_SHARE:.0%} of the published dense rate, an assumption that may be off by a factor of "
-        f"{devices.UNCERTAIN:g} either way, and at least {devices.LAUNCH * 1e6:.0f} µs for each operator;",
+        *table(rows),
+        f"  needed: tensors, {GPU_ALLOWANCE:.0%} for the allocator and cuDNN, {GPU_CONTEXT / GIB:g} GiB for CUDA;",
+        f"  time: {gpus[0].speed(None).share:.0%} of the published dense rate, an assumption that may be off by a factor of "
+        f"{UNCERTAIN:g} either way, and at least {LAUNCH * 1e6:.0f} µs for each operator;",
         "  *: that bound, for a network so small: faster GPUs do not help, larger batches do;",
         "  no figure of this table was measured on a GPU",
     ]
 
 
-FP32_SLOWER = 8
-"""Against 16 bits: from Volta to Hopper the published rate of plain fp32 is an eighth of it or less (A100: 312 and 19.5 TFLOP/s,
-but torch lets convolutions use TF32, 156)."""
+def _gpu_row(job: Job, found: Need, gpu: Device, precision: Precision) -> list[str]:
+    step, epoch = job.seconds(found, gpu.speed(precision.dtype))
+    return [
+        gpu.name,
+        f"{gpu.memory} GiB",
+        f"{found.on_gpu / GIB:.1f} GiB",
+        "fits" if found.on_gpu <= gpu.memory * GIB else "TOO MUCH",
+        precision.name,
+        _duration(step) + (" *" if step == LAUNCH * found.operators else ""),
+        _duration(epoch),
+    ]
 
 
-def _times(job: Job, taken: Need, rate: float, share: float, launch: float) -> tuple[float, float]:
-    """Seconds of a training iteration, and of an epoch with its validation iterations.
-
-    launch: seconds that every operator takes at least; a forward pass is about a third of a step's.
-    """
-    training = job.training
-    step, forward = (devices.seconds(flops, rate, share) for flops in (taken.step_flops, taken.forward_flops))
-    step, forward = max(step, launch * taken.operators), max(forward, launch * taken.operators / 3)
-    return step, training.num_iterations_per_epoch * step + training.num_val_iterations_per_epoch * forward
-
-
-def _dtype(job: Job, device: Device) -> torch.dtype | None:
-    """What `training.precision` means there."""
-    wanted = job.training.precision
-    named = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "stock": torch.float16}
-    return named[wanted] if wanted != "auto" else torch.bfloat16 if device.bf16 else torch.float16
-
-
-def _words(dtype: torch.dtype | None) -> str:
-    return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-
-
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 0.1:
         return f"{seconds * 1000:.1f} ms"
-    return (
-        f"{seconds:.2g} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,5 +1,6 @@
-"""What a training will take, without a device to try it on: memory and time from fake tensors and published figures."""
+"""Memory, FLOPs and time of a training before there is a device for it, from fake tensors and published figures."""
 
-from .trace import GIB, LEAST, Job, Need, job_of, largest_batch, need
+from .devices import GIB
+from .fake_training import LEAST_BATCH, Job, Need, job_of, largest_batch, need
 
-__all__ = ["GIB", "LEAST", "Job", "Need", "job_of", "largest_batch", "need"]
+__all__ = ["GIB", "LEAST_BATCH", "Job", "Need", "job_of", "largest_batch", "need"]

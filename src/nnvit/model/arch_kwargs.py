@@ -1,4 +1,4 @@
-"""From a recipe to `arch_kwargs`: everything that rebuilds its network with random weights, as plain data."""
+"""A recipe's `arch_kwargs`: plain data that rebuilds its network with random weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -8,7 +8,7 @@ from nnvit import registry
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
 
 RGB01 = ("RGBTo01Normalization",) * 3
-"""nnU-Net's normalisation schemes of a photograph whose values are in 0..1."""
+"""nnU-Net's normalisation schemes for a photograph with values in 0..1."""
 
 
 def arch_kwargs(
@@ -18,10 +18,10 @@ def arch_kwargs(
     regions: bool = False,
     scales: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
-    """What `nnvit.model.Segmenter` takes beside the numbers of channels and classes.
+    """Returns the arguments of `nnvit.model.Segmenter` beside the numbers of channels and classes.
 
     normalization_schemes: of the plans, one per channel; regions: the classes are regions, which may overlap;
-    scales: (height, width) factors of nnU-Net's deep supervision, read where the recipe asks for it.
+    scales: (height, width) factors of nnU-Net's deep supervision, used if the recipe asks for it.
     """
     model = recipe.model
     assert isinstance(model, ModelConfig)
@@ -38,7 +38,7 @@ def arch_kwargs(
         "neck": {"name": model.neck, "args": model.neck_args},
         "head": {"name": model.head, **own_keys},
         "tuning": recipe.tuning,
-        "input_stats": input_stats(model, normalization_schemes),
+        "input_stats": _input_stats(model, normalization_schemes),
     }
     if recipe.tuning == "lora":
         adapters = asdict(recipe.lora)
@@ -53,8 +53,8 @@ def arch_kwargs(
     return kwargs
 
 
-def input_stats(model: ModelConfig, normalization_schemes: Sequence[str]) -> dict[str, list[float]] | None:
-    """The backbone's mean and std, where the plans bring values in 0..1; a z-score cannot be undone."""
+def _input_stats(model: ModelConfig, normalization_schemes: Sequence[str]) -> dict[str, list[float]] | None:
+    """Returns the backbone's mean and std if the plans give values in 0..1, else None: a z-score cannot be undone."""
     unit_range = set(normalization_schemes) == {"RGBTo01Normalization"}
     if model.input_norm == "none" or (model.input_norm == "auto" and not unit_range):
         return None

@@ -1,4 +1,4 @@
-"""Optimiser and schedule, built alike for every network."""
+"""The optimiser, its learning-rate schedule and the running mean of the weights, built alike for every network."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from nnvit.recipe.schema import TrainingConfig
 
 
-def param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
-    """Trainable parameters grouped by learning rate and weight decay, in the network's own order.
+def _param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Groups the trainable parameters by learning rate and weight decay, in the network's own order.
 
-    Parameters that the network places in a backbone (`depth_of`) take `backbone_lr`, decayed by depth as in BEiT
-    (arXiv 2106.08254, A): what is deepest (a ViT's final norm, MiT's last block) keeps it, each block before is multiplied by
-    layer_decay once more, the embedding most often.
+    Parameters of the backbone (`depth_of`) take `backbone_lr`, decayed by depth as in BEiT (arXiv 2106.08254, A): the deepest
+    ones (a ViT's final norm, MiT's last block) keep it, each earlier block is multiplied by layer_decay once more, the embedding
+    most often.
     """
     depth_of: Callable[[str], int | None] = getattr(network, "depth_of", lambda name: None)
     deepest = max((depth_of(name) or 0 for name, _ in network.named_parameters()), default=0)
@@ -28,21 +28,21 @@ def param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str,
         lr = training.lr if depth is None else training.backbone_lr * training.layer_decay ** (deepest - depth)
         decays = parameter.ndim > 1 or training.decay_norms_and_biases
         groups.setdefault((lr, training.weight_decay if decays else 0.0), []).append(parameter)
-    # The head's group comes first: it is the one whose rate nnU-Net logs and plots.
+    # The head's group comes first, because nnU-Net logs and plots the first group's rate.
     ordered = sorted(groups.items(), key=lambda item: item[0][0] != training.lr)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in ordered]
 
 
 def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over `param_groups`."""
-    groups = param_groups(network, training)
+    """Returns AdamW or SGD over groups with their own learning rate and weight decay; the first group is the head's."""
+    groups = _param_groups(network, training)
     if training.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=training.lr, fused=True)
     return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov)
 
 
 class EpochSchedule:
-    """Sets each group's learning rate from its own base rate; stateless, so that resuming needs only the epoch.
+    """Sets each group's learning rate from its own base rate; it is stateless, so that resuming needs only the epoch.
 
     Linear warm-up over `warmup_epochs`, then (1 - t)^0.9 or half a cosine over the remaining epochs. Without warm-up the
     polynomial equals nnU-Net's PolyLRScheduler to the last bit.
@@ -55,7 +55,7 @@ class EpochSchedule:
         self.step(0)
 
     def factor(self, epoch: int) -> float:
-        """The share of the base rate that epoch `epoch` (from 0) trains with."""
+        """Returns the factor on the base rates in epoch `epoch`, counted from 0."""
         warmup = min(self.training.warmup_epochs, self.training.num_epochs - 1)
         if epoch < warmup:
             return (epoch + 1) / warmup
@@ -63,16 +63,16 @@ class EpochSchedule:
         return (1 - t) ** 0.9 if self.training.schedule == "poly" else (1 + math.cos(math.pi * t)) / 2
 
     def step(self, epoch: int) -> None:
-        """Sets the rates of epoch `epoch`."""
+        """Sets the rates for epoch `epoch`."""
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * self.factor(epoch)
 
 
 class WeightAverage:
-    """The running mean of what is trained (parameters, and buffers such as batch norm's), kept beside the network.
+    """Keeps the running mean of what training changes: trained parameters, and buffers such as batch norm's.
 
-    Only what changes is kept twice, so that a frozen backbone costs nothing; torch's and timm's averages copy the whole
-    network. decay: of each update, less in the first ones, (1 + n) / (10 + n), so that the start is forgotten.
+    A frozen backbone is not kept twice; torch's and timm's averages copy the whole network. decay: weight of the old mean in an
+    update; in update n from 0 it is at most (1 + n) / (10 + n), so that the initial weights are forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -81,7 +81,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each step of the optimiser."""
+        """Takes the network's present values into the mean; to be called after each step of the optimiser."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in self._changing().items():
@@ -89,7 +89,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within it the network holds the mean; afterwards its own weights again."""
+        """Gives the network the mean within the context, and its own weights back at the end."""
         own = self.trained()
         self._fill(self.mean)
         try:
@@ -98,11 +98,11 @@ class WeightAverage:
             self._fill(own)
 
     def trained(self) -> dict[str, Tensor]:
-        """A copy of the network's own values of what is averaged."""
+        """Returns a copy of the network's present values of what is averaged."""
         return {name: value.detach().clone() for name, value in self._changing().items()}
 
     def restore(self, trained: dict[str, Tensor], updates: int) -> None:
-        """From a checkpoint: the network holds the mean, and takes its own weights back."""
+        """Restores a checkpoint: takes the mean from the network, which was loaded with it, and gives it the trained weights."""
         self.updates, self.mean = updates, self.trained()
         self._fill(trained)
 

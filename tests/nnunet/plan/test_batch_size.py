@@ -11,7 +11,7 @@ import torch
 from nnvit import estimate
 from nnvit.cli import app
 from nnvit.errors import ConfigError
-from nnvit.estimate.devices import GIB, gpu_bytes
+from nnvit.estimate import GIB
 from nnvit.nnunet.plan import batch_size
 from nnvit.recipe import loading
 from tests.nnunet import conftest
@@ -25,7 +25,7 @@ def run(*words: str) -> None:
 
 def taken(dataset: str, batch: int, *keys: str) -> int:
     recipe = loading.load_recipe(["segformer_default"], [*keys, f"training.batch_size={batch}"])
-    return gpu_bytes(estimate.need(batch_size.job_of(dataset, "2d", recipe), torch.bfloat16, steps=2))
+    return estimate.need(batch_size.job_on_dataset(dataset, "2d", recipe), torch.bfloat16).on_gpu
 
 
 def test_plan_writes_the_largest_batch_that_fits(crops: str, capsys: Any) -> None:
@@ -63,8 +63,8 @@ def test_estimate_takes_patch_batch_and_labels_from_the_data_set(crops: str, cap
 
 
 def test_the_planned_unet_is_estimated_too(crops: str) -> None:
-    job = batch_size.job_of(crops, "2d", loading.load_recipe(["unet"]))
-    need = estimate.need(job, None, steps=2)
+    job = batch_size.job_on_dataset(crops, "2d", loading.load_recipe(["unet"]))
+    need = estimate.need(job, None)
     network = job.build()
     assert need.parameters == sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()])
     assert need.activations > need.gradients > 0 or need.optimizer > 0
@@ -76,9 +76,9 @@ def test_the_most_that_nnunet_plans_is_what_it_planned(hippocampus: str, configu
     folder = Path(os.environ["nnUNet_preprocessed"]) / hippocampus
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     planned = plans["configurations"][configuration]
-    most = batch_size.planned_at_most(plans, configuration, planned["patch_size"], 5)
+    most = batch_size._planned_at_most(plans, configuration, planned["patch_size"], 5)
     assert most == planned["batch_size"]
-    assert (most > estimate.LEAST) == (configuration == "2d")
+    assert (most > estimate.LEAST_BATCH) == (configuration == "2d")
 
 
 def test_a_batch_that_nnunet_would_not_plan_is_said_and_kept(hippocampus: str, capsys: Any) -> None:
@@ -86,11 +86,11 @@ def test_a_batch_that_nnunet_would_not_plan_is_said_and_kept(hippocampus: str, c
     run("plan", hippocampus, "2d", *keys, "name=wide", "--gpu-memory", "1.2G")
     folder = Path(os.environ["nnUNet_preprocessed"]) / hippocampus
     planned = json.loads((folder / "nnUNetPlans_wide.json").read_text())["configurations"]["2d"]
-    most = batch_size.planned_at_most(json.loads((folder / "nnUNetPlans.json").read_text()), "2d", (56, 40), 5)
+    most = batch_size._planned_at_most(json.loads((folder / "nnUNetPlans.json").read_text()), "2d", (56, 40), 5)
     printed = capsys.readouterr().out
     (warning,) = [line for line in printed.splitlines() if line.startswith("warning: ")]
     assert f"{planned['batch_size']} patches of [56, 40] are more than the {most} that nnU-Net plans" in warning
     assert warning.endswith(f"leave --gpu-memory out and set training.batch_size={most}.")
     assert planned["batch_size"] > most
-    few = batch_size.Fit(batch=most, taken=GIB, patch=(56, 40), planned_at_most=most)
+    few = batch_size.FittingBatch(batch=most, needed=GIB, patch=(56, 40), planned_at_most=most)
     assert few.warning() is None

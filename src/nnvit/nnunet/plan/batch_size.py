@@ -1,4 +1,4 @@
-"""What a recipe would train on a data set, as a job to estimate; and the batch size that fits a GPU."""
+"""The batch size that fits a GPU; and the job to estimate for a recipe on a data set."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,17 +11,20 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnvit.errors import ConfigError
-from nnvit.estimate import GIB, LEAST, Job, largest_batch, need
-from nnvit.estimate.devices import gpu_bytes
+from nnvit.estimate import GIB, LEAST_BATCH, Job, largest_batch, need
+from nnvit.model.precision import choose
 from nnvit.nnunet import paths
 from nnvit.recipe.schema import ModelConfig, Recipe
 from nnvit.records.json_files import read_json
 
 from . import plans_file
 
+_COVERED = 0.05
+"""Share of a data set's voxels that a step of nnU-Net sees at most (`ExperimentPlanner.max_dataset_covered`)."""
 
-def job_of(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
-    """Network, patch and batch as `planning.plan` would write them. Raises PlansError and ConfigError as that does."""
+
+def job_on_dataset(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
+    """Returns the job with the network, patch and batch that `nnvit plan` would write; raises what that raises."""
     name = paths.dataset_name(dataset)
     dataset_json = read_json(paths.plans_path(name, "dataset"))
     plans = plans_file.make_plans(paths.read_plans(name, base), configuration, recipe, "estimate", dataset_json)
@@ -40,44 +43,40 @@ def job_of(dataset: str | int, configuration: str, recipe: Recipe, base: str = "
     )
 
 
-COVERED = 0.05
-"""Share of a data set's voxels that a step of nnU-Net sees at most (`ExperimentPlanner.max_dataset_covered`)."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """The batch that fits a GPU, the bytes that it is estimated to take, and the patches that nnU-Net would plan at most."""
+class FittingBatch:
+    """batch: patches that fit a GPU; needed: their estimated bytes; planned_at_most: the most patches that nnU-Net would plan."""
 
     batch: int
-    taken: int
+    needed: int
     patch: tuple[int, ...]
     planned_at_most: int
 
     def warning(self) -> str | None:
-        """What a batch of more than `COVERED` of the data set means, None where it is not."""
+        """Returns what a batch of more than 5% of the data set means, None for smaller ones."""
         if self.batch <= self.planned_at_most:
             return None
         return (
             f"warning: {self.batch} patches of {list(self.patch)} are more than the {self.planned_at_most} that nnU-Net plans at "
-            f"most ({COVERED:.0%} of the data set's voxels in a step), which makes it another training, not only a faster one; "
-            f"to keep to nnU-Net's, leave --gpu-memory out and set training.batch_size={self.planned_at_most}."
+            f"most ({_COVERED:.0%} of the data set's voxels in a step), which changes the training and does not only speed it "
+            f"up; to stay with nnU-Net's size, leave --gpu-memory out and set training.batch_size={self.planned_at_most}."
         )
 
 
-def planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[int], cases: int) -> int:
-    """Patches of which nnU-Net's planner takes no more into a step, however large the GPU; `cases`: that are trained on."""
+def _planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[int], cases: int) -> int:
+    """Returns the most patches that nnU-Net's planner takes into a step, however large the GPU; `cases`: training cases."""
     volume = "3d_fullres" if len(patch) == 2 and "3d_fullres" in plans["configurations"] else configuration
     shape = PlansManager(plans).get_configuration(volume).median_image_size_in_voxels
-    return max(LEAST, round(COVERED * prod(shape) * cases / prod(patch)))
+    return max(LEAST_BATCH, round(_COVERED * prod(shape) * cases / prod(patch)))
 
 
 def batch_for(
     memory: int, load: Callable[[Sequence[str]], Recipe], dataset: str | int, configuration: str, base: str
-) -> Fit:
-    """The largest batch whose training fits into `memory` bytes of a GPU.
+) -> FittingBatch:
+    """Returns the largest batch whose training is estimated to fit into `memory` bytes of a GPU.
 
-    load: the recipe with more keys. Raises ConfigError where not even the least batch fits, with what would; and where the
-    recipe sets a batch size itself.
+    load: loads the recipe with more keys. Raises ConfigError if the recipe sets a batch size itself, and if not even the smallest
+    batch fits, with changes to the recipe that would.
     """
     recipe = load([])
     if recipe.training.batch_size is not None:
@@ -85,22 +84,22 @@ def batch_for(
             f"--gpu-memory chooses the batch size, but the recipe says training.batch_size={recipe.training.batch_size}; leave "
             "one of the two out."
         )
-    dtype = None if recipe.training.precision == "fp32" else torch.bfloat16
-    job = job_of(dataset, configuration, recipe, base)
-    batch, taken = largest_batch(job, memory, dtype, gpu_bytes)
+    dtype = choose(recipe.training.precision, torch.device("cuda"), has_bf16=True).dtype
+    job = job_on_dataset(dataset, configuration, recipe, base)
+    batch, needed = largest_batch(job, memory, dtype)
     if batch:
         name = paths.dataset_name(dataset)
         cases = read_json(paths.plans_path(name, "dataset"))["numTraining"]
-        most = planned_at_most(paths.read_plans(name, base), configuration, job.patch, cases)
-        return Fit(batch=batch, taken=taken, patch=job.patch, planned_at_most=most)
+        most = _planned_at_most(paths.read_plans(name, base), configuration, job.patch, cases)
+        return FittingBatch(batch=batch, needed=needed, patch=job.patch, planned_at_most=most)
     fitting = []
     for keys in _smaller(recipe, job.patch):
-        other = replace(job_of(dataset, configuration, load(keys), base), batch=LEAST)
-        if (less := gpu_bytes(need(other, dtype, steps=2))) <= memory:
+        other = replace(job_on_dataset(dataset, configuration, load(keys), base), batch=LEAST_BATCH)
+        if (less := need(other, dtype).on_gpu) <= memory:
             fitting.append(f"{' '.join(keys)} ({less / GIB:.1f} GiB)")
     raise ConfigError(
-        f"--gpu-memory: {LEAST} patches of {list(job.patch)}, the fewest that nnU-Net trains on, are estimated to take "
-        f"{taken / GIB:.1f} GiB, more than {memory / GIB:.1f} GiB. "
+        f"--gpu-memory: {LEAST_BATCH} patches of {list(job.patch)}, the fewest that nnU-Net trains on, are estimated to take "
+        f"{needed / GIB:.1f} GiB, more than {memory / GIB:.1f} GiB. "
         + (
             f"What would fit: {'; '.join(fitting)}."
             if fitting
@@ -110,7 +109,7 @@ def batch_for(
 
 
 def _smaller(recipe: Recipe, patch: tuple[int, ...]) -> list[list[str]]:
-    """Keys that take less memory, each set by itself, the least change first."""
+    """Returns sets of keys, each of which needs less memory, the smallest change first."""
     tries: list[list[str]] = []
     if recipe.tuning == "full" and isinstance(recipe.model, ModelConfig):
         if not recipe.training.grad_checkpointing:

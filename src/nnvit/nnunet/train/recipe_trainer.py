@@ -16,7 +16,7 @@ from torch._dynamo import OptimizedModule
 from nnvit.errors import ConfigError, PlansError
 from nnvit.model import precision
 from nnvit.model.optimizer import EpochSchedule, WeightAverage, build_optimizer
-from nnvit.model.preparation import keep_frozen_in
+from nnvit.model.training_step import prepare_for_training
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
@@ -126,19 +126,9 @@ class RecipeTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochSchedule]:
         """Builds the recipe's optimiser, and a schedule in which each parameter group keeps its own base rate."""
         training = self.recipe.training
-        self._prepare_network()
+        prepare_for_training(self.bare_network, training, self.precision.dtype)  # before DDP wraps the network
         optimizer = build_optimizer(self.bare_network, training)
         return optimizer, EpochSchedule(optimizer, training)
-
-    def _prepare_network(self) -> None:
-        """Applies what concerns training alone and is no part of the architecture, before DDP wraps the network."""
-        training, backbone = self.recipe.training, getattr(self.bare_network, "backbone", None)
-        if backbone is not None and training.drop_path:
-            backbone.set_drop_path(training.drop_path)
-        if backbone is not None and training.grad_checkpointing:
-            backbone.set_grad_checkpointing(True)
-        if backbone is not None and self.precision.dtype is not None:
-            keep_frozen_in(cast(Any, self.bare_network), self.precision.dtype)
 
     def _load_weights(self) -> dict[str, Any]:
         """Loads another checkpoint's weights or the pretrained backbone's; returns the report."""

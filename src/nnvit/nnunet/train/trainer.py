@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnvit.estimate.flops import forward_flops
+from nnvit.model.training_step import training_step
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.records.guard import refuse_other_recipe
@@ -180,28 +181,22 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """Makes one step as nnU-Net does, in the recipe's precision and with its gradient clipping."""
-        data, target = self._to_device(batch["data"]), self._to_device(batch["target"])
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast(self.device):
-            loss = self.loss(self.network(data), target)
-        self.watch.mark()
-        scaler, clip = self.grad_scaler, self.recipe.training.grad_clip
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        self.watch.mark()
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
-        if scaler is None:
-            self.optimizer.step()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
-        if self.average is not None:
-            self.average.update()
-        return {"loss": loss.detach().cpu().numpy()}
+        loss = training_step(
+            self.network,
+            self.loss,
+            self.optimizer,
+            self._to_device(batch["data"]),
+            self._to_device(batch["target"]),
+            autocast=self.precision.autocast(self.device),
+            grad_clip=self.recipe.training.grad_clip,
+            scaler=self.grad_scaler,
+            average=self.average,
+            mark=self.watch.mark,
+        )
+        return {"loss": loss.cpu().numpy()}
 
     def validation_step(self, batch: dict) -> dict:
-        """Calls nnU-Net's, which sets the precision itself where the device is a GPU."""
+        """Validates on one batch as nnU-Net does, which sets the precision itself if the device is a GPU."""
         with self.precision.autocast(self.device):
             return super().validation_step(batch)
 

@@ -1,4 +1,6 @@
-"""Frozen weights in 16 bits: which they are, what it saves, and that autocast computes the same with them."""
+"""Frozen weights in 16 bits (which they are, what this saves, and that autocast computes the same with them); one step."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -6,8 +8,9 @@ from torch import nn
 
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.preparation import keep_frozen_in
+from nnvit.model.training_step import prepare_for_training, training_step
 from nnvit.recipe import loading
+from nnvit.recipe.schema import TrainingConfig
 
 TINY = ["model.backbone=tiny", "model.decoder_hidden_size=16", "model.dropout=0"]
 TUNING = {
@@ -36,8 +39,8 @@ def test_frozen_products_are_stored_in_half_the_bytes_and_come_out_the_same(tuni
     before = size_of(built)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = built(image)
-    saved = keep_frozen_in(built, torch.bfloat16)
-    assert saved == before - size_of(built) > 0
+    prepare_for_training(built, TrainingConfig(), torch.bfloat16)
+    assert before - size_of(built) > 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = built(image)
     assert torch.equal(got, expected)
@@ -51,5 +54,34 @@ def test_frozen_products_are_stored_in_half_the_bytes_and_come_out_the_same(tuni
 
 def test_nothing_changes_where_the_backbone_is_trained() -> None:
     built = network("full")
-    assert keep_frozen_in(built, torch.bfloat16) == 0
+    before = size_of(built)
+    prepare_for_training(built, TrainingConfig(), torch.bfloat16)
+    assert size_of(built) == before
     assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
+
+
+def test_a_step_is_the_optimisers_with_clipped_gradients_and_marks_its_passes() -> None:
+    torch.manual_seed(0)
+    stepped, by_hand = nn.Linear(3, 1), nn.Linear(3, 1)
+    by_hand.load_state_dict(stepped.state_dict())
+    data, target = 100 * torch.rand(4, 3), torch.rand(4, 1)
+    optimizers = [torch.optim.SGD(of.parameters(), lr=0.1) for of in (stepped, by_hand)]
+    gradients_there: list[bool] = []
+    loss = training_step(
+        stepped,
+        nn.functional.mse_loss,
+        optimizers[0],
+        data,
+        target,
+        autocast=nullcontext(),
+        grad_clip=1.0,
+        mark=lambda: gradients_there.append(stepped.weight.grad is not None),
+    )
+    expected = nn.functional.mse_loss(by_hand(data), target)
+    expected.backward()
+    assert nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0) > 1
+    optimizers[1].step()
+    assert gradients_there == [False, True]
+    assert not loss.requires_grad
+    assert torch.equal(loss, expected)
+    assert torch.equal(stepped.weight, by_hand.weight)

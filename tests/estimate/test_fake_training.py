@@ -1,0 +1,145 @@
+"""The estimate of a training against real tensors."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nnvit import estimate
+from nnvit.estimate import fake_training
+from nnvit.estimate.network_parts import network_parts
+from nnvit.estimate.tensor_lifetimes import TensorLifetimes
+from nnvit.model.optimizer import WeightAverage, build_optimizer
+from nnvit.model.training_step import prepare_for_training
+from nnvit.recipe import loading
+from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
+
+TINY = [
+    "model.backbone=tiny",
+    "model.backbone_size=vit",
+    "model.decoder_hidden_size=16",
+    "model.neck_args.out_channels=16",
+]
+TUNING = {
+    "frozen": ["lora.enabled=false"],
+    "lora": ["lora.enabled=true"],
+    "full": ["lora.enabled=false", "model.freeze_backbone=false"],
+}
+
+
+def job(*overrides: str, side: int = 64, batch: int = 2) -> estimate.Job:
+    return estimate.job_of(
+        loading.load_recipe(["segformer_default"], [*TINY, *overrides]),
+        channels=3,
+        classes=2,
+        patch=(side, side),
+        batch=batch,
+    )
+
+
+@pytest.mark.parametrize("tuning", TUNING)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
+def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dtype: torch.dtype | None) -> None:
+    """Makes the same steps on real tensors, whose storages are really allocated and freed."""
+    of = job(*TUNING[tuning])
+    said = estimate.need(of, dtype)
+    built = of.build()
+    prepare_for_training(built, of.training, dtype)
+    optimizer = build_optimizer(built.train(), of.training)
+    with TensorLifetimes() as lifetimes:
+        fake_training._run_steps(built, of, dtype, optimizer, None)
+    held = [*built.parameters(), *built.buffers()]
+    assert said.parameters == sum(tensor.numel() * tensor.element_size() for tensor in held)
+    assert said.tensors == pytest.approx(said.parameters + lifetimes.peak()[1], rel=0.02)
+
+
+def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
+    plain = estimate.need(job(), torch.bfloat16)
+    assert plain.on_cpu == plain.tensors + int(fake_training.CPU_ALLOWANCE * plain.activations)
+    averaged = estimate.need(job("training.ema=0.9"), torch.bfloat16)
+    assert averaged.optimizer > plain.optimizer
+    stateless = estimate.need(job("training.optimizer=sgd", "training.momentum=0"), torch.bfloat16)
+    assert stateless.optimizer == 0
+    medium, large = (estimate.need(job(side=side), torch.bfloat16) for side in (128, 256))
+    assert 3 * medium.activations < large.activations < 5 * medium.activations
+    assert large.parameters == plain.parameters
+    assert large.step_flops > 3 * medium.step_flops
+    assert plain.step_flops > plain.forward_flops
+
+
+def test_frozen_weights_take_half_and_checkpointing_less_than_keeping() -> None:
+    frozen = job("lora.enabled=false")
+    halved, plain = estimate.need(frozen, torch.bfloat16), estimate.need(frozen, None)
+    assert halved.parameters < plain.parameters
+    other = estimate.need(frozen, torch.float16)  # the trainer keeps them in either kind of 16 bits
+    assert (other.parameters, other.tensors) == (halved.parameters, halved.tensors)
+    full = job(*TUNING["full"], side=128)
+    fewer = replace(full, training=replace(full.training, grad_checkpointing=True))
+    assert estimate.need(fewer, None).tensors < estimate.need(full, None).tensors
+
+
+def test_the_chosen_batch_fits_and_one_more_does_not() -> None:
+    of = job("lora.enabled=false")
+
+    def taken(batch: int) -> int:
+        return estimate.need(replace(of, batch=batch), torch.bfloat16).on_gpu
+
+    budget = (taken(6) + taken(7)) // 2
+    batch, said = estimate.largest_batch(of, budget, torch.bfloat16)
+    assert batch == 6
+    assert said == taken(6) <= budget < taken(7)
+    assert estimate.largest_batch(of, taken(2) - 1, torch.bfloat16) == (0, taken(2))
+
+
+def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:
+    for keys in (
+        ["training.optimizer=adamw"],
+        ["training.optimizer=sgd"],
+        ["training.optimizer=sgd", "training.momentum=0"],
+    ):
+        of = recipe(*keys)
+        built = network(of)
+        built(torch.rand(IMAGE)).sum().backward()
+        optimizer = build_optimizer(built, of.training)
+        optimizer.step()
+        states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor)]
+        assert needed(of).optimizer == sum(s.numel() * s.element_size() for s in states)
+    averaged, plain = needed(recipe("training.ema=0.99")), needed(recipe())
+    mean = WeightAverage(network(recipe()), 0.99).mean.values()
+    assert averaged.optimizer - plain.optimizer == sum(t.numel() * t.element_size() for t in mean)
+
+
+def test_checkpointing_and_freezing_keep_less() -> None:
+    image = (2, 3, 256, 256)
+    full, checkpointed, frozen = (
+        needed(recipe(*keys), image)
+        for keys in (FULL, [*FULL, "training.grad_checkpointing=true"], ["lora.enabled=false"])
+    )
+    assert checkpointed.activations < full.activations
+    assert checkpointed.step_flops > full.step_flops
+    assert frozen.activations < full.activations
+    assert frozen.step_flops < full.step_flops
+
+
+def test_half_precision_keeps_about_half_where_images_outweigh_weights() -> None:
+    image = (2, 3, 256, 256)
+    full, half = (needed(recipe(*FULL, f"training.precision={name}"), image) for name in ("fp32", "bf16"))
+    assert 0.4 * full.activations < half.activations < 0.7 * full.activations
+    assert (half.step_flops, half.parameters) == (full.step_flops, full.parameters)
+
+
+def test_a_loss_that_reads_every_layer_computes_more() -> None:
+    small = ["model.num_queries=5", "model.decoder_layers=3", "model.encoder_layers=1", "model.decoder_hidden_size=32"]
+    plain, native = (needed(recipe(*small, source=name)) for name in ("m2f_default", "m2f_native"))
+    assert native.step_flops > plain.step_flops
+    assert native.parameters == plain.parameters
+
+
+def test_nothing_is_allocated_for_the_largest_backbone() -> None:
+    of = loading.load_recipe(["linear_probe"], ["model.backbone_size=7b", "model.feature_layers=[39]"])
+    said, (rows, _) = needed(of, (1, 3, 32, 32)), network_parts(lambda: network(of), (1, 3, 32, 32))
+    assert sum(row.parameters for row in rows if "." not in row.name) > 6.7e9
+    resident: Any = pytest.importorskip("resource")
+    assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameters
