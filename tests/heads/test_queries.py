@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import Mask2FormerImageProcessor
 
 from nnvit.errors import ConfigError
-from nnvit.heads._queries import SetLoss, native_loss, semantic_logits
-from nnvit.heads.mask2former import Head
+from nnvit.heads._queries import SetHead, SetLoss, semantic_logits
+from nnvit.heads.mask2former import Config, Head
 
 CLASSES, QUERIES = 3, 6
 
@@ -168,10 +168,7 @@ class TestSetLoss:
             [8] * 4,
             [4, 8, 16, 32],
             CLASSES,
-            decoder_hidden_size=32,
-            num_queries=QUERIES,
-            encoder_layers=1,
-            decoder_layers=2,
+            Config(decoder_hidden_size=32, num_queries=QUERIES, encoder_layers=1, decoder_layers=2),
         )
         head.regions = regions
         maps = [torch.randn(2, 8, 16 // 2**i, 24 // 2**i) for i in range(4)]
@@ -197,4 +194,4 @@ class TestSetLoss:
 
     def test_an_ignore_label_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"ignore label 3; set training\.loss=nnunet"):
-            native_loss(CLASSES, 4.0, regions=False, ignore_label=3)
+            SetHead(CLASSES, 4.0).native_loss(3)

@@ -10,8 +10,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnvit.errors import WeightsError
+from nnvit.weights import safe_load
 from nnvit.weights.external import filled
-from nnvit.weights.safe_load import safe_load
 
 from .train import randomness
 

@@ -19,8 +19,8 @@ from nnvit.model import Segmenter, lora
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.model_folder import FINAL, Fold, Model, folds_of, network_of
 from nnvit.records.json_files import read_json, write_json
+from nnvit.types import State
 from nnvit.weights import external
-from nnvit.weights.target import State
 
 from . import model_card, onnx_file
 from .zip_contents import MODEL

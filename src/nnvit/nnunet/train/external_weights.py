@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnvit.errors import WeightsError
-from nnvit.weights import external
-from nnvit.weights.safe_load import safe_load
+from nnvit.weights import external, safe_load
 
 if TYPE_CHECKING:
     from .trainer import nnUNetTrainer_nnvit

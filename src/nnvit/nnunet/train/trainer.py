@@ -15,7 +15,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnvit.errors import ConfigError, PlansError
-from nnvit.model import precision
+from nnvit.model import Segmenter, precision
 from nnvit.model.optimizer import EpochSchedule, WeightAverage, build_optimizer
 from nnvit.model.preparation import keep_frozen_in
 from nnvit.nnunet import checkpoint_file
@@ -314,7 +314,8 @@ class nnUNetTrainer_nnvit(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """As nnU-Net's; a head that changes in the course of the training hears how far it is."""
         super().on_train_epoch_start()
-        getattr(self.bare_network, "set_progress", lambda done: None)(self.current_epoch / self.num_epochs)
+        if isinstance(self.bare_network, Segmenter):
+            self.bare_network.set_progress(self.current_epoch / self.num_epochs)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it the network has the running mean of its weights, where the recipe keeps one."""
