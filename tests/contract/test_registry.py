@@ -153,8 +153,8 @@ def test_own_keys_have_defaults_so_that_older_plans_build(kind: str) -> None:
         assert list(inspect.signature(module.Head).parameters) == ["channels", "strides", "num_classes", "config"]
         neck = cells.neck_for("vit", name)
         with torch.device("meta"):
-            old, new = (segmenter(neck, head=name, **plans) for plans in ({"head": {"name": name}}, {}))
-        assert names_and_shapes(old, "head.") == names_and_shapes(new, "head.")
+            old, new = segmenter(neck, name, narrow=lambda keys: {}), segmenter(neck, name, narrow=dict)
+        assert names_and_shapes(old) == names_and_shapes(new)
 
 
 def test_every_family_declares_what_the_protocol_names() -> None:

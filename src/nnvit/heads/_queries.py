@@ -16,7 +16,7 @@ EPSILON = 1e-6
 """Smallest probability that a logit is computed from."""
 
 
-def semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -> Tensor:
+def _semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -> Tensor:
     """Queries -> logits (B, K, h, w) of Mask2Former's semantic map p = sum over queries of P(class) P(mask), in fp32.
 
     A sum over queries may exceed 1 (by far in a new network), and clamping it to 1 would leave no gradient.
@@ -33,7 +33,7 @@ def semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -
         return normalised.clamp(EPSILON, 1 - EPSILON).log()
 
 
-class SetLoss(nn.Module):
+class _SetLoss(nn.Module):
     """Mask2Former's loss (arXiv 2112.01527) of every decoder layer: transformers' Mask2FormerLoss on nnU-Net's targets.
 
     Each class or region in an image, background included, is one mask. The Hungarian algorithm assigns it a query; the other
@@ -98,7 +98,7 @@ class SetHead(QueryHead):
 
     def logits(self, classes_BQC: Tensor, masks_BQhw: Tensor) -> Tensor:
         """Returns a layer's prediction as logits (B, K, h, w), in fp32."""
-        return semantic_logits(classes_BQC, masks_BQhw, regions=self.regions)
+        return _semantic_logits(classes_BQC, masks_BQhw, regions=self.regions)
 
     def native_loss(self, ignore_label: int | None) -> nn.Module:
         """Returns the set loss of every layer. Raises ConfigError if the data set has an ignore label."""
@@ -107,4 +107,4 @@ class SetHead(QueryHead):
                 f"training.loss=native compares whole masks at sampled points, and cannot leave out the pixels of this data "
                 f"set's ignore label {ignore_label}; set training.loss=nnunet."
             )
-        return SetLoss(self.num_classes, self.stride, regions=self.regions)
+        return _SetLoss(self.num_classes, self.stride, regions=self.regions)

@@ -22,7 +22,7 @@ OURS = "nnvit's own"
 
 # parts that torch.compile and DDP add to names
 _WRAPPERS = (re.compile(r"(?:^|(?<=\.))_orig_mod\."), re.compile(r"^module\."))
-_BACKBONE = re.compile(r"^backbone\.(base_model\.model\.)?")
+BACKBONE = re.compile(r"^backbone\.(base_model\.model\.)?")
 _CLASSIFIER = "backbone.model.head."
 
 _RenameHead = Callable[[Mapping[str, Tensor]], State | None]
@@ -111,8 +111,8 @@ def map_backbone(state: State) -> Mapped:
     ours: State = {}
     renamed: Counter[str] = Counter()
     for name, tensor in state.items():
-        if match := _BACKBONE.match(name):
-            ours[_BACKBONE.sub("backbone.model.", name)] = tensor
+        if match := BACKBONE.match(name):
+            ours[BACKBONE.sub("backbone.model.", name)] = tensor
             renamed[f"{match[0]}* -> backbone.model.*"] += 1
     classifier = tuple(name for name in ours if name.startswith(_CLASSIFIER))
     reason = "timm's classifier, which segmentation does not read"
@@ -121,7 +121,7 @@ def map_backbone(state: State) -> Mapped:
         state={name: tensor for name, tensor in ours.items() if name not in classifier},
         renamed=renamed,
         dropped={reason: tuple(name.replace(".model.", ".", 1) for name in classifier)} if classifier else {},
-        unmapped=tuple(name for name in state if not _BACKBONE.match(name)),
+        unmapped=tuple(name for name in state if not BACKBONE.match(name)),
     )
 
 
