@@ -20,7 +20,7 @@ from nnvit.nnunet import checkpoint_file
 from nnvit.recipe import loading
 from nnvit.records.hashes import sha256_of
 from nnvit.weights import external
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import target_tensors
 
 MB = 1e6
 

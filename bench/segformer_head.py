@@ -11,7 +11,7 @@ from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from harness import Row, alternately, bound, device, main, shares, timed
-from nnvit.heads.segformer import Head, from_transformers
+from nnvit.heads.segformer import Config, Head
 
 # name: width of the maps, side of the finest one (strides 4, 8, 16, 32 of a square patch), batch, the ratio that is asked for
 PYRAMIDS = {"ViT-S, patch 256": (384, 64, 2, None), "ViT-L, patch 512": (1024, 128, 1, 2)}
@@ -20,8 +20,8 @@ PYRAMIDS = {"ViT-S, patch 256": (384, 64, 2, None), "ViT-L, patch 512": (1024, 1
 def pair(width: int) -> tuple[Head, SegformerDecodeHead]:
     """Our head and the reference, with the same weights."""
     theirs = SegformerDecodeHead(SegformerConfig(hidden_sizes=[width] * 4, decoder_hidden_size=256, num_labels=3))
-    ours = Head([width] * 4, [4, 8, 16, 32], 3)
-    ours.load_state_dict(from_transformers(theirs.state_dict()))
+    ours = Head([width] * 4, [4, 8, 16, 32], 3, Config())
+    ours.load_state_dict(Head.from_segformer(theirs.state_dict()))
     return ours, theirs
 
 

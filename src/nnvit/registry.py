@@ -1,4 +1,4 @@
-"""The file name is the registry key: `heads/foo.py` is head `foo`. Listing imports nothing."""
+"""The file name is the registry key: `heads/foo.py` is head `foo`. Listing imports no component."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,13 +12,13 @@ KINDS = {"backbone": "backbones", "neck": "necks", "head": "heads"}
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of the components of one kind ("backbone", "neck" or "head")."""
+    """Returns the sorted names of the components of one kind ("backbone", "neck" or "head")."""
     package = import_module(f"nnvit.{KINDS[kind]}")
     return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
 def module(kind: str, name: str) -> ModuleType:
-    """The module of one component. Raises ConfigError that names the nearest legal one."""
+    """Imports the module of one component. Raises ConfigError that names the nearest legal one."""
     known = names(kind)
     if name not in known:
         raise ConfigError(
@@ -29,6 +29,6 @@ def module(kind: str, name: str) -> ModuleType:
 
 
 def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> Any:
-    """A backbone with random weights, from plain data. Raises ConfigError for an unknown one."""
+    """Builds a backbone with random weights from plain data. Raises ConfigError for an unknown one."""
     family = module("backbone", name)
     return family.build(size, taps, family.Args(**args))

@@ -158,15 +158,15 @@ def test_a_licence_is_accepted_once_for_this_process_and_later_ones(
     monkeypatch.setenv("NNVIT_CACHE", str(tmp_path))
     monkeypatch.setenv(licences.VARIABLE, "")
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
-    assert not licences.acceptance("dinov3")
+    assert not licences._acceptance("dinov3")
     for command in (["plan", "101", "2d"], ["train", "101", "2d", "0"]):
         assert run(monkeypatch, *command, "--accept-license", "dinov3", "--accept-license", "cc-by-nc-4.0") == 2
         assert "nnUNet_preprocessed is not set" in capsys.readouterr().err  # no data set; the licence came first
-        assert licences.acceptance("dinov3")
-        assert licences.acceptance("cc-by-nc-4.0")
+        assert licences._acceptance("dinov3")
+        assert licences._acceptance("cc-by-nc-4.0")
     assert "dinov3" in os.environ[licences.VARIABLE]
     monkeypatch.setenv(licences.VARIABLE, "")
-    assert licences.acceptance("dinov3")
+    assert licences._acceptance("dinov3")
 
 
 def test_lists_shows_and_checks_are_printed(

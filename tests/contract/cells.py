@@ -21,7 +21,7 @@ from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import RGB01, arch_kwargs
 from nnvit.recipe.loading import load_recipe
 from nnvit.recipe.schema import ModelConfig, Recipe
-from nnvit.types import TokenView
+from nnvit.types import TokenBackbone
 
 TINY = registry.module("backbone", "tiny")
 FAMILIES = list(TINY.SIZES)
@@ -93,15 +93,15 @@ def lora_targets(family: str) -> list[str]:
 
 
 def reads_tokens(head: str) -> bool:
-    return getattr(registry.module("head", head), "TOKENS", False)
+    return registry.module("head", head).Head.reads_tokens
 
 
 def by_queries(head: str) -> bool:
-    return hasattr(registry.module("head", head).Head, "native_loss")
+    return registry.module("head", head).Head.by_queries
 
 
 def refines(neck: str) -> bool:
-    return hasattr(registry.module("neck", neck), "Refinement")
+    return registry.module("neck", neck).Neck.refinement is not None
 
 
 @cache
@@ -121,7 +121,7 @@ def fits(family: str, neck: str, head: str, supervision: str = "plain") -> bool:
     if supervision == "native" and (not by_queries(head) or refines(neck)):
         return False
     if reads_tokens(head):
-        return isinstance(backbone(family), TokenView) and neck == registry.module("head", head).Config().neck
+        return isinstance(backbone(family), TokenBackbone) and neck == registry.module("head", head).Config().neck
     return neck_takes(neck, family)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
 from nnvit.model.optimizer import build_optimizer
-from nnvit.types import TokenView
+from nnvit.types import TokenBackbone
 
 from . import cells
 from .cells import Cell
@@ -83,7 +83,7 @@ def plan(cell: Cell) -> Segmenter:
 @pytest.mark.parametrize("family", cells.FAMILIES)
 def test_every_family_has_a_neck_for_every_head_unless_the_head_needs_tokens_that_it_lacks(family: str) -> None:
     without = {head for head in cells.HEADS if not cells.fits(family, cells.neck_for(family, head), head)}
-    tokens = isinstance(cells.backbone(family), TokenView)
+    tokens = isinstance(cells.backbone(family), TokenBackbone)
     assert without == (set() if tokens else {head for head in cells.HEADS if cells.reads_tokens(head)})
     if len(set(cells.backbone(family).strides)) == 1:
         assert [neck for neck in cells.NECKS if not cells.neck_takes(neck, family)] == []

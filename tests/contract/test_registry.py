@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nnvit import registry
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter, lora
-from nnvit.types import Backbone, Head, Neck, QueryHead
+from nnvit.types import Backbone, BaseHead, BaseNeck, Family, QueryHead
 
 from . import cells
 
@@ -150,15 +150,21 @@ def test_own_keys_have_defaults_so_that_older_plans_build(kind: str) -> None:
         if kind == "neck":
             assert module.Args()
             continue
-        keywords = [p for p in inspect.signature(module.Head).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        assert {p.name: p.default for p in keywords} == cells.head_keys(name)
+        assert list(inspect.signature(module.Head).parameters) == ["channels", "strides", "num_classes", "config"]
+        neck = cells.neck_for("vit", name)
+        with torch.device("meta"):
+            old, new = segmenter(neck, name, narrow=lambda keys: {}), segmenter(neck, name, narrow=dict)
+        assert names_and_shapes(old) == names_and_shapes(new)
+
+
+def test_every_family_declares_what_the_protocol_names() -> None:
+    for name in registry.names("backbone"):
+        assert isinstance(registry.module("backbone", name), Family), name
 
 
 def backbone_sizes(name: str) -> list[str]:
     module = registry.module("backbone", name)
-    return list(
-        getattr(module, "SIZES", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3_qkvb"])
-    )
+    return list(module.SIZES or ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3_qkvb"])
 
 
 def on_meta(name: str, size: str) -> Any:
@@ -278,7 +284,7 @@ def test_backbones_and_necks_give_the_maps_that_they_say(neck: str, size: str) -
         return
     network = segmenter(neck, size=size)
     assert isinstance(network.backbone, Backbone)
-    assert isinstance(network.neck, Neck)
+    assert isinstance(network.neck, BaseNeck)
     side = network.backbone.grid * 3
     padded = network.input(image(side, 2 * side))
     maps = network.backbone(padded)
@@ -294,7 +300,7 @@ def test_backbones_and_necks_give_the_maps_that_they_say(neck: str, size: str) -
 @pytest.mark.parametrize("head", cells.HEADS)
 def test_heads_speak_their_protocol(head: str) -> None:
     network = segmenter(cells.neck_for("vit", head), head)
-    assert isinstance(network.head, Head)
+    assert isinstance(network.head, BaseHead)
     assert isinstance(network.head, QueryHead) == cells.by_queries(head)
     if not cells.by_queries(head):
         return

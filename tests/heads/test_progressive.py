@@ -19,7 +19,9 @@ LAYOUTS = [VIT, PATCH_14, PATCH_8, MIT, PYRAMID_14, [16], [16, 16], [8, 32]]
 
 def build(strides: list[float], width: int = 8, **own_keys: Any) -> Head:
     torch.manual_seed(0)
-    return Head([width] * len(strides), strides, CLASSES, **{"decoder_channels": 32, "stem_channels": 4} | own_keys)
+    return Head(
+        [width] * len(strides), strides, CLASSES, Config(**{"decoder_channels": 32, "stem_channels": 4} | own_keys)
+    )
 
 
 def inputs(
@@ -112,7 +114,7 @@ def test_the_full_size_stage_is_narrow(strides: list[float], decoder_channels: i
 def test_the_default_costs_less_than_a_tenth_of_a_large_vit() -> None:
     with torch.device("meta"):
         vit = timm.create_model("vit_large_patch16_224", img_size=512, num_classes=0)
-        head = Head([1024] * 4, VIT, CLASSES)
+        head = Head([1024] * 4, VIT, CLASSES, Config())
         maps, image = [torch.zeros(1, 1024, 32, 32) for _ in VIT], torch.zeros(1, 3, 512, 512)
     with FlopCounterMode(display=False) as decoding:
         head(maps, image)

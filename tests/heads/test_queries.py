@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import Mask2FormerImageProcessor
 
 from nnvit.errors import ConfigError
-from nnvit.heads._queries import SetLoss, native_loss, semantic_logits
-from nnvit.heads.mask2former import Head
+from nnvit.heads._queries import SetHead, _semantic_logits, _SetLoss
+from nnvit.heads.mask2former import Config, Head
 
 CLASSES, QUERIES = 3, 6
 
@@ -56,7 +56,7 @@ def labels(height: int = 32, width: int = 48) -> Tensor:
 class TestSemanticLogits:
     def test_a_softmax_gives_the_papers_map_normalised_over_the_classes(self) -> None:
         p = probabilities(*queries())
-        got = semantic_logits(*queries(), regions=False).softmax(1)
+        got = _semantic_logits(*queries(), regions=False).softmax(1)
         torch.testing.assert_close(got, p / p.sum(1, keepdim=True), rtol=1e-5, atol=1e-7)
 
     def test_the_classes_are_transformers_semantic_segmentation(self) -> None:
@@ -64,20 +64,20 @@ class TestSemanticLogits:
         expected = Mask2FormerImageProcessor().post_process_semantic_segmentation(
             SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks)
         )
-        assert torch.equal(semantic_logits(classes, masks, regions=False).argmax(1), torch.stack(expected))
+        assert torch.equal(_semantic_logits(classes, masks, regions=False).argmax(1), torch.stack(expected))
 
     def test_a_sigmoid_gives_a_regions_probability(self) -> None:
         classes, masks = queries()
         classes[..., -1] += 4  # most queries say "no object", so that no sum exceeds 1
         p = probabilities(classes, masks)
         assert p.max() < 1
-        torch.testing.assert_close(semantic_logits(classes, masks, regions=True).sigmoid(), p, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(_semantic_logits(classes, masks, regions=True).sigmoid(), p, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("regions", [False, True])
     def test_more_queries_than_one_for_a_class_still_teach(self, regions: bool) -> None:
         """A fresh network's queries all claim a bit of everything: their sum exceeds 1, and must not saturate."""
         classes, masks = torch.zeros(1, 100, 3), torch.zeros(1, 100, 4, 4, requires_grad=True)
-        logits = semantic_logits(classes, masks, regions=regions)
+        logits = _semantic_logits(classes, masks, regions=regions)
         logits[:, 0].sum().backward()
         assert masks.grad is not None
         assert masks.grad.min() > 0
@@ -88,7 +88,7 @@ class TestSemanticLogits:
     def test_no_logit_and_no_gradient_is_infinite(self, regions: bool, dtype: torch.dtype, scale: float) -> None:
         classes, masks = (part.to(dtype).requires_grad_() for part in queries(scale=scale))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = semantic_logits(classes, masks, regions=regions)
+            logits = _semantic_logits(classes, masks, regions=regions)
         assert logits.dtype == torch.float32
         assert logits.isfinite().all()
         logits.square().mean().backward()
@@ -102,7 +102,7 @@ class TestSetLoss:
     def test_a_perfect_prediction_is_matched_whatever_its_order(self) -> None:
         """Only points on an outline, where the target itself is between 0 and 1, then cost anything."""
         logits, classes, masks = perfect(labels())
-        loss, order = SetLoss(CLASSES, 1.0, regions=False), torch.randperm(QUERIES, generator=seeded())
+        loss, order = _SetLoss(CLASSES, 1.0, regions=False), torch.randperm(QUERIES, generator=seeded())
         for way in (slice(None), order):
             terms = loss.terms([logits, classes[:, way], masks[:, way]], [labels()])
             assert terms["loss_cross_entropy"] < 1e-6
@@ -111,7 +111,7 @@ class TestSetLoss:
         assert wrong["loss_mask"] + wrong["loss_dice"] + wrong["loss_cross_entropy"] > 10
 
     def test_background_is_a_class_and_absent_classes_want_no_query(self) -> None:
-        masks, present = SetLoss(CLASSES, 1.0, regions=False)._split(labels())
+        masks, present = _SetLoss(CLASSES, 1.0, regions=False)._split(labels())
         assert [found.tolist() for found in present] == [[0, 1, 2], [0, 1]]
         assert [mask.sum().item() for mask in masks[1]] == [32 * 24, 32 * 24]
         assert torch.equal(masks[0].sum(0), torch.ones(32, 48))
@@ -119,13 +119,13 @@ class TestSetLoss:
     def test_regions_are_masks_and_empty_ones_want_no_query(self) -> None:
         target = torch.zeros(2, CLASSES, 8, 8)
         target[0, 0], target[0, 2, :4] = 1, 1
-        masks, present = SetLoss(CLASSES, 1.0, regions=True)._split(target)
+        masks, present = _SetLoss(CLASSES, 1.0, regions=True)._split(target)
         assert [found.tolist() for found in present] == [[0, 2], []]
         assert [mask.sum().item() for mask in masks[0]] == [64, 32]
         assert masks[1].shape == (0, 8, 8)
 
     def test_every_layer_counts_with_the_papers_weights(self) -> None:
-        outputs, loss = [torch.empty(0), *queries(32, 48)], SetLoss(CLASSES, 1.0, regions=False)
+        outputs, loss = [torch.empty(0), *queries(32, 48)], _SetLoss(CLASSES, 1.0, regions=False)
         assert len(loss.terms([*outputs, *outputs[1:], *outputs[1:]], [labels()])) == 3 * 3
         torch.manual_seed(0)
         terms = loss.terms(outputs, [labels()])
@@ -145,12 +145,12 @@ class TestSetLoss:
         values = []
         for target, stride in ((whole, 2.0), (labels(30, 44), 2.0), (labels(30, 44), 1.0)):
             torch.manual_seed(0)
-            values.append(SetLoss(CLASSES, stride, regions=False)(outputs, [target]))
+            values.append(_SetLoss(CLASSES, stride, regions=False)(outputs, [target]))
         assert values[0] == values[1]
         assert values[2] > 2 * values[0]  # what ignoring the padding would cost
 
     def test_half_precision_predictions_are_compared_in_fp32(self) -> None:
-        outputs, loss = [part.half() for part in queries(32, 48)], SetLoss(CLASSES, 1.0, regions=False)
+        outputs, loss = [part.half() for part in queries(32, 48)], _SetLoss(CLASSES, 1.0, regions=False)
         torch.manual_seed(0)
         expected = loss([torch.empty(0), *(part.float() for part in outputs)], [labels()])
         torch.manual_seed(0)
@@ -168,10 +168,7 @@ class TestSetLoss:
             [8] * 4,
             [4, 8, 16, 32],
             CLASSES,
-            decoder_hidden_size=32,
-            num_queries=QUERIES,
-            encoder_layers=1,
-            decoder_layers=2,
+            Config(decoder_hidden_size=32, num_queries=QUERIES, encoder_layers=1, decoder_layers=2),
         )
         head.regions = regions
         maps = [torch.randn(2, 8, 16 // 2**i, 24 // 2**i) for i in range(4)]
@@ -188,13 +185,13 @@ class TestSetLoss:
     def test_it_teaches_the_queries_a_picture(self) -> None:
         torch.manual_seed(0)
         classes, masks = (part.requires_grad_() for part in queries(32, 48, scale=0.1))
-        optimizer, loss = torch.optim.Adam([classes, masks], lr=0.3), SetLoss(CLASSES, 1.0, regions=False)
+        optimizer, loss = torch.optim.Adam([classes, masks], lr=0.3), _SetLoss(CLASSES, 1.0, regions=False)
         for _ in range(40):
             optimizer.zero_grad()
             loss([masks, classes, masks], [labels()]).backward()
             optimizer.step()
-        assert (semantic_logits(classes, masks, regions=False).argmax(1) == labels()[:, 0]).float().mean() > 0.98
+        assert (_semantic_logits(classes, masks, regions=False).argmax(1) == labels()[:, 0]).float().mean() > 0.98
 
     def test_an_ignore_label_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"ignore label 3; set training\.loss=nnunet"):
-            native_loss(CLASSES, 4.0, regions=False, ignore_label=3)
+            SetHead(CLASSES, 4.0).native_loss(3)

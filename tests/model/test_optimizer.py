@@ -3,15 +3,16 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
+from nnvit.model import Segmenter
 from nnvit.model.optimizer import EpochSchedule, WeightAverage, _param_groups, build_optimizer
 from nnvit.recipe.schema import TrainingConfig
 
 
-class Layered(nn.Module):
-    """Two backbone layers and a head: all that the grouping reads."""
+class Layered(Segmenter):
+    """Two backbone layers and a head, which is all that grouping looks at."""
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.backbone = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
         self.head = nn.Linear(2, 2)
 

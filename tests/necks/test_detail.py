@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from nnvit.errors import ConfigError
-from nnvit.necks.detail import Args, Refinement
+from nnvit.necks.detail import Args, Neck
 
 
-def refinement(**args: int) -> Refinement:
+def refinement(**args: int) -> torch.nn.Module:
     torch.manual_seed(0)
-    return Refinement([32, 32], 3, Args(stem_channels=8, **args)).eval()
+    return Neck.refinement([32, 32], 3, Args(stem_channels=8, **args)).eval()
 
 
 def inputs(stride: int, size: int = 32) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:

@@ -1,5 +1,7 @@
 """Neck `reassemble` and head `dpt` against transformers' DPT, on the same weights, in double precision."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,16 +45,62 @@ def reference(use_batch_norm: bool = False) -> nn.ModuleDict:
     return nn.ModuleDict(parts).double()
 
 
+def _head_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the head's state dict from that of transformers' DPTForSemanticSegmentation.
+
+    Its backbone, reassemble stage, auxiliary head and the residual unit that it never calls are left out. Raises KeyError
+    where the mapping holds no such model.
+    """
+    renamed = {
+        "head.head.0.": "conv.",
+        "head.head.1.": "norm.",
+        "head.head.4.": "classifier.",
+        "neck.convs.": "projections.",
+    }
+    units = {"residual_layer1": "join", "residual_layer2": "refine", "projection": "project"}
+    fusions = "neck.fusion_stage.layers."
+    coarsest = max((int(name.split(".")[3]) for name in state if name.startswith(fusions)), default=0)
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.startswith(fusions):
+            index, unit, rest = name.removeprefix(fusions).split(".", 2)
+            if (index, unit) != ("0", "residual_layer1"):  # theirs count from the coarsest
+                rest = rest.replace("convolution", "conv").replace("batch_norm", "norm")
+                out[f"fusions.{coarsest - int(index)}.{units[unit]}.{rest}"] = value
+        for theirs, ours in renamed.items():
+            if name.startswith(theirs):
+                out[ours + name.removeprefix(theirs)] = value
+    _ = out["classifier.weight"]
+    return out
+
+
+def _neck_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the neck's state dict from transformers' DPTReassembleStage, or from a whole DPT that ignores its readout token.
+
+    Raises KeyError where the mapping holds neither.
+    """
+    renamed = {"projection": "projections", "resize": "resamplings"}
+    whole = any("reassemble_stage." in name for name in state)
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if whole and "reassemble_stage." not in name:
+            continue
+        _, index, part, kind = name.split("reassemble_stage.")[-1].split(".")
+        out[f"{renamed[part]}.{index}.{kind}"] = value
+    _ = out["projections.0.weight"]
+    return out
+
+
 def build_neck(theirs: nn.Module) -> reassemble.Neck:
     neck = reassemble.Neck([HIDDEN] * 4, [16.0] * 4, reassemble.Args(out_channels=WIDTHS)).double()
-    neck.load_state_dict(reassemble.from_transformers(theirs.state_dict()), strict=True)
+    neck.load_state_dict(_neck_from_transformers(theirs.state_dict()), strict=True)
     return neck
 
 
 def build_head(theirs: nn.Module, use_batch_norm: bool = False) -> dpt.Head:
     keys = {"fusion_hidden_size": FUSED, "use_batch_norm": use_batch_norm, "dropout": 0.0}
-    head = dpt.Head(WIDTHS, [4, 8, 16, 32], CLASSES, **keys).double()
-    head.load_state_dict(dpt.from_transformers(theirs.state_dict()), strict=True)
+    head = dpt.Head(WIDTHS, [4, 8, 16, 32], CLASSES, dpt.Config(**keys)).double()
+    head.load_state_dict(_head_from_transformers(theirs.state_dict()), strict=True)
     return head
 
 
@@ -97,7 +145,7 @@ def test_the_neck_equals_transformers_reassemble_stage(grid: tuple[int, int]) ->
         torch.testing.assert_close(my_map, their_map, **NEAR)
     flat = [torch.cat([map_BChw.flatten() for map_BChw in maps]) for maps in (got, expected)]
     assert_same_gradients(*flat, taps, their_taps)
-    gradients = reassemble.from_transformers({name: p.grad for name, p in theirs.named_parameters()})
+    gradients = _neck_from_transformers({name: p.grad for name, p in theirs.named_parameters()})
     for name, parameter in mine.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], **NEAR)
 
@@ -122,9 +170,9 @@ def test_logits_statistics_and_gradients_equal_transformers_in_train_mode(use_ba
     expected = theirs["head"](theirs["neck"].fusion_stage(convolved))
     got = mine(maps, image(4, 6))
     torch.testing.assert_close(got, expected, **NEAR)
-    torch.testing.assert_close(mine.state_dict(), dpt.from_transformers(theirs.state_dict()), **NEAR)
+    torch.testing.assert_close(mine.state_dict(), _head_from_transformers(theirs.state_dict()), **NEAR)
     assert_same_gradients(got, expected, maps, their_maps)
-    gradients = dpt.from_transformers({name: p.grad for name, p in theirs.named_parameters()})
+    gradients = _head_from_transformers({name: p.grad for name, p in theirs.named_parameters()})
     for name, parameter in mine.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], **NEAR)
     unread = {name for name, p in theirs["neck"].fusion_stage.named_parameters() if p.grad is None}
@@ -157,7 +205,9 @@ def test_weights_are_found_in_a_whole_dpt() -> None:
 def test_every_parameter_learns_and_logits_have_the_images_size(strides: list[float], use_batch_norm: bool) -> None:
     height, width = (84, 56) if 14 in strides else (64, 96)
     torch.manual_seed(0)
-    head = dpt.Head([8] * len(strides), strides, CLASSES, fusion_hidden_size=8, use_batch_norm=use_batch_norm)
+    head = dpt.Head(
+        [8] * len(strides), strides, CLASSES, dpt.Config(fusion_hidden_size=8, use_batch_norm=use_batch_norm)
+    )
     maps = [torch.randn(1, 8, -int(-height // s), -int(-width // s)) for s in strides]
     logits = head(maps, torch.zeros(1, 3, height, width))
     assert logits.shape == (1, CLASSES, height, width)
@@ -166,7 +216,7 @@ def test_every_parameter_learns_and_logits_have_the_images_size(strides: list[fl
 
 
 def test_one_image_on_a_single_patch_trains_with_batch_norm() -> None:
-    head = dpt.Head([8] * 4, [4, 8, 16, 32], CLASSES, fusion_hidden_size=8, use_batch_norm=True)
+    head = dpt.Head([8] * 4, [4, 8, 16, 32], CLASSES, dpt.Config(fusion_hidden_size=8, use_batch_norm=True))
     maps = [torch.randn(1, 8, side, side) for side in (4, 2, 1, 1)]
     assert head.train()(maps, torch.zeros(1, 3, 16, 16)).isfinite().all()
 

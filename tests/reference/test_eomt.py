@@ -1,5 +1,7 @@
 """EoMT on a timm ViT against transformers' EomtForUniversalSegmentation, on the same weights."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -9,7 +11,7 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from nnvit import registry
 from nnvit.backbones._timm_vit import TimmViT
 from nnvit.errors import ConfigError
-from nnvit.heads.eomt import Head, from_transformers
+from nnvit.heads.eomt import Config, Head
 
 CLASSES, QUERIES, BLOCKS, DEPTH, WIDTH = 3, 7, 2, 4, 32
 
@@ -74,9 +76,30 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the head's state dict from transformers' EomtForUniversalSegmentation; the encoder and the loss are left out.
+
+    Raises KeyError where the mapping holds no such head.
+    """
+    inner = {"conv1": "0", "conv2": "2", "layernorm2d": "3"}
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        part, *rest = name.split(".")
+        if part == "query":
+            out["queries.weight"] = value
+        elif part == "class_predictor":
+            out[f"classifier.{rest[0]}"] = value
+        elif part == "mask_head":
+            out[f"mask_embedding.{2 * (int(rest[0].removeprefix('fc')) - 1)}.{rest[1]}"] = value
+        elif part == "upscale_block":
+            out[f"upscale.{rest[1]}.{inner[rest[2]]}.{rest[3]}"] = value
+    _ = out["classifier.weight"]
+    return out
+
+
 def ours(theirs: EomtForUniversalSegmentation) -> Head:
-    head = Head([WIDTH], [16.0], CLASSES, num_queries=QUERIES, num_blocks=BLOCKS)
-    head.load_state_dict(from_transformers(theirs.state_dict()), strict=True)
+    head = Head([WIDTH], [16.0], CLASSES, Config(num_queries=QUERIES, num_blocks=BLOCKS))
+    head.load_state_dict(_from_transformers(theirs.state_dict()), strict=True)
     return head.eval()
 
 
@@ -155,7 +178,7 @@ def test_the_loss_equals_transformers() -> None:
 def test_the_published_schedules_of_masking_are_met() -> None:
     """coco_panoptic_eomt_large_640 fades four blocks in steps of a sixth; …_small_640 three, with pauses between."""
     for blocks, starts in ((4, [14782, 29564, 44346, 59128]), (3, [14782, 36955, 59128])):
-        head = Head([WIDTH], [16.0], CLASSES, num_blocks=blocks).train()
+        head = Head([WIDTH], [16.0], CLASSES, Config(num_blocks=blocks)).train()
         for joint, start in enumerate(starts):
             for step, share in ((start, 1.0), (start + 14782 / 2, 0.5**0.9), (start + 14782, 0.0)):
                 head.progress = step / (6 * 14782)
@@ -232,13 +255,13 @@ def test_masked_training_runs_under_autocast(checkpointing: bool) -> None:
 def test_more_joint_blocks_than_the_encoder_has_are_refused() -> None:
     encoder, _ = tiny("vit")
     with pytest.raises(ConfigError, match=r"model\.num_blocks=5 is more than the 4 blocks"):
-        Head(encoder.channels, encoder.strides, CLASSES, num_blocks=5).check(encoder)
-    Head(encoder.channels, encoder.strides, CLASSES, num_blocks=4).check(encoder)
+        Head(encoder.channels, encoder.strides, CLASSES, Config(num_blocks=5)).check(encoder)
+    Head(encoder.channels, encoder.strides, CLASSES, Config(num_blocks=4)).check(encoder)
 
 
 def test_it_builds_without_memory() -> None:
     with torch.device("meta"):
-        head = Head([1024], [16.0], CLASSES)
+        head = Head([1024], [16.0], CLASSES, Config())
     assert all(p.is_meta for p in head.parameters())
 
 
@@ -246,7 +269,7 @@ def tiny(size: str) -> tuple[TimmViT, Head]:
     torch.manual_seed(0)
     module = registry.module("backbone", "tiny")
     encoder = module.build(size, [0, 1, 2, 3], module.Args())
-    return encoder, Head(encoder.channels, encoder.strides, CLASSES, num_queries=QUERIES, num_blocks=BLOCKS)
+    return encoder, Head(encoder.channels, encoder.strides, CLASSES, Config(num_queries=QUERIES, num_blocks=BLOCKS))
 
 
 def wide(encoder: TimmViT) -> Tensor:

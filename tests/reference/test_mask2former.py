@@ -1,5 +1,6 @@
 """Mask2Former against transformers' Mask2FormerForUniversalSegmentation, fed the same maps, on the same weights."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from nnvit.errors import ConfigError
-from nnvit.heads.mask2former import Head, from_transformers
+from nnvit.heads.mask2former import Config, Head
 
 WIDTHS, STRIDES, CLASSES = [16, 32, 64, 128], [4, 8, 16, 32], 3
 KEYS: dict[str, Any] = {
@@ -60,9 +61,29 @@ def reference() -> Mask2FormerForUniversalSegmentation:
     return model.eval()
 
 
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the head's state dict from transformers' Mask2FormerForUniversalSegmentation; backbone and loss are left out.
+
+    Raises KeyError where the mapping holds no such head.
+    """
+    parts = {
+        "model.pixel_level_module.decoder.": "pixel_decoder.",
+        "model.transformer_module.": "decoder.",
+        "class_predictor.": "classifier.",
+    }
+    out = {
+        ours + name.removeprefix(theirs): value
+        for name, value in state.items()
+        for theirs, ours in parts.items()
+        if name.startswith(theirs)
+    }
+    _ = out["classifier.weight"]
+    return out
+
+
 def ours(theirs: nn.Module) -> Head:
-    head = Head(WIDTHS, STRIDES, CLASSES, **KEYS)
-    head.load_state_dict(from_transformers(theirs.state_dict()), strict=True)
+    head = Head(WIDTHS, STRIDES, CLASSES, Config(**KEYS))
+    head.load_state_dict(_from_transformers(theirs.state_dict()), strict=True)
     return head.eval()
 
 
@@ -96,7 +117,7 @@ def test_gradients_equal_transformers() -> None:
     mine = ours(theirs)
     for logits in (theirs(image(64, 64)).masks_queries_logits, mine.layers(pyramid(64, 64), NO_IMAGE)[-1][1]):
         logits.square().mean().backward()
-    expected = from_transformers({n: p.grad for n, p in theirs.named_parameters()})
+    expected = _from_transformers({n: p.grad for n, p in theirs.named_parameters()})
     for name, parameter in mine.named_parameters():
         if name.startswith("classifier"):
             assert parameter.grad is None
@@ -142,8 +163,8 @@ def test_the_default_network_is_transformers() -> None:
     """Equal shapes for equal keys: the defaults are transformers' defaults."""
     with torch.device("meta"):
         theirs = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(num_labels=CLASSES))
-        mine = Head([96, 192, 384, 768], STRIDES, CLASSES)
-    expected = from_transformers(dict(theirs.named_parameters()))
+        mine = Head([96, 192, 384, 768], STRIDES, CLASSES, Config())
+    expected = _from_transformers(dict(theirs.named_parameters()))
     assert {n: p.shape for n, p in mine.named_parameters()} == {n: p.shape for n, p in expected.items()}
     assert all(p.is_meta for p in mine.parameters())
 
@@ -151,13 +172,13 @@ def test_the_default_network_is_transformers() -> None:
 def test_the_initialisation_is_transformers_and_nothing_is_left_to_chance() -> None:
     def build() -> Head:
         torch.manual_seed(0)
-        return Head([96, 192, 384, 768], STRIDES, CLASSES, encoder_layers=1, decoder_layers=3)
+        return Head([96, 192, 384, 768], STRIDES, CLASSES, Config(encoder_layers=1, decoder_layers=3))
 
     torch.manual_seed(1)
     model = Mask2FormerForUniversalSegmentation(
         Mask2FormerConfig(num_labels=CLASSES, encoder_layers=1, decoder_layers=3)
     )
-    theirs = from_transformers(dict(model.named_parameters()))
+    theirs = _from_transformers(dict(model.named_parameters()))
     first = dict(build().named_parameters())
     poison = [torch.full((256, 256), float("nan")) for _ in range(200)]
     del poison
@@ -174,7 +195,7 @@ def test_the_initialisation_is_transformers_and_nothing_is_left_to_chance() -> N
 def test_every_parameter_takes_part_and_after_one_step_learns() -> None:
     """Deformable attention starts with weights of 0 between positions and offsets, so `level_embed` waits one step."""
     torch.manual_seed(0)
-    head = Head(WIDTHS, STRIDES, CLASSES, **KEYS).train()
+    head = Head(WIDTHS, STRIDES, CLASSES, Config(**KEYS)).train()
     optimizer, silent = torch.optim.SGD(head.parameters(), lr=0.01), []
     for _ in range(2):
         optimizer.zero_grad()
@@ -188,7 +209,7 @@ def test_every_parameter_takes_part_and_after_one_step_learns() -> None:
 def test_dropout_drops_no_whole_layers() -> None:
     """transformers' decoder leaves layers out with this probability, which would leave parameters without a gradient."""
     torch.manual_seed(0)
-    head = Head(WIDTHS, STRIDES, CLASSES, **KEYS, dropout=0.9).train()
+    head = Head(WIDTHS, STRIDES, CLASSES, Config(**KEYS, dropout=0.9)).train()
     for _ in range(5):
         assert len(head.layers(pyramid(32, 32), NO_IMAGE)) == KEYS["decoder_layers"]
 
@@ -235,12 +256,12 @@ def test_training_goes_on_after_inference_mode() -> None:
 )
 def test_what_does_not_fit_is_refused(channels: list[int], keys: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Head(channels, STRIDES[: len(channels)], CLASSES, **keys)
+        Head(channels, STRIDES[: len(channels)], CLASSES, Config(**keys))
 
 
 def test_names_in_the_state_dict_stay_what_they_were() -> None:
     """transformers renames its modules between releases; a change here needs a mapping for old checkpoints."""
-    head = Head(WIDTHS, STRIDES, CLASSES, **KEYS | {"encoder_layers": 1, "decoder_layers": 2})
+    head = Head(WIDTHS, STRIDES, CLASSES, Config(**KEYS | {"encoder_layers": 1, "decoder_layers": 2}))
     both = ("weight", "bias")
     attention = ("attention_weights", "output_proj", "sampling_offsets", "value_proj")
     encoder = [*(f"self_attn.{name}" for name in attention), "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"]

@@ -11,7 +11,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from nnvit import registry
 from nnvit.backbones import mit
 from nnvit.errors import ConfigError
-from nnvit.heads.segformer import from_transformers
+from nnvit.heads.segformer import Head
 from nnvit.model import Segmenter
 from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.types import Backbone
@@ -61,7 +61,7 @@ def segmenter(name: str = "tiny", size: str = "mit", tuning: str = "full", taps:
 def ours(theirs: SegformerForSemanticSegmentation, size: str) -> Segmenter:
     network = segmenter("mit", size)
     network.backbone.model.load_state_dict(theirs.segformer.state_dict(), strict=True)
-    network.head.load_state_dict(from_transformers(theirs.decode_head.state_dict()), strict=True)
+    network.head.load_state_dict(Head.from_segformer(theirs.decode_head.state_dict()), strict=True)
     return network
 
 
@@ -103,7 +103,7 @@ def test_segformer_whole_has_transformers_gradients_in_train_mode() -> None:
 
 
 def head_gradients(theirs: SegformerForSemanticSegmentation) -> dict[str, Tensor]:
-    return from_transformers(gradients(theirs.decode_head))
+    return Head.from_segformer(gradients(theirs.decode_head))
 
 
 # SegFormer's paper, table 1: millions of parameters of the encoder.

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from nnvit.heads.segformer import Head, from_transformers
+from nnvit.heads.segformer import Config, Head
 
 WIDTHS = [32, 48, 64, 80]
 CLASSES = 5
@@ -25,8 +25,8 @@ def reference(dropout: float = 0.0) -> SegformerDecodeHead:
 
 
 def ours(theirs: SegformerDecodeHead) -> Head:
-    head = Head(WIDTHS, [4, 8, 16, 32], CLASSES, decoder_hidden_size=96, num_encoder_blocks=4, dropout=0.0)
-    head.load_state_dict(from_transformers(theirs.state_dict()), strict=True)
+    head = Head(WIDTHS, [4, 8, 16, 32], CLASSES, Config(decoder_hidden_size=96, num_encoder_blocks=4, dropout=0.0))
+    head.load_state_dict(Head.from_segformer(theirs.state_dict()), strict=True)
     return head
 
 
@@ -61,7 +61,7 @@ def test_logits_statistics_and_gradients_equal_transformers_in_train_mode(size: 
     (got * target).mean().backward()
     for theirs_map, my_map in zip(maps, same_maps, strict=True):
         torch.testing.assert_close(my_map.grad, theirs_map.grad, rtol=1e-4, atol=1e-7)
-    expected_gradients = from_transformers({name: p.grad for name, p in theirs.named_parameters()})
+    expected_gradients = Head.from_segformer({name: p.grad for name, p in theirs.named_parameters()})
     for name, parameter in mine.named_parameters():
         torch.testing.assert_close(parameter.grad, expected_gradients[name], rtol=1e-4, atol=1e-6)
 
@@ -69,4 +69,4 @@ def test_logits_statistics_and_gradients_equal_transformers_in_train_mode(size: 
 def test_the_hubs_names_are_read_too() -> None:
     state = reference().state_dict()
     hub = {f"decode_head.{name.replace('linear_projections', 'linear_c')}": value for name, value in state.items()}
-    assert from_transformers(hub).keys() == from_transformers(state).keys()
+    assert Head.from_segformer(hub).keys() == Head.from_segformer(state).keys()

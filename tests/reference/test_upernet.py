@@ -1,5 +1,7 @@
 """The UPerNet head against transformers' own, on the same weights, in double precision."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from transformers import UperNetConfig
 from transformers.models.upernet.modeling_upernet import UperNetHead
 
 from nnvit.heads._conv import BatchNorm
-from nnvit.heads.upernet import Config, Head, from_transformers
+from nnvit.heads.upernet import Config, Head
 
 WIDTHS = [16, 24, 32, 40]
 CLASSES, HIDDEN = 5, 12
@@ -27,12 +29,37 @@ def reference() -> UperNetHead:
 
 def build(**own_keys: object) -> Head:
     torch.manual_seed(1)
-    return Head(WIDTHS, [4, 8, 16, 32], CLASSES, **{"decoder_hidden_size": HIDDEN, "dropout": 0.0} | own_keys)
+    return Head(WIDTHS, [4, 8, 16, 32], CLASSES, Config(**{"decoder_hidden_size": HIDDEN, "dropout": 0.0} | own_keys))
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the head's state dict from transformers' UperNetHead, or from the `decode_head` of a whole UPerNet.
+
+    Raises KeyError where the mapping holds neither.
+    """
+    renamed = {
+        "psp_modules": "pools",
+        "bottleneck": "context",
+        "lateral_convs": "laterals",
+        "fpn_convs": "smooth",
+        "fpn_bottleneck": "fuse",
+    }
+    whole = any(name.startswith("decode_head.") for name in state)
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if whole and not name.startswith("decode_head."):
+            continue
+        part, _, rest = name.removeprefix("decode_head.").partition(".")
+        if part == "psp_modules":  # index.1.conv: 0 is the pooling
+            rest = rest.replace(".1.", ".", 1)
+        out[f"{renamed.get(part, part)}.{rest.replace('batch_norm.', 'norm.')}"] = value
+    _ = out["fuse.conv.weight"]
+    return out
 
 
 def ours(theirs: UperNetHead) -> Head:
     head = build().double()
-    head.load_state_dict(from_transformers(theirs.state_dict()), strict=True)
+    head.load_state_dict(_from_transformers(theirs.state_dict()), strict=True)
     return head
 
 
@@ -61,13 +88,13 @@ def test_logits_statistics_and_gradients_equal_transformers_in_train_mode(size: 
     maps, same_maps = pyramid(*size), pyramid(*size)
     expected, got = theirs(maps), mine(same_maps, image_of(maps))
     torch.testing.assert_close(got, expected, **NEAR)
-    torch.testing.assert_close(mine.state_dict(), from_transformers(theirs.state_dict()), **NEAR)
+    torch.testing.assert_close(mine.state_dict(), _from_transformers(theirs.state_dict()), **NEAR)
     target = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     (expected * target).mean().backward()
     (got * target).mean().backward()
     for theirs_map, my_map in zip(maps, same_maps, strict=True):
         torch.testing.assert_close(my_map.grad, theirs_map.grad, **NEAR)
-    gradients = from_transformers({name: p.grad for name, p in theirs.named_parameters()})
+    gradients = _from_transformers({name: p.grad for name, p in theirs.named_parameters()})
     for name, parameter in mine.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], **NEAR)
 
@@ -76,7 +103,7 @@ def test_the_head_is_found_in_a_whole_upernet() -> None:
     state = reference().state_dict()
     whole = {f"decode_head.{name}": value for name, value in state.items()}
     whole |= {"backbone.embedder.weight": torch.zeros(1), "auxiliary_head.classifier.bias": torch.zeros(1)}
-    assert from_transformers(whole).keys() == from_transformers(state).keys()
+    assert _from_transformers(whole).keys() == _from_transformers(state).keys()
 
 
 def test_one_image_trains_where_the_original_stops() -> None:
@@ -115,7 +142,7 @@ def test_odd_and_tiny_maps_export(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_any_number_of_maps_of_one_stride_is_joined(count: int) -> None:
-    head = Head([8] * count, [14.0] * count, CLASSES, decoder_hidden_size=8, pool_scales=[1, 4])
+    head = Head([8] * count, [14.0] * count, CLASSES, Config(decoder_hidden_size=8, pool_scales=[1, 4]))
     logits = head([torch.randn(2, 8, 5, 7) for _ in range(count)], torch.zeros(2, 3, 70, 98))
     assert logits.shape == (2, CLASSES, 5, 7)
     logits.square().mean().backward()

@@ -5,17 +5,15 @@ from argparse import Namespace
 
 import timm
 import torch
-from torch import nn
 
-from nnvit.types import DefaultWeights
+from nnvit.types import Backbone, DefaultWeights
 
 
-class StandIn(nn.Module):
-    """What loading reads of a backbone."""
+class StandIn(Backbone):
+    """The part of a backbone that loading reads."""
 
     def __init__(self, family, model, size="small", default_weights=None):
-        super().__init__()
-        self.family, self.size, self.model, self.default_weights = family, size, model, default_weights
+        super().__init__(model, [], family=family, size=size, default_weights=default_weights)
 
 
 def dinov3(seed=0, *, name="vit_small_patch16_dinov3", **kwargs):

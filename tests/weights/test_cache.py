@@ -120,5 +120,5 @@ def test_an_index_that_cannot_be_written_does_no_harm(folder, monkeypatch):
         raise PermissionError("read-only")
 
     path = write(folder / "a.pth")
-    monkeypatch.setattr(type(path), "write_text", refuse)
+    monkeypatch.setattr(type(path), "replace", refuse)
     assert cache.remembered_sha256(path) == sha256_of(path)

@@ -8,15 +8,15 @@ from nnvit import registry
 from nnvit.errors import WeightsError
 from nnvit.records.hashes import sha256_of
 from nnvit.types import DefaultWeights
-from nnvit.weights import check, packaged, possible_backbones
-from nnvit.weights.target import target_tensors
+from nnvit.weights import check, packaged
+from nnvit.weights.state_dicts import target_tensors
 
 from . import helpers
 
 
 def network(family, size, **args):
     module = registry.module("backbone", family)
-    return possible_backbones.candidate(module, size, args).backbone.model
+    return check._candidate(module, size, args).backbone.model
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def few_candidates(monkeypatch):
     chosen = [("dinov2", "small"), ("dinov3", "base"), ("dinov3", "large"), ("retfound", "large"), ("visionfm", "base")]
     chosen.append(("mit", "b0"))
     found = [(registry.module("backbone", family), size) for family, size in chosen]
-    monkeypatch.setattr(check, "families", lambda: iter(found))
+    monkeypatch.setattr(check, "_families", lambda: iter(found))
 
 
 def recipes(result):
@@ -155,9 +155,9 @@ def network_of_zeros(family, size):
 
 def test_candidates_are_the_networks_that_the_families_build():
     """Leaving the initial values out leaves names and shapes as they are."""
-    for module, size in possible_backbones.families():
+    for module, size in check._families():
         if size in ("small", "eva", "b0"):
-            quick = possible_backbones.candidate(module, size, {}).backbone
+            quick = check._candidate(module, size, {}).backbone
             with torch.device("meta"):
                 plain = module.build(size, module.resolve_taps(size, None), module.Args())
             shapes = [{n: t.shape for n, t in target_tensors(b.model).items()} for b in (quick, plain)]
@@ -166,13 +166,13 @@ def test_candidates_are_the_networks_that_the_families_build():
 
 
 def test_every_variant_that_is_tried_is_one_that_a_recipe_may_ask_for():
-    for module in {module for module, _ in possible_backbones.families()}:
-        for args in getattr(module, "VARIANTS", ({},)):
+    for module in {module for module, _ in check._families()}:
+        for args in ({}, *module.VARIANTS):
             assert module.Args(**args)
 
 
 def test_a_variant_that_was_not_published_is_no_candidate():
-    assert possible_backbones.candidate(registry.module("backbone", "dinov3"), "base", {"dataset": "sat493m"}) is None
+    assert check._candidate(registry.module("backbone", "dinov3"), "base", {"dataset": "sat493m"}) is None
 
 
 class Evil:

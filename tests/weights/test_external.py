@@ -13,11 +13,11 @@ from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.model.training_step import prepare_for_training
 from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.share.foreign_names import network_state
 from nnvit.recipe import identity, loading
 from nnvit.recipe.schema import TrainingConfig
 from nnvit.weights import external, load_backbone, packaged
-from nnvit.weights.foreign_names import network_state
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import target_tensors
 
 TINY = ["model.backbone=tiny", "model.decoder_hidden_size=16", "model.neck_args.out_channels=16", "lora.r=2"]
 KEY = external.KEY

@@ -26,7 +26,7 @@ def test_a_restrictive_licence_stops_the_loading_and_says_how_to_go_on(file):
     with pytest.raises(WeightsError) as refusal:
         load_backbone(backbone, file)
     assert str(refusal.value) == (
-        f"model.weights={file} for dinov3 (small): the licence 'dinov3' asks to be accepted before the weights are used."
+        f"model.weights={file} for dinov3 (small): the licence 'dinov3' must be accepted before the weights are used."
         " Read it (https://ai.meta.com/resources/models-and-libraries/dinov3-license/), then give"
         " --accept-license dinov3 once, or set NNVIT_ACCEPT_LICENSE=dinov3."
     )
@@ -60,7 +60,7 @@ def test_the_date_of_the_first_acceptance_stays(own_cache):
     own_cache.mkdir(parents=True)
     (own_cache / ".licences.json").write_text(json.dumps({"dinov3": "2025-09-01"}))
     licences.accept(["dinov3"])
-    assert licences.acceptance("dinov3") == "--accept-license, 2025-09-01"
+    assert licences._acceptance("dinov3") == "--accept-license, 2025-09-01"
 
 
 def test_a_cache_that_cannot_be_written_to_does_not_stop_this_run(own_cache, file):
@@ -91,7 +91,7 @@ def test_the_licence_is_asked_for_before_a_repository_is(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **kwargs: asked.append(args))
     backbone = bound(helpers.dinov3(1), hub="timm/dinov3")
     for spec in ("default", "hf:owner/derived", "hf:timm/dinov3"):
-        with pytest.raises(WeightsError, match="the licence 'dinov3' asks to be accepted"):
+        with pytest.raises(WeightsError, match="the licence 'dinov3' must be accepted"):
             find_weights(spec, backbone)
     assert asked == []
 
@@ -124,11 +124,11 @@ def test_files_of_a_restricted_family_are_bound_by_its_licence_wherever_they_lie
         backbone = module.build(size, module.resolve_taps(size, None), module.Args())
     (tmp_path / "mine.pth").write_bytes(b"derived")
     for spec in ("default", str(tmp_path / "mine.pth")):
-        with pytest.raises(WeightsError, match=f"the licence '{licence}' asks to be accepted.*https://"):
+        with pytest.raises(WeightsError, match=f"the licence '{licence}' must be accepted.*https://"):
             find_weights(spec, backbone)
     licences.accept([licence])
     found = find_weights(str(tmp_path / "mine.pth"), backbone)
-    assert (found.licence, found.licence_accepted) == (licence, licences.acceptance(licence))
+    assert (found.licence, found.licence_accepted) == (licence, licences._acceptance(licence))
 
 
 def test_every_licence_of_a_built_in_family_can_be_read_somewhere():
@@ -137,4 +137,4 @@ def test_every_licence_of_a_built_in_family_can_be_read_somewhere():
         for size in list(getattr(module, "SIZES", ()))[:1]:
             with torch.device("meta"):
                 wanted = module.build(size, module.resolve_taps(size, None), module.Args()).default_weights
-            assert wanted is None or wanted.licence in licences.FREE | licences.TEXTS.keys()
+            assert wanted is None or wanted.licence in licences._FREE | licences.TEXTS.keys()

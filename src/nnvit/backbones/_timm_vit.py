@@ -9,7 +9,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import checkpoint
 from timm.models.eva import Eva, EvaAttention
@@ -17,30 +16,28 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError, did_you_mean
-from nnvit.types import DefaultWeights
-
-PUBLISHED_TAPS = {12: [2, 5, 8, 11], 24: [5, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19, 29, 39]}
-"""Blocks (0-based) that dense-prediction heads read: DINOv2's and DINOv3's evaluations, and quarters elsewhere."""
+from nnvit.types import DefaultWeights, TokenBackbone
 
 
 @dataclass(kw_only=True)
 class ViTArgs:
-    """final_norm: the final norm is applied to every tap, as in DINOv2's and DINOv3's evaluations; false hands on what the
-    blocks put out, as timm does by default and networks that were trained elsewhere may need. Heads that read tokens
-    norm them by themselves.
+    """final_norm: apply the final norm to every tap, as DINOv2's and DINOv3's evaluations do; false leaves the blocks' output
+    as it is, which is timm's default and may suit networks trained elsewhere. Heads that read tokens apply it themselves.
     """
 
     final_norm: bool = True
 
 
-class TimmViT(nn.Module):
+class TimmViT(TokenBackbone):
     """A plain ViT whose final norm is applied to every tap, as DINOv3's `get_intermediate_layers` does, or to none.
 
-    Every map has the patch grid's stride; position embeddings are interpolated to the image at hand, so that any
-    multiple of the patch size is taken.
+    Every map has the patch grid's stride. Position embeddings are interpolated to the image's size, so that the image may
+    be any multiple of the patch size.
 
-    family, size: as the recipe names them. model: a timm VisionTransformer or Eva. taps: 0-based blocks.
+    model: a timm VisionTransformer or Eva. taps: 0-based blocks. family, size: the recipe's names.
     """
+
+    model: VisionTransformer | Eva
 
     def __init__(
         self,
@@ -52,10 +49,7 @@ class TimmViT(nn.Module):
         default_weights: DefaultWeights | None = None,
         final_norm: bool = True,
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.taps = list(taps)
-        self.family, self.size, self.default_weights = family, size, default_weights
+        super().__init__(model, taps, family=family, size=size, default_weights=default_weights)
         self.rotary, self.final_norm = isinstance(model, Eva), final_norm
         self.grid = int(model.patch_embed.patch_size[0])
         self.num_layers = len(model.blocks)
@@ -71,9 +65,9 @@ class TimmViT(nn.Module):
         return maps
 
     def embed(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, H, W) -> what enters the first block, (B, N, D): class and register tokens, then the patches row by row.
+        """(B, 3, H, W) -> the first block's input (B, N, D): class and register tokens, then the patches row by row.
 
-        Beside it the rotations that the blocks want, or None where positions are only added to the tokens.
+        The second value holds the rotations that the blocks take, or None if positions are only added to the tokens.
         """
         tokens, positions = self.model.patch_embed(image), None
         if self.rotary:
@@ -90,10 +84,10 @@ class TimmViT(nn.Module):
         extra: int = 0,
         attn_mask: Tensor | None = None,
     ) -> Tensor:
-        """One block, (B, N, D) -> (B, N, D).
+        """Runs one block, (B, N, D) -> (B, N, D).
 
-        positions: from `embed`. extra: how many tokens at the end have no position.
-        attn_mask: added to the attention's logits, so that it broadcasts to (B, heads, N, N).
+        positions: from `embed`. extra: number of tokens at the end that have no position.
+        attn_mask: added to the attention's logits; broadcasts to (B, heads, N, N).
         """
         inputs: dict[str, Any] = {"attn_mask": attn_mask}
         if self.rotary:
@@ -104,16 +98,16 @@ class TimmViT(nn.Module):
         return block(tokens_BND, **inputs)
 
     def norm(self, tokens_BND: Tensor) -> Tensor:
-        """The final norm, (B, N, D) -> (B, N, D)."""
+        """Applies the final norm, (B, N, D) -> (B, N, D)."""
         return self.model.norm(tokens_BND)
 
     def to_map(self, tokens_BND: Tensor, image: Tensor) -> Tensor:
-        """Class, register and patch tokens (B, N, D) of an image (B, 3, H, W) -> the patches' map (B, D, h, w)."""
+        """Class, register and patch tokens (B, N, D) of an image (B, 3, H, W) -> map of the patches (B, D, h, w)."""
         size = self.model.patch_embed.dynamic_feat_size((image.shape[-2], image.shape[-1]))
         return tokens_BND[:, self.model.num_prefix_tokens :].transpose(1, 2).unflatten(2, size)
 
     def set_drop_path(self, rate: float) -> None:
-        """Stochastic depth (arXiv 1603.09382) from 0 at the first block to `rate` at the last, as timm builds it."""
+        """Sets stochastic depth (arXiv 1603.09382) from 0 at the first block to `rate` at the last, as timm builds it."""
         rates: Any = calculate_drop_path_rates(rate, self.num_layers)
         for block, drop in zip(self.model.blocks, rates, strict=True):
             for module in list(block.modules()):
@@ -122,11 +116,11 @@ class TimmViT(nn.Module):
                         setattr(module, name, DropPath(drop) if drop else nn.Identity())
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
-        """Compute each block's activations again in the backward pass instead of keeping them."""
+        """Computes each block's activations again in the backward pass instead of keeping them, or stops doing so."""
         self.model.set_grad_checkpointing(enabled)
 
     def _rotations(self, index: int, positions: Tensor | None, extra: int) -> Tensor | None:
-        """What block `index` rotates by, `extra` identities (sine 0, cosine 1) appended: (.., patches + extra, 2 D')."""
+        """Returns block `index`'s rotations, `extra` identities (sine 0, cosine 1) appended: (.., patches + extra, 2 D')."""
         if positions is None:
             return None
         rotations = positions[index] if self.model.rope_mixed else positions
@@ -136,19 +130,15 @@ class TimmViT(nn.Module):
         return torch.cat([rotations, torch.cat([sine, sine + 1], dim=-1)], dim=-2)
 
     def layer_of(self, name: str) -> int:
-        """Depth of a parameter of this module: 0 the embedding, i + 1 block i, num_layers + 1 the final norm."""
+        """Returns the depth of a parameter: 0 for the embedding, i + 1 for block i, num_layers + 1 for the final norm."""
         parts = name.removeprefix("model.").split(".")
         if parts[0] == "blocks":
             return int(parts[1]) + 1
         return self.num_layers + 1 if parts[0] == "norm" else 0
 
 
-IMAGENET = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
-"""Statistics of values in 0..1 that DINOv2, DINOv3 and most of timm were trained with."""
-
-
 def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
-    """A timm ViT with random weights and without classifier. Raises ConfigError where `name` is no plain ViT."""
+    """Builds a timm ViT with random weights and without classifier. Raises ConfigError if `name` is not a plain ViT."""
     if not timm.is_model(name):
         known = timm.list_models("vit_*") + timm.list_models("eva*") + timm.list_models("deit*")
         raise ConfigError(
@@ -164,37 +154,16 @@ def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
     if not isinstance(model, VisionTransformer | Eva):
         raise _not_plain(name)
     for module in model.modules():
-        # A fused qkv with a bias calls F.linear on the raw weight, which passes LoRA by; the separate one calls the layer.
+        # A fused qkv with a bias calls F.linear on the raw weight, which bypasses LoRA; the separate one calls the layer.
         if isinstance(module, EvaAttention):
             module.qkv_bias_separate = True
     return model
 
 
 def depth_of(name: str) -> int:
-    """Number of transformer blocks of a timm ViT, without allocating its weights."""
+    """Counts the transformer blocks of a timm ViT without allocating its weights."""
     with torch.device("meta"):
         return len(create(name).blocks)
-
-
-def check_taps(depth: int, taps: Sequence[int] | None, published: Sequence[int] | None) -> list[int]:
-    """The asked taps, else the published ones, else the ends of four equal quarters. Raises ConfigError."""
-    if taps is None:
-        return list(published or (depth * (i + 1) // 4 - 1 for i in range(4)))
-    if not taps or sorted(set(taps)) != list(taps) or taps[0] < 0 or taps[-1] >= depth:
-        raise ConfigError(
-            f"model.feature_layers={list(taps)} must name blocks from 0 to {depth - 1}, ascending and without "
-            "repetition; null takes the published ones."
-        )
-    return list(taps)
-
-
-def known_size(family: str, size: str, sizes: dict[str, Any]) -> None:
-    """Raises ConfigError that lists the family's sizes."""
-    if size not in sizes:
-        raise ConfigError(
-            f"model.backbone_size='{size}' is not a size of {family}; use one of {', '.join(sizes)}."
-            + did_you_mean(size, sizes)
-        )
 
 
 def _not_plain(name: str) -> ConfigError:

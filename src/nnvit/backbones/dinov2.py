@@ -1,11 +1,13 @@
 """DINOv2 (Oquab et al. 2023, arXiv 2304.07193): ViT-S to ViT-g, patch 14, with or without registers."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from nnvit.types import DefaultWeights
+from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import IMAGENET, PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
+from ._family import IMAGENET, PUBLISHED_TAPS, check_size, check_taps, renamed
+from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
 
@@ -14,8 +16,9 @@ PAGE = "https://github.com/facebookresearch/dinov2"
 # size -> blocks, and the letter in Meta's file names
 SIZES = {"small": (12, "s"), "base": (12, "b"), "large": (24, "l"), "giant": (40, "g")}
 
-# what `nnvit weights check` tries
-VARIANTS = ({"registers": False}, {"registers": True})
+VARIANTS = ({"registers": True},)
+
+_NAMES = {"register_tokens": "reg_token", ".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
 
 
 @dataclass(kw_only=True)
@@ -25,21 +28,48 @@ class Args(ViTArgs):
     registers: bool = False
 
 
+def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
+    """Files of facebookresearch/dinov2 and RETFound's DINOv2 teacher, chunked for FSDP or not -> timm's VisionTransformer."""
+    if not any(re.match(r"(mask_token|register_tokens)$|blocks\.\d+\.(\d+|mlp\.w12)\.", key) for key in state):
+        return None
+    converted = {renamed(_unchunked(key), _NAMES): tensor for key, tensor in state.items()}
+    dropped = ("mask_token",) if converted.pop("mask_token", None) is not None else ()
+    if {"reg_token", "cls_token", "pos_embed"} <= converted.keys():
+        # With registers, timm adds positions to the patches only; the class token's position is a constant.
+        positions_1ND = converted["pos_embed"]
+        converted["cls_token"] = converted["cls_token"] + positions_1ND[:, :1]
+        converted["pos_embed"] = positions_1ND[:, 1:]
+    return Converted(
+        layout="DINOv2 hub",
+        state=converted,
+        dropped=dropped,
+        ambiguity="every DINOv2 ViT of this size has this layout, whatever images it was trained on",
+    )
+
+
+def _unchunked(key: str) -> str:
+    """blocks.CHUNK.BLOCK.rest -> blocks.BLOCK.rest: BLOCK counts through all chunks."""
+    return re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", key)
+
+
+LAYOUTS = (dinov2_hub,)
+
+
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """The tapped blocks of one size, written out. Raises ConfigError for a size or a block that does not exist."""
-    known_size("dinov2", size, SIZES)
+    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
+    check_size("dinov2", size, SIZES)
     depth = SIZES[size][0]
     return check_taps(depth, taps, PUBLISHED_TAPS[depth])
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Mean and standard deviation of the three channels, for values in 0..1."""
+    """Returns ImageNet's, for values in 0..1."""
     return IMAGENET
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """A DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
-    known_size("dinov2", size, SIZES)
+    """Builds a DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
+    check_size("dinov2", size, SIZES)
     letter = SIZES[size][1]
     name = f"vit_{size}_patch14_{'reg4_' if args.registers else ''}dinov2"
     file = f"dinov2_vit{letter}14_{'reg4_' if args.registers else ''}pretrain.pth"

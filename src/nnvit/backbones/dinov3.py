@@ -1,13 +1,14 @@
 """DINOv3 (Siméoni et al. 2025, arXiv 2508.10104): ViT-S to ViT-7B, patch 16, four registers, rotary positions."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from nnvit.errors import ConfigError
-from nnvit.types import DefaultWeights
+from nnvit.errors import ConfigError, WeightsError
+from nnvit.types import Converted, DefaultWeights, State
 
-from ._choices import one_of
-from ._timm_vit import IMAGENET, TimmViT, ViTArgs, check_taps, create, known_size
+from ._family import IMAGENET, check_choice, check_size, check_taps, renamed
+from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
 
@@ -22,7 +23,7 @@ SIZES = {
     "huge_plus": (32, "dinov3_vith16plus_pretrain_lvd1689m", "7c1da9a5"),
     "7b": (40, "dinov3_vit7b16_pretrain_lvd1689m", "a955f4ea"),
 }
-# The models trained on satellite images, in the sizes that exist, and the statistics of those images
+# the models trained on satellite images, in the sizes that exist
 SATELLITE = {
     "large": (24, "dinov3_vitl16_pretrain_sat493m", "eadcf0ff"),
     "7b": (40, "dinov3_vit7b16_pretrain_sat493m", "a6675841"),
@@ -30,8 +31,11 @@ SATELLITE = {
 SATELLITE_STATISTICS = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
 DATASETS = {"lvd1689m": SIZES, "sat493m": SATELLITE}
 
-# what `nnvit weights check` tries
-VARIANTS = tuple({"dataset": dataset, "qkv_bias": bias} for dataset in DATASETS for bias in (False, True))
+VARIANTS = (
+    {"qkv_bias": True},
+    {"dataset": "sat493m"},
+    {"dataset": "sat493m", "qkv_bias": True},
+)
 
 # The paper's evaluations of ViT-L read block 4 where earlier work read block 5.
 TAPS = {12: [2, 5, 8, 11], 24: [4, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19, 29, 39]}
@@ -48,24 +52,82 @@ class Args(ViTArgs):
     dataset: str = "lvd1689m"
 
     def __post_init__(self) -> None:
-        one_of("dataset", self.dataset, DATASETS)
+        check_choice("dataset", self.dataset, DATASETS)
+
+
+_NAMES = {
+    "storage_tokens": "reg_token",
+    ".ls1.gamma": ".gamma_1",
+    ".ls2.gamma": ".gamma_2",
+    ".mlp.w1.": ".mlp.fc1_g.",
+    ".mlp.w2.": ".mlp.fc1_x.",
+    ".mlp.w3.": ".mlp.fc2.",
+}
+_UNUSED = re.compile(r"(^mask_token|\.periods|\.bias_mask|^local_cls_norm\..*)$")
+
+
+def _hub(state: State, names: Collection[str]) -> Converted | None:
+    """Files of facebookresearch/dinov3 -> timm's Eva. Rotary tables are not loaded: timm computes them."""
+    if "storage_tokens" not in state:
+        return None
+    converted: State = {}
+    dropped = []
+    for key, tensor in state.items():
+        if key.endswith(".attn.qkv.bias"):
+            biases = _biases(state, key, names)
+            converted |= biases
+            dropped += [] if biases else [key]
+        elif _UNUSED.search(key):
+            dropped.append(key)
+        else:
+            converted[renamed(key, _NAMES)] = tensor
+    return Converted(
+        layout="DINOv3 hub",
+        state=converted,
+        dropped=tuple(dropped),
+        ambiguity="every DINOv3 ViT of this size has this layout, whatever images it was trained on",
+    )
+
+
+def _biases(state: State, key: str, names: Collection[str]) -> State:
+    """One block's qkv.bias (3D,) -> q_bias and v_bias (D,), or nothing for a model without them.
+
+    The network multiplies the bias by bias_mask. In the published distilled files the product is zero. If it is not, leaving
+    it out would change the network, so WeightsError is raised.
+    """
+    mask = state.get(f"{key}_mask")
+    query, key_bias, value = (state[key] if mask is None else state[key] * mask).chunk(3)
+    attention = key.removesuffix("qkv.bias")
+    if key_bias.any():
+        raise WeightsError(f"'{key}' has a key part that is neither zero nor masked; timm's DINOv3 has no such bias.")
+    if f"{attention}q_bias" in names:
+        return {f"{attention}q_bias": query, f"{attention}v_bias": value}
+    if query.any() or value.any():
+        raise WeightsError(
+            f"'{key}' is not zero, and the model was built without it: the network would be another one."
+            " Set model.backbone_args.qkv_bias=true."
+        )
+    return {}
+
+
+LAYOUTS = (_hub,)
 
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """The tapped blocks of one size, written out. Raises ConfigError for a size or a block that does not exist."""
-    known_size("dinov3", size, SIZES)
+    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
+    check_size("dinov3", size, SIZES)
     depth = SIZES[size][0]
     return check_taps(depth, taps, TAPS[depth])
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Mean and standard deviation of the three channels, for values in 0..1."""
+    """Returns ImageNet's or those of the satellite images, for values in 0..1."""
     return SATELLITE_STATISTICS if args.dataset == "sat493m" else IMAGENET
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """A DINOv3 ViT with random weights. Raises ConfigError for a size that was not trained on the data set."""
-    known_size("dinov3", size, SIZES)
+    """Builds a DINOv3 ViT with random weights. Raises ConfigError for a size that was not trained on the data set."""
+    check_size("dinov3", size, SIZES)
     published = DATASETS[args.dataset]
     if size not in published:
         raise ConfigError(

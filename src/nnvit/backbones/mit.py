@@ -1,10 +1,14 @@
 """SegFormer's own encoder, the Mix Transformer (Xie et al. 2021, arXiv 2105.15203): MiT-B0 to B5, by transformers.
 
-The state-dict names are those that transformers 5.23 uses in memory (`stages.0.blocks.0.attention.q_proj…`); they are
-nnvit's from here on. Should transformers rename its modules again, a golden test fails and the mapping belongs here.
+nnvit's state-dict names are those of transformers 5.23 in memory (`stages.0.blocks.0.attention.q_proj…`). If transformers
+renames its modules again, a golden test fails, and the mapping belongs in this file.
+
+Files of transformers' SegformerModel, …ForSemanticSegmentation and …ForImageClassification have either these names or the
+hub's, which transformers writes by default. The decode head's tensors are kept apart, for head `segformer` to take.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
@@ -17,10 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerModel
 
-from nnvit.errors import ConfigError
-from nnvit.types import DefaultWeights
+from nnvit.errors import ConfigError, WeightsError
+from nnvit.types import Backbone, Converted, DefaultWeights, State
 
-from ._timm_vit import IMAGENET, known_size
+from ._family import IMAGENET, check_size
 
 LORA_TARGETS = ("q_proj", "v_proj")
 
@@ -37,16 +41,44 @@ SIZES = {
 }
 
 
+VARIANTS = ()
+
+LICENCE = "nvidia-segformer-noncommercial"
+
+# transformers 5.23's own conversion of SegformerModel's names on the hub, after the prefix of the wrapping models
+_HUB_NAMES = {
+    r"^(segformer\.)?(encoder\.)?": "",
+    r"^patch_embeddings\.(\d+)\.": r"stages.\1.patch_embeddings.",
+    r"^block\.(\d+)\.": r"stages.\1.blocks.",
+    r"^layer_norm\.(\d+)\.": r"stages.\1.layer_norm.",
+    r"\.attention\.self\.query\.": ".attention.q_proj.",
+    r"\.attention\.self\.key\.": ".attention.k_proj.",
+    r"\.attention\.self\.value\.": ".attention.v_proj.",
+    r"\.attention\.self\.sr\.": ".attention.sequence_reduction.sequence_reduction.",
+    r"\.attention\.self\.layer_norm\.": ".attention.sequence_reduction.layer_norm.",
+    r"\.attention\.output\.dense\.": ".attention.o_proj.",
+    r"\.mlp\.dense1\.": ".mlp.fc1.",
+    r"\.mlp\.dense2\.": ".mlp.fc2.",
+    r"\.layer_norm_1\.": ".layernorm_before.",
+    r"\.layer_norm_2\.": ".layernorm_after.",
+}
+_FIRST = "stages.0.patch_embeddings.proj.weight"
+_CONFIG_KEYS = ("num_attention_heads", "hidden_act", "strides", "patch_sizes")
+"""Entries of config.json that change the network's output but not the shapes of its tensors."""
+
+
 @dataclass(kw_only=True)
 class Args:
     """No keys of its own."""
 
 
-class MiT(nn.Module):
+class MiT(Backbone):
     """Four stages of strides 4, 8, 16 and 32, each ending in a layer norm that its map and the next stage both read.
 
-    family, size: as the recipe names them. model: transformers' SegformerModel. taps: 0-based stages, ascending.
+    model: transformers' SegformerModel. taps: 0-based stages, ascending. family, size: the recipe's names.
     """
+
+    model: SegformerModel
 
     def __init__(
         self,
@@ -57,11 +89,8 @@ class MiT(nn.Module):
         size: str,
         default_weights: DefaultWeights | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model, taps, family=family, size=size, default_weights=default_weights)
         config: Any = model.config
-        self.model = model
-        self.taps = list(taps)
-        self.family, self.size, self.default_weights = family, size, default_weights
         strides = list(accumulate(config.strides, mul))
         self.strides = [float(strides[tap]) for tap in self.taps]
         self.channels = [int(config.hidden_sizes[tap]) for tap in self.taps]
@@ -80,22 +109,22 @@ class MiT(nn.Module):
         return [maps[tap + 1] for tap in self.taps]
 
     def _run_stage(self, stage: Any, map_BChw: Tensor) -> Tensor:
-        """transformers' SegformerStage.forward; the blocks are called here so that they can be checkpointed in eval mode."""
+        """Does what SegformerStage.forward of transformers does; calls the blocks here to checkpoint them in eval mode too."""
         tokens_BND, height, width = stage.patch_embeddings(map_BChw)
         for block in stage.blocks:
             tokens_BND = self._run_block(block, tokens_BND, height, width)
         return stage.layer_norm(tokens_BND).unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
 
     def _run_block(self, block: nn.Module, tokens_BND: Tensor, height: int, width: int) -> Tensor:
-        # transformers' own flag acts in train mode alone, and a backbone under LoRA is in eval mode.
+        # transformers' own flag works in train mode only, and a backbone with LoRA is in eval mode.
         if self._checkpointed and torch.is_grad_enabled():
             return checkpoint(block, tokens_BND, height, width, use_reentrant=False)
         return block(tokens_BND, height, width)
 
     def layer_of(self, name: str) -> int:
-        """Depth of a parameter of this module: 0 the first embedding, i + 1 block i, counted through all stages.
+        """Returns the depth of a parameter: 0 for the first embedding, i + 1 for block i, counted through all stages.
 
-        The embedding of a later stage goes with the block behind it, a stage's norm with the block before it.
+        The embedding of a later stage has the depth of the block after it, a stage's norm that of the block before it.
         """
         _, stage, part, *rest = name.removeprefix("model.").split(".")
         first, end = self._first_layer[int(stage)], self._first_layer[int(stage) + 1]
@@ -106,7 +135,7 @@ class MiT(nn.Module):
         return first + 1 if first else 0
 
     def set_drop_path(self, rate: float) -> None:
-        """Stochastic depth (arXiv 1603.09382), from 0 at the first block to `rate` at the last, while training."""
+        """Sets stochastic depth (arXiv 1603.09382), from 0 at the first block to `rate` at the last, while training."""
         stages: Any = self.model.stages
         blocks = [block for stage in stages for block in stage.blocks]
         rates: Any = calculate_drop_path_rates(rate, len(blocks))
@@ -114,21 +143,71 @@ class MiT(nn.Module):
             block.drop_path = DropPath(drop).train(block.training)
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
-        """Compute each block's activations again in the backward pass instead of keeping them."""
+        """Computes each block's activations again in the backward pass instead of keeping them, or stops doing so."""
         self._checkpointed = enabled
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Raises WeightsError if a config.json describes another computation, for which tensors of the same shapes would fit.
+
+        A key that the file lacks passes.
+        """
+        model: Any = self.model.config
+        expected = {key: _plain(value) for key, value in model.to_dict().items()}
+        differing = [key for key in _CONFIG_KEYS if key in config and config[key] != expected[key]]
+        if differing:
+            listed = ", ".join(f"{key}={config[key]} (the model has {expected[key]})" for key in differing)
+            raise WeightsError(
+                f"its config.json says {listed}: the same weights would compute something else. Only the published MiT"
+                " sizes are built here."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def create(widths: Sequence[int], depths: Sequence[int], heads: Sequence[int] = (1, 2, 5, 8)) -> SegformerModel:
-    """transformers' encoder of four stages with random weights and without drop path."""
+    """Builds transformers' encoder of four stages with random weights and without drop path."""
     config = SegformerConfig(
         hidden_sizes=list(widths), depths=list(depths), num_attention_heads=list(heads), drop_path_rate=0.0
     )
     return SegformerModel(config)
 
 
+def _transformers(state: State, names: Collection[str]) -> Converted | None:
+    """transformers' SegFormer files in either naming -> nnvit's MiT; the decode head is kept apart.
+
+    Keys that are not known keep their names, for the caller to refuse.
+    """
+    decode_head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
+    dropped = (*(name for name in state if name.startswith("classifier.")), *decode_head)
+    rest = {name: tensor for name, tensor in state.items() if name not in dropped}
+    encoder = {_own_name(name): tensor for name, tensor in rest.items()}
+    if _FIRST not in encoder:
+        return None
+    if len(encoder) < len(rest):
+        raise WeightsError("some of its tensors exist in both of transformers' SegFormer layouts; keep one set.")
+    return Converted(
+        layout="SegFormer in transformers' memory" if any(_FIRST in name for name in rest) else "SegFormer hub",
+        state=encoder,
+        dropped=dropped,
+        ambiguity="every MiT of this size has this layout, whatever images it was trained on",
+        decode_head=decode_head,
+    )
+
+
+def _own_name(name: str) -> str:
+    for pattern, ours in _HUB_NAMES.items():
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+LAYOUTS = (_transformers,)
+
+
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """The tapped stages, written out; all four unless others are asked for. Raises ConfigError."""
-    known_size("mit", size, SIZES)
+    """Returns the tapped stages, all four for None. Raises ConfigError."""
+    check_size("mit", size, SIZES)
     if taps is None:
         return STAGES.copy()
     if not taps or sorted(set(taps)) != list(taps) or not set(taps) <= set(STAGES):
@@ -140,13 +219,13 @@ def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Mean and standard deviation of the three channels, for values in 0..1."""
+    """Returns ImageNet's, for values in 0..1."""
     return IMAGENET
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> MiT:
-    """A MiT with random weights."""
-    known_size("mit", size, SIZES)
+    """Builds a MiT with random weights."""
+    check_size("mit", size, SIZES)
     name = f"mit-{size}"
-    weights = DefaultWeights(file=name, hub=f"nvidia/{name}", licence="nvidia-segformer-noncommercial")
+    weights = DefaultWeights(file=name, hub=f"nvidia/{name}", licence=LICENCE)
     return MiT(create(*SIZES[size]), taps, family="mit", size=size, default_weights=weights)

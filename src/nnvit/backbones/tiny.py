@@ -1,4 +1,4 @@
-"""Real backbones of four blocks and width 32, so that tests and dry runs fit on a laptop. They have no pretrained weights.
+"""Real backbones of four blocks and width 32, for tests and dry runs on a laptop. They have no pretrained weights.
 
 Adapters on size `mit` need `lora.target_modules=[q_proj,v_proj]`: LORA_TARGETS are those of the plain ViTs.
 """
@@ -10,11 +10,14 @@ from typing import Any
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ._timm_vit import IMAGENET, TimmViT, ViTArgs, check_taps, known_size
+from ._family import IMAGENET, check_size, check_taps
+from ._timm_vit import TimmViT, ViTArgs
 from .mit import MiT
 from .mit import create as create_mit
 
 LORA_TARGETS = ("qkv",)
+VARIANTS = ()
+LAYOUTS = ()
 
 _COMMON: dict[str, Any] = {
     "patch_size": 16,
@@ -36,17 +39,17 @@ _DINOV2: dict[str, Any] = {"patch_size": 14, "init_values": 1e-5, "reg_tokens": 
 
 
 def _vit() -> VisionTransformer:
-    """Learned positions, as most families."""
+    """A ViT with learned positions, as in most families."""
     return VisionTransformer(img_size=64, dynamic_img_size=True, **_COMMON)
 
 
 def _vit14() -> VisionTransformer:
-    """DINOv2's: patch 14, layer scale, registers."""
+    """DINOv2's kind: patch 14, layer scale, registers."""
     return VisionTransformer(img_size=56, dynamic_img_size=True, **_COMMON | _DINOV2)
 
 
 def _eva() -> Eva:
-    """DINOv3's: rotary positions, registers."""
+    """DINOv3's kind: rotary positions, registers."""
     return Eva(img_size=64, dynamic_img_size=True, rope_rotate_half=True, init_values=1e-5, **_COMMON, **_DINOV3)
 
 
@@ -61,23 +64,23 @@ SIZES: dict[str, Callable[[], Any]] = {"vit": _vit, "vit14": _vit14, "eva": _eva
 
 @dataclass(kw_only=True)
 class Args(ViTArgs):
-    """final_norm: not for size `mit`, whose stages end in norms of their own."""
+    """final_norm: has no effect on size `mit`, whose stages end in norms of their own."""
 
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """All four blocks (of `mit`: stages), unless others are asked for."""
-    known_size("tiny", size, SIZES)
+    """Returns the tapped blocks (stages for `mit`), all four for None. Raises ConfigError."""
+    check_size("tiny", size, SIZES)
     return check_taps(4, taps, [0, 1, 2, 3])
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Mean and standard deviation of the three channels, for values in 0..1."""
+    """Returns ImageNet's, for values in 0..1."""
     return IMAGENET
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT | MiT:
-    """A tiny backbone with random weights."""
-    known_size("tiny", size, SIZES)
+    """Builds a tiny backbone with random weights."""
+    check_size("tiny", size, SIZES)
     create = SIZES[size]
     if size == "mit":
         return MiT(create(), taps, family="tiny", size=size)

@@ -1,12 +1,12 @@
 """VisionFM (Qiu et al. 2024, arXiv 2310.04992): one iBOT ViT-B/16 for each of eight kinds of eye images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from nnvit.types import DefaultWeights
+from nnvit.types import Converted, DefaultWeights, State
 
-from ._choices import one_of
-from ._timm_vit import PUBLISHED_TAPS, TimmViT, ViTArgs, check_taps, create, known_size
+from ._family import PUBLISHED_TAPS, check_choice, check_size, check_taps
+from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
 
@@ -15,7 +15,7 @@ SIZES = {"base": 12}
 LICENCE = "cc-by-nc-4.0"
 PAGE = "https://github.com/ABILab-CUHK/VisionFM"
 
-# modality -> the publisher's file (with its own spellings), mean and std of values in 0..1; one number stands for three
+# modality -> the publisher's file (in its own spelling), mean and std of values in 0..1; one number means three equal ones
 MODALITIES = {
     "fundus": ("Fundus", (0.4237, 0.2609, 0.1284), (0.2948, 0.2017, 0.1367)),
     "oct": ("OCT", (0.2109,), (0.1760,)),
@@ -27,8 +27,7 @@ MODALITIES = {
     "slit_lamp": ("SiltLamp", (0.5557, 0.4029, 0.3886), (0.2652, 0.2331, 0.2390)),
 }
 
-# what `nnvit weights check` tries
-VARIANTS = tuple({"modality": modality} for modality in MODALITIES)
+VARIANTS = tuple({"modality": modality} for modality in list(MODALITIES)[1:])
 
 
 @dataclass(kw_only=True)
@@ -38,24 +37,39 @@ class Args(ViTArgs):
     modality: str = "fundus"
 
     def __post_init__(self) -> None:
-        one_of("modality", self.modality, MODALITIES)
+        check_choice("modality", self.modality, MODALITIES)
+
+
+def _ibot(state: State, names: Collection[str]) -> Converted:
+    """Files of ABILab-CUHK/VisionFM -> timm's VisionTransformer, whose names they share."""
+    dropped = tuple(key for key in state if key == "masked_embed" or (key.startswith("head") and key not in names))
+    return Converted(
+        layout="VisionFM (iBOT)",
+        state={key: tensor for key, tensor in state.items() if key not in dropped},
+        dropped=dropped,
+        ambiguity="every plain ViT of this size has this layout, whatever images it was trained on: VisionFM's eight"
+        " modalities, ImageNet's",
+    )
+
+
+LAYOUTS = (_ibot,)
 
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """The tapped blocks of one size, written out. Raises ConfigError for a size or a block that does not exist."""
-    known_size("visionfm", size, SIZES)
+    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
+    check_size("visionfm", size, SIZES)
     return check_taps(SIZES[size], taps, PUBLISHED_TAPS[SIZES[size]])
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Mean and standard deviation of the modality's three channels, for values in 0..1."""
+    """Returns those of the modality, for values in 0..1."""
     _, mean, std = MODALITIES[args.modality]
     return {key: list(values) * (3 // len(values)) for key, values in (("mean", mean), ("std", std))}
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """A ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
-    known_size("visionfm", size, SIZES)
+    """Builds a ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
+    check_size("visionfm", size, SIZES)
     weights = DefaultWeights(file=f"VFM_{MODALITIES[args.modality][0]}_weights.pth", licence=LICENCE, page=PAGE)
     model = create("vit_base_patch16_224")
     return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights, final_norm=args.final_norm)

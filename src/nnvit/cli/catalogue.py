@@ -85,7 +85,7 @@ def _weights() -> None:
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
 ) -> None:
-    """Say what a weight file is: layout, family and size that it fits, what would load, licence, statistics."""
+    """Describe a weight file: layout, fitting family and size, tensors that would load, licence, statistics."""
     from nnvit.weights.check import check as check_file
 
     print("\n".join(check_file(file).lines()))
@@ -105,11 +105,11 @@ def fetch(
         ),
     ],
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep everything there instead of in the user's own caches.")
+        Path | None, typer.Option(metavar="DIR", help="Store the files there instead of in the user's own caches.")
     ] = None,
     accept_license: LicenseOption = None,
 ) -> None:
-    """Bring pretrained weights onto this machine, where trainings without internet find them afterwards."""
+    """Download pretrained weights to this machine, for trainings without internet."""
     if cache is not None:
         _keep_in(cache)
     from nnvit.weights import fetch as fetching
@@ -130,9 +130,9 @@ def fetch(
 
 
 def _keep_in(folder: Path) -> None:
-    """Makes `folder` the place of both caches; huggingface_hub reads its variable once, when it is imported.
+    """Puts both caches into `folder`; huggingface_hub reads its variable once, when it is imported.
 
-    The user's own HF_HOME stays, because it holds the login.
+    The user's own HF_HOME is kept, because it holds the login.
     """
     folder = folder.expanduser().resolve()
     os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}

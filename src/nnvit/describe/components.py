@@ -26,7 +26,7 @@ def _backbones() -> list[str]:
     lines = ["backbones (model.backbone)"]
     for name in registry.names("backbone"):
         module = registry.module("backbone", name)
-        sizes = ", ".join(getattr(module, "SIZES", ())) or "any name that timm knows"
+        sizes = ", ".join(module.SIZES) or "any name that timm knows"
         lines += [f"  {name}: {_summary(module)}", f"    model.backbone_size: {sizes}"]
         lines += _keys("model.backbone_args", fields(module.Args))
         lines += [f"    lora.target_modules: {', '.join(module.LORA_TARGETS)}"]
@@ -37,7 +37,7 @@ def _sizes() -> list[str]:
     rows = [["backbone", "size", "parameters", "strides", "taps", "licence", "default weights"]]
     for name in registry.names("backbone"):
         module = registry.module("backbone", name)
-        for size in getattr(module, "SIZES", ()):
+        for size in module.SIZES:
             taps = module.resolve_taps(size, None)
             with torch.device("meta"):
                 backbone = build_backbone(name, size, taps, {})
@@ -55,7 +55,7 @@ def _heads() -> list[str]:
     for name in registry.names("head"):
         module = registry.module("head", name)
         own = [field for field in fields(module.Config) if field.name not in common]
-        loss = ["    training.loss: nnunet, native"] if hasattr(module.Head, "native_loss") else []
+        loss = ["    training.loss: nnunet, native"] if module.Head.by_queries else []
         lines += [
             f"  {name}: {_summary(module)}",
             f"    model.neck={module.Config().neck}",

@@ -1,4 +1,6 @@
-"""Decode heads: one file each, exporting `Config` (ModelConfig plus its own keys) and
-`Head(channels, strides, num_classes, **own_keys)`, called as `head(maps, image)`. Every own key has a default in `Head`
-too: plans of an older release may lack it, and the default then says what that release did.
+"""Decode heads: one file each, which exports `Config` (ModelConfig plus the head's own keys) and `Head`, a
+`nnvit.types.BaseHead`, built as `Head(channels, strides, num_classes, config)`.
+
+The file name is the recipe's `model.head`. A key that the plans of an older release lack takes its default in `Config`, so
+that default must do what that release did.
 """

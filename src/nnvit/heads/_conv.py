@@ -1,14 +1,13 @@
-"""Convolution, batch norm and ReLU: the unit that UPerNet's and the progressive decoder are made of."""
+"""Convolution, batch norm and ReLU: the unit of UPerNet's and the progressive decoder."""
 
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that also trains on one image whose map is a single position, where torch's refuses to.
+    """Batch norm that also trains on one image with a map of a single position, for which torch's raises an error.
 
-    A single value per channel has no variance. There, as in eval mode, the running statistics normalise; they stay as
-    they are.
+    A single value per channel has no variance, so the running statistics normalise it, as in eval mode, and do not change.
     """
 
     running_mean: Tensor

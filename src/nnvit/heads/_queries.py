@@ -1,4 +1,4 @@
-"""What heads that predict a set of masks share: their semantic map, and the loss that matches the set to the classes.
+"""Base of heads that predict a set of masks: their semantic map, and the loss that matches the set to the classes.
 
 B batch, Q queries, K classes, C = K + 1 classes and "no object", H W the image's height and width, h w the masks'.
 """
@@ -10,18 +10,19 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from nnvit.errors import ConfigError
+from nnvit.types import QueryHead
 
 EPSILON = 1e-6
-"""Smallest probability that a logit is formed of."""
+"""Smallest probability that a logit is computed from."""
 
 
-def semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -> Tensor:
+def _semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -> Tensor:
     """Queries -> logits (B, K, h, w) of Mask2Former's semantic map p = sum over queries of P(class) P(mask), in fp32.
 
-    Being a sum over queries, p may exceed 1 (by far in a fresh network), and clamped as it is it would teach nothing.
-    Labels: log of p normalised over the classes, clamped to [1e-6, 1 - 1e-6], which a softmax turns into just that.
-    Regions, which have nothing to normalise over: log p - log(1 - p), both clamped from below, so that a sigmoid gives p
-    where p is below 1: an approximation elsewhere. Always finite.
+    A sum over queries may exceed 1 (by far in a new network), and clamping it to 1 would leave no gradient.
+    Labels: log of p normalised over the classes and clamped to [1e-6, 1 - 1e-6], so that a softmax returns that value.
+    Regions cannot be normalised: log p - log(1 - p), both clamped from below, so that a sigmoid returns p if p is below 1,
+    and an approximation otherwise. Always finite.
     """
     with torch.autocast(masks_BQhw.device.type, enabled=False):
         share_BQK = classes_BQC.float().softmax(-1)[..., :-1]
@@ -32,11 +33,11 @@ def semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -
         return normalised.clamp(EPSILON, 1 - EPSILON).log()
 
 
-class SetLoss(nn.Module):
+class _SetLoss(nn.Module):
     """Mask2Former's loss (arXiv 2112.01527) of every decoder layer: transformers' Mask2FormerLoss on nnU-Net's targets.
 
-    Each class or region that an image holds is one mask, background included; the Hungarian algorithm gives it a query,
-    the other queries learn "no object" (weight 0.1). Weights: classes 2, mask cross-entropy 5, mask Dice 5.
+    Each class or region in an image, background included, is one mask. The Hungarian algorithm assigns it a query; the other
+    queries learn "no object" (weight 0.1). Weights: classes 2, mask cross-entropy 5, mask Dice 5.
 
     stride: of the masks; regions: the targets are 0/1 maps instead of labels.
     """
@@ -57,7 +58,7 @@ class SetLoss(nn.Module):
         return torch.stack(list(self.terms(outputs, targets).values())).sum()
 
     def terms(self, outputs: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
-        """The weighted terms, `loss_mask` for the last layer and `loss_mask_0` … for the others in order."""
+        """Returns the weighted terms, `loss_mask` for the last layer and `loss_mask_0` … for the others in order."""
         device = outputs[1].device
         layers = [
             {"class_queries_logits": classes.float(), "masks_queries_logits": masks.float()}
@@ -71,13 +72,13 @@ class SetLoss(nn.Module):
         return {name: value * self._weight(name) for name, value in terms.items()}
 
     def _padded(self, target_BRHW: Tensor, masks_BQhw: Tensor) -> Tensor:
-        """The target as large as the image that the masks were made of, which Segmenter pads by repeating its edge."""
+        """Pads the target to the size of the image that the masks were made from; Segmenter repeats the image's edge."""
         whole = [round(side * self.stride) for side in masks_BQhw.shape[-2:]]
         bottom, right = (max(0, b - a) for a, b in zip(target_BRHW.shape[-2:], whole, strict=True))
         return pad(target_BRHW.float(), (0, right, 0, bottom), mode="replicate")
 
     def _split(self, target_BRHW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image the masks (P, H, W) of the classes or regions that it holds, and which these are (P,)."""
+        """Returns per image the masks (P, H, W) of the classes or regions in it, and their numbers (P,)."""
         if not self.regions:
             labels = torch.arange(self.num_classes, device=target_BRHW.device).view(-1, 1, 1)
             target_BRHW = (target_BRHW == labels).float()
@@ -88,11 +89,22 @@ class SetLoss(nn.Module):
         return next(weight for kind, weight in self.weights.items() if name.startswith(kind))
 
 
-def native_loss(num_classes: int, stride: float, *, regions: bool, ignore_label: int | None) -> SetLoss:
-    """The set loss. Raises ConfigError where the data set has an ignore label."""
-    if ignore_label is not None:
-        raise ConfigError(
-            f"training.loss=native compares whole masks at sampled points, and cannot leave out the pixels of this data "
-            f"set's ignore label {ignore_label}; set training.loss=nnunet."
-        )
-    return SetLoss(num_classes, stride, regions=regions)
+class SetHead(QueryHead):
+    """A QueryHead with Mask2Former's semantic map and set loss. stride: of the masks against the image."""
+
+    def __init__(self, num_classes: int, stride: float) -> None:
+        super().__init__()
+        self.num_classes, self.stride = num_classes, stride
+
+    def logits(self, classes_BQC: Tensor, masks_BQhw: Tensor) -> Tensor:
+        """Returns a layer's prediction as logits (B, K, h, w), in fp32."""
+        return _semantic_logits(classes_BQC, masks_BQhw, regions=self.regions)
+
+    def native_loss(self, ignore_label: int | None) -> nn.Module:
+        """Returns the set loss of every layer. Raises ConfigError if the data set has an ignore label."""
+        if ignore_label is not None:
+            raise ConfigError(
+                f"training.loss=native compares whole masks at sampled points, and cannot leave out the pixels of this data "
+                f"set's ignore label {ignore_label}; set training.loss=nnunet."
+            )
+        return _SetLoss(self.num_classes, self.stride, regions=self.regions)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from nnvit.recipe.schema import ModelConfig
+from nnvit.recipe.schema import ModelConfig, fraction
+from nnvit.types import BaseHead
 
 
 @dataclass(kw_only=True)
@@ -21,16 +22,18 @@ class Config(ModelConfig):
     neck: str = "same_scale"
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("model.dropout", self.dropout)
 
-class Head(nn.Module):
+
+class Head(BaseHead):
     """channels, strides: of the maps, finest first."""
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[float], num_classes: int, *, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(sum(channels))
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(sum(channels), num_classes, 1)
 
     def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Mask2Former (Cheng et al. 2022, arXiv 2112.01527): queries that attend to the pixels of the masks they predict.
 
-The deformable pixel decoder and the masked-attention decoder are transformers' own modules, in plain PyTorch, with its
-own initialisation. Their names stand in the state dict under `pixel_decoder.` and `decoder.`; a golden test notices a
-release of transformers that renames them. Two departures from transformers, both as in the paper's code: the pixel
-decoder computes in fp32 under autocast (its sampling positions need it), and `dropout` drops no whole layers.
+The deformable pixel decoder and the masked-attention decoder are transformers' modules, in plain PyTorch, with transformers'
+initialisation. Their names are in the state dict under `pixel_decoder.` and `decoder.`; a golden test fails if a release of
+transformers renames them. Two departures from transformers, both as in the paper's code: the pixel decoder computes in fp32
+under autocast (its sampling positions need it), and `dropout` drops no whole layers.
 
 B batch, Q queries, K classes, C = K + 1 classes and "no object", h w a feature map's height and width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,19 +21,19 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from nnvit.errors import ConfigError
-from nnvit.recipe.schema import ModelConfig, at_least
+from nnvit.recipe.schema import ModelConfig, at_least, fraction
 
-from . import _queries
+from ._queries import SetHead
 
 LEVELS, GROUPS = 4, 32
-"""Maps that the pixel decoder reads, and groups of its normalisations."""
+"""Number of maps that the pixel decoder reads, and of groups in its normalisations."""
 
 
 @dataclass(kw_only=True)
 class Config(ModelConfig):
     """decoder_hidden_size: width of both decoders. num_queries: masks that are predicted.
 
-    encoder_layers: of the pixel decoder. decoder_layers: predictions, one more than there are layers, as transformers
+    encoder_layers: of the pixel decoder. decoder_layers: number of predictions, one more than layers, as transformers
     counts. encoder_feedforward_dim, feedforward_dim: hidden widths of the pixel decoder's and the decoder's MLPs.
     """
 
@@ -49,6 +49,7 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        fraction("model.dropout", self.dropout)
         for key in (
             "decoder_hidden_size",
             "num_queries",
@@ -61,68 +62,45 @@ class Config(ModelConfig):
         at_least("model.decoder_layers", self.decoder_layers, 2)
 
 
-class Head(nn.Module):
-    """channels, strides: of four maps, finest first. Raises ConfigError for another number, or a width that does not divide."""
+class Head(SetHead):
+    """channels, strides: of four maps, finest first. Raises ConfigError for another number, or a width that is not divisible."""
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[float],
-        num_classes: int,
-        *,
-        decoder_hidden_size: int = 256,
-        num_queries: int = 100,
-        encoder_layers: int = 6,
-        decoder_layers: int = 10,
-        encoder_feedforward_dim: int = 1024,
-        feedforward_dim: int = 2048,
-        num_attention_heads: int = 8,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        _check(channels, decoder_hidden_size, num_attention_heads)
-        self.num_classes, self.stride = num_classes, strides[0]
-        self.regions, self.progress = False, 1.0
-        config = Mask2FormerConfig(
-            feature_size=decoder_hidden_size,
-            mask_feature_size=decoder_hidden_size,
-            hidden_dim=decoder_hidden_size,
-            num_queries=num_queries,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            encoder_feedforward_dim=encoder_feedforward_dim,
-            dim_feedforward=feedforward_dim,
-            num_attention_heads=num_attention_heads,
-            dropout=dropout,
+    def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
+        super().__init__(num_classes, stride=strides[0])
+        width = config.decoder_hidden_size
+        _check(channels, width, config.num_attention_heads)
+        theirs = Mask2FormerConfig(
+            feature_size=width,
+            mask_feature_size=width,
+            hidden_dim=width,
+            num_queries=config.num_queries,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            encoder_feedforward_dim=config.encoder_feedforward_dim,
+            dim_feedforward=config.feedforward_dim,
+            num_attention_heads=config.num_attention_heads,
+            dropout=config.dropout,
         )
-        self.pixel_decoder = Mask2FormerPixelDecoder(config, feature_channels=list(channels))
-        # transformers makes this one by a constructor that ignores `with torch.device(...)`
+        self.pixel_decoder = Mask2FormerPixelDecoder(theirs, feature_channels=list(channels))
+        # transformers makes this one with a constructor that ignores `with torch.device(...)`
         self.pixel_decoder.level_embed = nn.Parameter(torch.empty(self.pixel_decoder.level_embed.shape))
-        self.decoder = Mask2FormerTransformerModule(in_features=decoder_hidden_size, config=config)
+        self.decoder = Mask2FormerTransformerModule(in_features=width, config=theirs)
         self.decoder.decoder.layerdrop = 0.0
-        self.classifier = nn.Linear(decoder_hidden_size, num_classes + 1)
-        # Built alone, some of these tensors are uninitialised memory: the whole model's rule is applied to each module.
-        self.apply(Mask2FormerPreTrainedModel(config)._init_weights)
+        self.classifier = nn.Linear(width, num_classes + 1)
+        # Outside the whole model some of these tensors are uninitialised memory, so its rule is applied to each module.
+        self.apply(Mask2FormerPreTrainedModel(theirs)._init_weights)
 
     def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """One (B, C_i, h_i, w_i) per map -> logits (B, num_classes, h_0, w_0), in fp32."""
         return self.logits(*self.layers(maps, image)[-1])
 
     def layers(self, maps: list[Tensor], image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """One (classes (B, Q, C), masks (B, Q, h_0, w_0)) of the bare queries, then one per decoder layer."""
+        """One (classes (B, Q, C), masks (B, Q, h_0, w_0)) of the queries before decoding, then one per decoder layer."""
         with torch.autocast(maps[0].device.type, enabled=False):
             pixels = self.pixel_decoder([map_BChw.float() for map_BChw in maps])
         decoded = self.decoder(pixels.multi_scale_features, pixels.mask_features)
         classes = [self.classifier(queries_QBD.transpose(0, 1)) for queries_QBD in decoded.intermediate_hidden_states]
         return list(zip(classes, decoded.masks_queries_logits, strict=True))
-
-    def logits(self, classes_BQC: Tensor, masks_BQhw: Tensor) -> Tensor:
-        """A layer's prediction as logits (B, K, h, w), in fp32."""
-        return _queries.semantic_logits(classes_BQC, masks_BQhw, regions=self.regions)
-
-    def native_loss(self, ignore_label: int | None) -> nn.Module:
-        """Mask2Former's set loss of every layer. Raises ConfigError where the data set has an ignore label."""
-        return _queries.native_loss(self.num_classes, self.stride, regions=self.regions, ignore_label=ignore_label)
 
 
 def _check(channels: Sequence[int], width: int, heads: int) -> None:
@@ -136,23 +114,3 @@ def _check(channels: Sequence[int], width: int, heads: int) -> None:
             f"model.decoder_hidden_size={width} must be a multiple of {GROUPS} (the groups of its normalisations) and of "
             f"model.num_attention_heads={heads}; 256 with 8 is the paper's."
         )
-
-
-def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """This head's state dict from transformers' Mask2FormerForUniversalSegmentation; backbone and loss are left out.
-
-    Raises KeyError where the mapping holds no such head.
-    """
-    parts = {
-        "model.pixel_level_module.decoder.": "pixel_decoder.",
-        "model.transformer_module.": "decoder.",
-        "class_predictor.": "classifier.",
-    }
-    out = {
-        ours + name.removeprefix(theirs): value
-        for name, value in state.items()
-        for theirs, ours in parts.items()
-        if name.startswith(theirs)
-    }
-    _ = out["classifier.weight"]
-    return out

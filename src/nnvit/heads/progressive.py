@@ -1,8 +1,7 @@
 """Progressive upsampling to the image's own size, in steps of two (SETR-PUP, Zheng et al. 2020, arXiv 2012.15840).
 
-SETR's decoder doubles the last map stage by stage. As in UNETR (arXiv 2103.10504), every stage here also joins the map of
-a shallower tap, and the two finest ones join convolutions on the image itself, so that edges which a patch grid cannot
-hold come from the pixels.
+SETR's decoder doubles the last map stage by stage. As in UNETR (arXiv 2103.10504), every stage here also takes the map of
+a shallower tap, and the two finest ones take convolutions on the image, which has the edges that a patch grid loses.
 """
 
 from collections.abc import Sequence
@@ -14,17 +13,18 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from nnvit.errors import ConfigError
-from nnvit.recipe.schema import ModelConfig, at_least
+from nnvit.recipe.schema import ModelConfig, at_least, fraction
+from nnvit.types import BaseHead
 
 from ._conv import ConvUnit
 
 NARROWEST, WIDEST_AT_FULL_SIZE = 16, 32
-"""Bounds on the stages' widths: the full-size one costs the most per channel."""
+"""Bounds on the stages' widths; the full-size stage costs the most per channel."""
 
 
 @dataclass(kw_only=True)
 class Config(ModelConfig):
-    """decoder_channels: width of the first stage, halved at each, to 16 at least, and 32 at most at full size.
+    """decoder_channels: width of the first stage; halved at each stage, at least 16, and at most 32 at full size.
 
     stem_channels: width of the convolutions on the image. dropout: on whole channels before the classifier.
     """
@@ -37,14 +37,15 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        fraction("model.dropout", self.dropout)
         at_least("model.decoder_channels", self.decoder_channels, NARROWEST)
         at_least("model.stem_channels", self.stem_channels, 1)
 
 
-class Stage(nn.Module):
-    """Bilinear upsampling to `size`, joined with other maps resized alike, then two 3 x 3 convolutions.
+class _Stage(nn.Module):
+    """Upsamples to `size`, concatenates with other maps of that size, then applies two 3 x 3 convolutions.
 
-    What comes in is narrowed to `out` channels before it is upsampled: at full size, memory is what limits the width.
+    The input is narrowed to `out` channels before it is upsampled, because memory limits the width at full size.
     """
 
     def __init__(self, width: int, joined: int, out: int) -> None:
@@ -57,31 +58,23 @@ class Stage(nn.Module):
         return self.convs(torch.cat([_resized(part, size) for part in (self.narrow(map_BChw), *others)], dim=1))
 
 
-class Head(nn.Module):
-    """channels, strides: of the maps, finest or shallowest first. Raises ConfigError for more maps than stages join."""
+class Head(BaseHead):
+    """channels, strides: of the maps, finest or shallowest first. Raises ConfigError for more maps than the stages take."""
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[float],
-        num_classes: int,
-        *,
-        decoder_channels: int = 256,
-        stem_channels: int = 16,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
         super().__init__()
+        stem_channels = config.stem_channels
         self.strides = _stage_strides(strides[-1])
         _check_count(len(channels), len(self.strides))
-        widths = _widths(decoder_channels, len(self.strides))
+        widths = _widths(config.decoder_channels, len(self.strides))
         skips = list(zip(reversed(channels[:-1]), widths, strict=False))
         self.skips = nn.ModuleList(nn.Conv2d(width, out, 1) for width, out in skips)
         self.stem = nn.ModuleList([ConvUnit(3, stem_channels, 3), ConvUnit(stem_channels, stem_channels, 3, stride=2)])
         self.stages = nn.ModuleList()
         for k, (width, out) in enumerate(zip([channels[-1], *widths], widths, strict=False)):
             joined = (out if k < len(skips) else 0) + (stem_channels if self._joins_stem(k) else 0)
-            self.stages.append(Stage(width, joined, out))
-        self.dropout = nn.Dropout2d(dropout)
+            self.stages.append(_Stage(width, joined, out))
+        self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
 
     def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
@@ -101,7 +94,7 @@ class Head(nn.Module):
 
 
 def _stage_strides(coarsest: float) -> list[float]:
-    """Of each stage against the image: the coarsest map's, halved until the image's own size is reached."""
+    """Returns each stage's stride against the image: the coarsest map's, halved until 1."""
     count = max(2, ceil(log2(coarsest)))
     return [max(1.0, coarsest / 2 ** (k + 1)) for k in range(count - 1)] + [1.0]
 

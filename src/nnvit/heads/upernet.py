@@ -3,19 +3,20 @@
 PSPNet's pyramid pooling (arXiv 1612.01105) on the coarsest map, then a feature pyramid (arXiv 1612.03144) whose levels
 are joined at the finest map's size.
 
-Pooling to a single position leaves one value per image and channel: with a batch of one, there is no variance that batch
-norm could divide by, and torch and mmsegmentation stop. Here that branch is then normalised by the running statistics, in
-training as in prediction; with larger batches nothing differs.
+Pooling to a single position leaves one value per image and channel. With a batch of one there is then no variance for batch
+norm, and torch and mmsegmentation raise an error. Here that branch is normalised by the running statistics, in training as
+in prediction. With larger batches nothing differs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from nnvit.recipe.schema import ModelConfig, at_least
+from nnvit.recipe.schema import ModelConfig, at_least, fraction
+from nnvit.types import BaseHead
 
 from ._conv import ConvUnit
 
@@ -34,33 +35,25 @@ class Config(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        fraction("model.dropout", self.dropout)
         at_least("model.decoder_hidden_size", self.decoder_hidden_size, 1)
         for scale in self.pool_scales:
             at_least("model.pool_scales", scale, 1)
 
 
-class Head(nn.Module):
+class Head(BaseHead):
     """channels, strides: of the maps, finest first; any number of them, of any strides."""
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[float],
-        num_classes: int,
-        *,
-        decoder_hidden_size: int = 512,
-        pool_scales: Sequence[int] = [1, 2, 3, 6],
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
         super().__init__()
-        hidden, fine, coarsest = decoder_hidden_size, channels[:-1], channels[-1]
-        self.pool_scales = list(pool_scales)
-        self.pools = nn.ModuleList(ConvUnit(coarsest, hidden, 1) for _ in pool_scales)
-        self.context = ConvUnit(coarsest + len(pool_scales) * hidden, hidden, 3)
+        hidden, fine, coarsest = config.decoder_hidden_size, channels[:-1], channels[-1]
+        self.pool_scales = list(config.pool_scales)
+        self.pools = nn.ModuleList(ConvUnit(coarsest, hidden, 1) for _ in self.pool_scales)
+        self.context = ConvUnit(coarsest + len(self.pool_scales) * hidden, hidden, 3)
         self.laterals = nn.ModuleList(ConvUnit(width, hidden, 1) for width in fine)
         self.smooth = nn.ModuleList(ConvUnit(hidden, hidden, 3) for _ in fine)
         self.fuse = ConvUnit(len(channels) * hidden, hidden, 3)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(hidden, num_classes, 1)
 
     def forward(self, maps: list[Tensor], image: Tensor) -> Tensor:
@@ -75,35 +68,10 @@ class Head(nn.Module):
         return self.classifier(self.dropout(fused))
 
     def _pooled_context(self, map_BChw: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, hidden, h, w) that has seen the whole map at every pooling scale."""
+        """(B, C, h, w) -> (B, hidden, h, w), with the map pooled at every scale mixed in."""
         pooled = [pool(adaptive_avg_pool2d(map_BChw, s)) for pool, s in zip(self.pools, self.pool_scales, strict=True)]
         return self.context(torch.cat([map_BChw, *(_resized(grid, map_BChw) for grid in pooled)], dim=1))
 
 
 def _resized(map_BChw: Tensor, like: Tensor) -> Tensor:
     return interpolate(map_BChw, like.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """This head's state dict from transformers' UperNetHead, or from the `decode_head` of a whole UPerNet.
-
-    Raises KeyError where the mapping holds neither.
-    """
-    renamed = {
-        "psp_modules": "pools",
-        "bottleneck": "context",
-        "lateral_convs": "laterals",
-        "fpn_convs": "smooth",
-        "fpn_bottleneck": "fuse",
-    }
-    whole = any(name.startswith("decode_head.") for name in state)
-    out: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if whole and not name.startswith("decode_head."):
-            continue
-        part, _, rest = name.removeprefix("decode_head.").partition(".")
-        if part == "psp_modules":  # index.1.conv: 0 is the pooling
-            rest = rest.replace(".1.", ".", 1)
-        out[f"{renamed.get(part, part)}.{rest.replace('batch_norm.', 'norm.')}"] = value
-    _ = out["fuse.conv.weight"]
-    return out

@@ -25,11 +25,11 @@ def create_backbone(
     weights: str = "default",
     **backbone_args: Any,
 ) -> Any:
-    """A backbone with its pretrained weights, called as `backbone(image)`.
+    """Builds a backbone with its pretrained weights, called as `backbone(image)`.
 
     weights: as the recipe key model.weights; feature_layers: 0-based blocks to tap, None for the published ones;
     backbone_args: keys of this family alone, such as modality="oct" for visionfm.
-    Raises ConfigError for what does not exist and WeightsError for weights that are not there.
+    Raises ConfigError for an unknown name or key, and WeightsError for weights that are not found.
     """
     module = registry.module("backbone", backbone_name)
     args = loading.typed("backbone_args", module.Args, backbone_args)
@@ -41,9 +41,9 @@ def create_backbone(
 
 
 def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
-    """Feature maps of an image (B, 3, H, W), standardised, H and W multiples of `backbone.grid`.
+    """Computes feature maps of a standardised image (B, 3, H, W), H and W multiples of `backbone.grid`.
 
-    indices: 0-based blocks instead of those that the backbone taps. Gives one (B, C, h, w) per block, finest first.
+    indices: 0-based blocks instead of those that the backbone taps. Returns one (B, C, h, w) per block, finest first.
     Raises ConfigError for blocks that do not exist, or that are not ascending.
     """
     if indices is not None:
@@ -57,18 +57,18 @@ def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None
 def create_segmentation_model(
     num_classes: int, backbone_name: str = "dinov3", backbone_size: str = "large", **keys: Any
 ) -> Segmenter:
-    """The "ViT model": progressive upsampling with skip connections on a pretrained ViT; keys as for `create_segformer_model`."""
+    """Builds the "ViT model": progressive upsampling with skip connections on a ViT; keys as for `create_segformer_model`."""
     return _create("progressive", num_classes, backbone_name, backbone_size, **keys)
 
 
 def create_segformer_model(
     num_classes: int, backbone_name: str = "dinov3", backbone_size: str = "large", **keys: Any
 ) -> Segmenter:
-    """SegFormer's all-MLP head on a pretrained ViT; takes images (B, input_channels, H, W) of any size with values in 0..1.
+    """Builds SegFormer's head on a pretrained ViT, for images (B, input_channels, H, W) of any size with values in 0..1.
 
     keys: input_channels (3), freeze_backbone (True), weights ("default") and every other key of a recipe's model section.
-    What was loaded stands in the network's `weights_report`. Raises ConfigError for keys that do not exist or do not fit,
-    WeightsError for weights that are not there.
+    The network's `weights_report` says what was loaded. Raises ConfigError for keys that do not exist or do not fit, and
+    WeightsError for weights that are not found.
     """
     return _create("segformer", num_classes, backbone_name, backbone_size, **keys)
 
@@ -82,7 +82,7 @@ def enable_lora(
 ) -> Segmenter:
     """Puts adapters into the network's backbone, in place, and freezes the rest of it; returns the network.
 
-    target_modules: names of linear layers, None for the backbone's own (qkv for timm's ViTs). Raises ConfigError where
+    target_modules: names of linear layers, None for the backbone's own (qkv for timm's ViTs). Raises ConfigError if
     there are adapters already.
     """
     if lora.adapters(network.backbone):

@@ -1,7 +1,7 @@
 """The optimiser, its learning-rate schedule and the running mean of the weights, built alike for every network."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nnvit.recipe.schema import TrainingConfig
+
+from .segmenter import Segmenter
 
 
 def _param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -18,7 +20,7 @@ def _param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str
     ones (a ViT's final norm, MiT's last block) keep it, each earlier block is multiplied by layer_decay once more, the embedding
     most often.
     """
-    depth_of: Callable[[str], int | None] = getattr(network, "depth_of", lambda name: None)
+    depth_of = network.depth_of if isinstance(network, Segmenter) else lambda name: None
     deepest = max((depth_of(name) or 0 for name, _ in network.named_parameters()), default=0)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

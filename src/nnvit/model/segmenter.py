@@ -13,17 +13,17 @@ from torch.nn.functional import interpolate, pad
 from nnvit import registry
 from nnvit.errors import ConfigError
 from nnvit.recipe.schema import ARCH_VERSION
-from nnvit.types import QueryHead, TokenView
+from nnvit.types import TokenBackbone
 from nnvit.weights import external
 
 from . import lora as lora_adapters
 
 
 class InputAdapter(nn.Module):
-    """Any channels in, three out, standardised with the backbone's own statistics where there are any to apply.
+    """Turns any number of channels into three, standardised with the backbone's statistics if they are given.
 
-    One channel is shown three times, three pass as they are, any other number goes through a learned 1 x 1 convolution
-    that starts as their mean.
+    One channel is repeated three times, three are kept, and any other number goes through a learned 1 x 1 convolution that
+    starts as their mean.
     """
 
     mean: Tensor
@@ -45,8 +45,8 @@ class InputAdapter(nn.Module):
         return (rgb - self.mean) / self.std
 
 
-class AuxiliaryClassifiers(nn.Module):
-    """One 1 x 1 convolution per scale on the neck's map that is nearest to it, as FCN's auxiliary heads are.
+class _AuxiliaryClassifiers(nn.Module):
+    """One 1 x 1 convolution per scale on the neck's map with the nearest stride, as in FCN's auxiliary heads.
 
     channels, strides: of the neck's maps; scales: (height, width) factors of the image.
     """
@@ -71,9 +71,9 @@ class Segmenter(nn.Module):
 
     backbone: {name, size, taps, args}. neck: {name, args}. head: {name, **its own keys}. tuning: lora | frozen | full.
     lora: {r, lora_alpha, lora_dropout, target_modules} for tuning "lora". input_stats: {mean, std} of 3 channels or
-    None. regions: classes may overlap. aux: "native" for what the head's own loss reads, or the (height, width) factors
-    of nnU-Net's auxiliary outputs; given out while `deep_supervision` is on, which never changes what the network holds.
-    Raises ConfigError where the parts do not fit.
+    None. regions: classes may overlap. aux: "native" for the outputs that the head's own loss reads, or the (height, width)
+    factors of nnU-Net's auxiliary outputs; returned while `deep_supervision` is on, which never changes the parameters.
+    Raises ConfigError if the parts do not fit.
     """
 
     def __init__(
@@ -102,17 +102,16 @@ class Segmenter(nn.Module):
         self.weights_report: Any = None
         self.input = InputAdapter(input_channels, input_stats)
         self.backbone = registry.build_backbone(**backbone)
-        self.by_tokens = _reads_tokens(head["name"], neck["name"], self.backbone)
+        _check_tokens(head["name"], neck["name"], self.backbone)
         self.neck = _build_neck(self.backbone, **neck)
         self.head = _build_head(self.neck, num_classes, **head)
-        self.by_queries = isinstance(self.head, QueryHead)
-        if self.by_tokens:
-            self.head.check(self.backbone)
+        self.by_tokens, self.by_queries = self.head.reads_tokens, self.head.by_queries
+        self.head.check(self.backbone)
         self.auxiliary: nn.Module | None = None
         if self.by_queries:
             self.head.regions = regions
         elif aux is not None:
-            self.auxiliary = AuxiliaryClassifiers(self.neck.channels, self.neck.strides, num_classes, aux)  # type: ignore[arg-type]
+            self.auxiliary = _AuxiliaryClassifiers(self.neck.channels, self.neck.strides, num_classes, aux)  # type: ignore[arg-type]
         self.refine = _build_refinement(self.neck, num_classes, **neck)
         if self.refine is not None and aux == "native":
             raise ConfigError(
@@ -122,12 +121,12 @@ class Segmenter(nn.Module):
         if tuning == "lora":
             lora_adapters.inject(self.backbone.model, **(lora or {}))
         self.set_tuning(tuning)
-        self.register_load_state_dict_pre_hook(external.restore)  # finds what a checkpoint leaves out
+        self.register_load_state_dict_pre_hook(external.restore)  # loads the weights that a checkpoint leaves out
 
     def forward(self, image_BCHW: Tensor) -> Any:
         """(B, C, H, W) of any height and width -> logits (B, K, H, W), in fp32.
 
-        With `aux` and while `deep_supervision` is on: a list that begins with them.
+        With `aux` and while `deep_supervision` is on: a list whose first element they are.
         """
         size = image_BCHW.shape[-2:]
         image = self._seen(image_BCHW)
@@ -147,18 +146,18 @@ class Segmenter(nn.Module):
         return [logits, *(resized(c, image, size, s) for c, s in zip(coarse, scales, strict=False))]
 
     def features(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(B, C, H, W) -> the backbone's maps, and the image (B, 3, H', W') that it saw: standardised and padded.
+        """(B, C, H, W) -> the backbone's maps, and its input image (B, 3, H', W'), standardised and padded.
 
-        With `decode` and `resized` it is `forward` in three steps, for several decoders on one backbone. Heads that read
-        tokens (`by_tokens`) run inside the backbone and cannot be taken apart.
+        With `decode` and `resized` this is `forward` in three steps, for several decoders on one backbone. Heads that read
+        tokens (`by_tokens`) run inside the backbone and cannot be separated from it.
         """
         image = self._seen(image_BCHW)
         return self._maps(image), image
 
     def decode(self, maps: list[Tensor], image: Tensor) -> Tensor:
-        """What `features` gives -> logits (B, K, h, w) of the padded image, at the stride of head or refinement.
+        """The result of `features` -> logits (B, K, h, w) of the padded image, at the stride of head or refinement.
 
-        Under autocast the refinement stays fp32: it draws thin structures, of which bf16 would move half a percent.
+        Under autocast the refinement stays in fp32: it draws thin structures, and bf16 would change half a percent of them.
         """
         source = self.neck(maps, image)
         logits = self.head(source, image)
@@ -168,7 +167,7 @@ class Segmenter(nn.Module):
             return self.refine(logits.float(), [part.float() for part in source], image.float())
 
     def train(self, mode: bool = True) -> "Segmenter":
-        """Like nn.Module's, but what is frozen stays in eval mode; only its adapters' dropout follows `mode`."""
+        """Does as nn.Module.train, but a frozen backbone stays in eval mode; only its adapters' dropout follows `mode`."""
         super().train(mode)
         if self.tuning != "full":
             self.backbone.eval()
@@ -177,16 +176,16 @@ class Segmenter(nn.Module):
         return self
 
     def depth_of(self, name: str) -> int | None:
-        """The depth of a parameter within the backbone (0 the embedding), None outside it."""
+        """Returns the depth of a parameter within the backbone (0 for the embedding), None outside it."""
         in_backbone = name.removeprefix("backbone.")
         return None if in_backbone == name else self.backbone.layer_of(in_backbone)
 
     def set_progress(self, done: float) -> None:
-        """Tells the head which share of the training is done, 0 to 1; a finished network is at 1."""
+        """Sets the share of the training that is done, 0 to 1, for the head; a finished network has 1."""
         self.head.progress = done
 
     def _seen(self, image_BCHW: Tensor) -> Tensor:
-        """Standardised and padded, channels last in memory: so do convolutions run fastest, and as tokens lie."""
+        """Standardises and pads; channels-last: fastest for convolutions, no copy for tokens."""
         image = self.input(image_BCHW)
         bottom, right = (-side % self.backbone.grid for side in image.shape[-2:])
         if bottom or right:
@@ -200,10 +199,10 @@ class Segmenter(nn.Module):
         return logits if self.refine is None else self.refine(logits, source, image)
 
     def set_tuning(self, tuning: str) -> None:
-        """ "lora", "frozen" or "full": only what is tuned and contributes to the logits requires a gradient."""
+        """Requires gradients of just what `tuning` ("lora", "frozen" or "full") trains and the logits depend on."""
         self.tuning = tuning
         last = self.backbone.num_layers if self.by_tokens else self.backbone.last_layer
-        norm_is_read = self.by_tokens or getattr(self.backbone, "final_norm", True)
+        norm_is_read = self.by_tokens or self.backbone.final_norm
         for name, parameter in self.backbone.named_parameters():
             depth = self.backbone.layer_of(name)
             is_norm = depth > self.backbone.num_layers
@@ -214,7 +213,7 @@ class Segmenter(nn.Module):
 
 
 def resized(logits: Tensor, image: Tensor, size: Sequence[int], scale: Sequence[float] = (1, 1)) -> Tensor:
-    """Logits of a padded image (.., H', W') as those of its first `size` pixels, times `scale`, in fp32."""
+    """Resizes logits to a padded image (.., H', W') times `scale` and crops its first `size` pixels, in fp32."""
     padded = [round(side * factor) for side, factor in zip(image.shape[-2:], scale, strict=True)]
     height, width = (round(side * factor) for side, factor in zip(size, scale, strict=True))
     logits = interpolate(logits.float(), padded, mode="bilinear", align_corners=False)
@@ -227,23 +226,25 @@ def _build_neck(backbone: Any, name: str, args: Mapping[str, Any]) -> Any:
 
 
 def _build_refinement(neck: Any, num_classes: int, name: str, args: Mapping[str, Any]) -> nn.Module | None:
-    module = registry.module("neck", name)
-    return module.Refinement(neck.channels, num_classes, module.Args(**args)) if hasattr(module, "Refinement") else None
+    if neck.refinement is None:
+        return None
+    return neck.refinement(neck.channels, num_classes, registry.module("neck", name).Args(**args))
 
 
 def _build_head(neck: Any, num_classes: int, name: str, **own_keys: Any) -> Any:
-    return registry.module("head", name).Head(neck.channels, neck.strides, num_classes, **own_keys)
+    """Builds the head; keys that the plans of an older release lack take their defaults in `Config`."""
+    module = registry.module("head", name)
+    return module.Head(neck.channels, neck.strides, num_classes, module.Config(**own_keys))
 
 
-def _reads_tokens(head: str, neck: str, backbone: Any) -> bool:
-    """Whether the head works inside the encoder. Raises ConfigError where backbone or neck do not allow it."""
-    if not getattr(registry.module("head", head), "TOKENS", False):
-        return False
-    if not isinstance(backbone, TokenView):
+def _check_tokens(head: str, neck: str, backbone: Any) -> None:
+    """Raises ConfigError for a head that works inside the encoder, if the backbone or the neck does not allow it."""
+    if not registry.module("head", head).Head.reads_tokens:
+        return
+    if not isinstance(backbone, TokenBackbone):
         raise ConfigError(
             f"model.head={head} puts its queries into the last blocks of a plain ViT, and backbone {backbone.family} shows "
             "no tokens; take dinov3, dinov2 or another plain ViT, or head mask2former."
         )
     if neck != "same_scale":
         raise ConfigError(f"model.head={head} reads the encoder itself and no neck; set model.neck=same_scale.")
-    return True

@@ -1,3 +1,4 @@
-"""Necks: one file each, exporting `Args` (its own recipe keys) and `Neck(channels, strides, args)`, called as
-`neck(maps, image)`.
+"""Necks: one file each, which exports `Args` (its own recipe keys) and `Neck`, a `nnvit.types.BaseNeck`.
+
+The file name is the recipe's `model.neck`.
 """

@@ -1,10 +1,10 @@
-"""The pyramid of `simple_pyramid`, and a small convolutional stem that corrects the logits close to the image.
+"""The pyramid of `simple_pyramid`, and a small convolutional stem on the image that corrects the logits.
 
-A patch of 14 or 16 pixels is one token: what is thinner is blurred before the pyramid begins. Other works run a
-convolutional pyramid beside the ViT through the whole decoder (ViT-Adapter, arXiv 2205.08534; ViT-CoMer, 2403.07392),
-which costs most where the maps are largest. Here the head keeps its strides and its width; only its logits, with as many
-channels as there are classes, meet the stem and a narrow copy of the finest map at stride 2 (or 1), where a few thin
-convolutions compute what to add to them. So it serves every head that gives logits.
+A patch of 14 or 16 pixels is one token, which blurs thinner structures before the pyramid begins. Other works run a
+convolutional pyramid beside the ViT through the whole decoder (ViT-Adapter, arXiv 2205.08534; ViT-CoMer, 2403.07392); most
+of its cost is in the largest maps. Here the head keeps its strides and its width. Only its logits, one channel per class,
+are joined with the stem and a narrow copy of the finest map at stride 2 (or 1), and a few narrow convolutions compute a
+correction. This works with every head that outputs logits.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,7 @@ from torch.nn.functional import interpolate
 from nnvit.errors import ConfigError
 
 from .simple_pyramid import Args as PyramidArgs
-from .simple_pyramid import Neck
-
-__all__ = ["Args", "Neck", "Refinement"]
+from .simple_pyramid import Neck as PyramidNeck
 
 
 @dataclass(kw_only=True)
@@ -37,7 +35,7 @@ class Args(PyramidArgs):
             raise ConfigError(f"model.neck_args.stem_stride={self.stem_stride} must be 1 or 2 pixels.")
 
 
-class Refinement(nn.Module):
+class _Refinement(nn.Module):
     """Adds a correction to the logits at the stem's stride. channels: of the neck's maps."""
 
     def __init__(self, channels: Sequence[int], num_classes: int, args: Args) -> None:
@@ -47,7 +45,7 @@ class Refinement(nn.Module):
         self.context = nn.Conv2d(channels[0], width, 1)
         self.join = nn.Sequential(_block(2 * width + num_classes, width), _block(width, width))
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)  # begins close to the head's own logits
+        nn.init.normal_(self.classifier.weight, std=0.01)  # starts close to the head's own logits
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, logits_BKhw: Tensor, maps: list[Tensor], image: Tensor) -> Tensor:
@@ -58,6 +56,12 @@ class Refinement(nn.Module):
         if logits_BKhw.shape[-1] > stem.shape[-1]:
             return logits_BKhw + _to(correction, logits_BKhw)
         return logits + correction
+
+
+class Neck(PyramidNeck):
+    """The pyramid, whose logits are refined on the image."""
+
+    refinement = _Refinement
 
 
 def _to(map_BChw: Tensor, like: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
 """DPT's reassembling of a plain ViT's taps into a pyramid (Ranftl et al. 2021, arXiv 2103.13413).
 
-Equal to transformers' DPTReassembleStage with `readout_type="ignore"`: the maps hold no class token to read out.
+Equal to transformers' DPTReassembleStage with `readout_type="ignore"`: the maps have no class token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError
+from nnvit.types import BaseNeck
 
-SCALES = (4.0, 2.0, 1.0, 0.5)
-"""Of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
+from .simple_pyramid import SCALES
 
 
 @dataclass(kw_only=True)
@@ -21,14 +21,12 @@ class Args:
     out_channels: list[int] = field(default_factory=lambda: [96, 192, 384, 768])
 
 
-class Neck(nn.Module):
-    """channels, strides: of the backbone's maps, four of one stride, shallowest first. Raises ConfigError for others."""
+class Neck(BaseNeck):
+    """channels, strides: of the backbone's maps, four of one stride, shallowest first. Raises ConfigError for other maps."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[float], args: Args) -> None:
-        super().__init__()
         _check(channels, strides, args.out_channels)
-        self.channels = list(args.out_channels)
-        self.strides = [strides[0] / scale for scale in SCALES]
+        super().__init__(args.out_channels, [strides[0] / scale for scale in SCALES])
         self.projections = nn.ModuleList(
             nn.Conv2d(width, out, 1) for width, out in zip(channels, self.channels, strict=True)
         )
@@ -62,20 +60,3 @@ def _check(channels: Sequence[int], strides: Sequence[float], out_channels: Sequ
             f"model.neck_args.out_channels={list(out_channels)} must be {len(SCALES)} widths of at least 1, such as "
             "[96,192,384,768]."
         )
-
-
-def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """This neck's state dict from transformers' DPTReassembleStage, or from a whole DPT that ignores its readout token.
-
-    Raises KeyError where the mapping holds neither.
-    """
-    renamed = {"projection": "projections", "resize": "resamplings"}
-    whole = any("reassemble_stage." in name for name in state)
-    out: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if whole and "reassemble_stage." not in name:
-            continue
-        _, index, part, kind = name.split("reassemble_stage.")[-1].split(".")
-        out[f"{renamed[part]}.{index}.{kind}"] = value
-    _ = out["projections.0.weight"]
-    return out

@@ -1,7 +1,7 @@
 """A four-level pyramid from a plain ViT by learned up- and down-sampling (ViTDet: Li et al. 2022, arXiv 2203.16527).
 
-ViTDet builds every level from the last map. Here level i is built from tap i where there is one tap per level, so that
-shallow blocks feed the fine levels, as SegFormer's and DPT's heads expect; with one tap it is ViTDet's own pyramid.
+ViTDet builds every level from the last map. Here, with one tap per level, level i is built from tap i, so that shallow
+blocks feed the fine levels, as SegFormer's and DPT's heads expect. With one tap it is ViTDet's own pyramid.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError
+from nnvit.types import BaseNeck
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
-"""Of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
+"""Scale of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
 
 
 @dataclass(kw_only=True)
@@ -26,18 +27,17 @@ class Args:
             raise ConfigError(f"model.neck_args.out_channels={self.out_channels} must be at least 1.")
 
 
-class ChannelNorm(nn.LayerNorm):
+class _ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, C, h, w), position by position."""
 
     def forward(self, map_BChw: Tensor) -> Tensor:
         return super().forward(map_BChw.movedim(1, -1)).movedim(-1, 1)
 
 
-class Neck(nn.Module):
+class Neck(BaseNeck):
     """channels, strides: of the backbone's maps, all of one stride; one map, or one per level."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[float], args: Args) -> None:
-        super().__init__()
         if len(channels) not in (1, len(SCALES)) or len(set(strides)) != 1:
             raise ConfigError(
                 f"the pyramid of this model.neck builds {len(SCALES)} levels from 1 or {len(SCALES)} maps of one stride, but "
@@ -45,15 +45,14 @@ class Neck(nn.Module):
                 + (
                     f"set model.feature_layers to 1 or {len(SCALES)} blocks."
                     if len(set(strides)) == 1
-                    else "set model.neck=same_scale, which hands such maps on as they are."
+                    else "set model.neck=same_scale, which passes such maps on unchanged."
                 )
             )
+        super().__init__([args.out_channels] * len(SCALES), [strides[0] / scale for scale in SCALES])
         sources = list(channels) if len(channels) == len(SCALES) else [channels[0]] * len(SCALES)
         self.levels = nn.ModuleList(
             _level(scale, width, args.out_channels) for scale, width in zip(SCALES, sources, strict=True)
         )
-        self.channels = [args.out_channels] * len(SCALES)
-        self.strides = [strides[0] / scale for scale in SCALES]
 
     def forward(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
         """One or four (B, C, h, w) -> (B, out, 4h, 4w), (B, out, 2h, 2w), (B, out, h, w), (B, out, ceil(h/2), ceil(w/2))."""
@@ -62,11 +61,11 @@ class Neck(nn.Module):
 
 
 def _level(scale: float, width: int, out: int) -> nn.Sequential:
-    """Resampling by `scale`, then ViTDet's 1 x 1 and 3 x 3 convolutions with channel norms."""
+    """Resamples by `scale`, then applies ViTDet's 1 x 1 and 3 x 3 convolutions with channel norms."""
     resample: dict[float, list[nn.Module]] = {
         4.0: [
             nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-            ChannelNorm(width // 2),
+            _ChannelNorm(width // 2),
             nn.GELU(),
             nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
         ],
@@ -78,7 +77,7 @@ def _level(scale: float, width: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         *resample[scale],
         nn.Conv2d(narrowed, out, 1, bias=False),
-        ChannelNorm(out),
+        _ChannelNorm(out),
         nn.Conv2d(out, out, 3, padding=1, bias=False),
-        ChannelNorm(out),
+        _ChannelNorm(out),
     )

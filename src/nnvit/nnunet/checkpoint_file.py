@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from nnvit.errors import WeightsError
+from nnvit.weights import safe_load
 from nnvit.weights.external import filled
-from nnvit.weights.safe_load import safe_load
 
 NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """File names in the order in which `--c` looks for them, the same as in nnU-Net."""

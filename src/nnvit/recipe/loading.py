@@ -185,7 +185,7 @@ def _check_training(recipe: Recipe) -> None:
     """Raises ConfigError for keys of the training that this network would silently ignore."""
     model, training = recipe.model, recipe.training
     assert isinstance(model, ModelConfig)
-    native = hasattr(registry.module("head", model.head).Head, "native_loss")
+    native = registry.module("head", model.head).Head.by_queries
     if training.loss == "native" and not native:
         raise ConfigError(f"training.loss=native: head '{model.head}' has no loss of its own; set it to nnunet.")
     if training.loss == "native" and training.deep_supervision:
@@ -206,7 +206,7 @@ def _check_training(recipe: Recipe) -> None:
 
 
 def _tokens(model: ModelConfig) -> bool:
-    return getattr(registry.module("head", model.head), "TOKENS", False)
+    return registry.module("head", model.head).Head.reads_tokens
 
 
 def _spelled_out(recipe: Recipe) -> DictConfig:

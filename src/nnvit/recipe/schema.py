@@ -65,7 +65,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_of("model.input_norm", self.input_norm, ("auto", "none", "backbone"))
-        fraction("model.dropout", getattr(self, "dropout", 0.0))  # which most heads have
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
-"""Pretrained weights: finding them, reading them safely, loading all of them or none."""
+"""Pretrained weights: finds them, checks their licence, reads them safely, and loads all of them or none."""
 
 from .load import WeightsReport, load_backbone
-from .safe_load import safe_load
+from .safe_reading import safe_load
 from .sources import WeightsFile, find_weights, pin
 
 __all__ = ["WeightsFile", "WeightsReport", "find_weights", "load_backbone", "pin", "safe_load"]

@@ -1,30 +1,30 @@
-"""The local folder of weight files that users asked their publishers for, and the hashes remembered in it."""
+"""The cache folder for weight files that users got from their publishers, and the hashes remembered in it."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnvit.errors import WeightsError
 from nnvit.records.hashes import sha256_of
+from nnvit.records.json_files import read_json, write_json
 from nnvit.types import DefaultWeights
 
 INDEX = ".sha256.json"
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def cache_folder() -> Path:
-    """$NNVIT_CACHE/weights, or ~/.cache/nnvit/weights. It need not exist."""
+    """Returns $NNVIT_CACHE/weights, or ~/.cache/nnvit/weights. It need not exist."""
     root = os.environ.get("NNVIT_CACHE") or Path.home() / ".cache" / "nnvit"
     return Path(root).expanduser() / "weights"
 
 
 def find_cached(wanted: DefaultWeights, parameters: int) -> Path | None:
-    """The cached file or model directory of the publisher's name, or else one of the publisher's hash under another name.
+    """Finds the cached file or model directory with the publisher's name, else a file with the publisher's hash.
 
-    parameters: how many the model has; files that cannot hold them are not hashed. Raises WeightsError for a
-    file of the right name whose hash is another.
+    parameters: how many the model has; files of another size are not hashed. Raises WeightsError for a file with the
+    publisher's name and another hash.
     """
     named = cache_folder() / wanted.file
     if named.is_dir():
@@ -44,36 +44,34 @@ def find_cached(wanted: DefaultWeights, parameters: int) -> Path | None:
 
 
 def _plausible(parameters: int) -> Iterator[Path]:
-    """Weight files whose size fits 2 to 4 bytes a parameter, give or take heads and headers."""
+    """Yields weight files whose size fits 2 to 4 bytes a parameter, with a margin for heads and headers."""
     for path in sorted(cache_folder().glob("*")):
-        if path.suffix in SUFFIXES and 1.8 * parameters < path.stat().st_size < 5 * parameters + 2**20:
+        if path.suffix in _SUFFIXES and 1.8 * parameters < path.stat().st_size < 5 * parameters + 2**20:
             yield path
 
 
 def remembered_sha256(path: Path) -> str:
-    """The file's SHA-256, kept beside it as long as its size and its time of change stay the same."""
+    """Returns the file's SHA-256; remembers it in the file's folder as long as size and modification time stay the same."""
     stat = path.stat()
     key = f"{path.name}, {stat.st_size} bytes, changed {stat.st_mtime_ns}"
     index = path.parent / INDEX
-    if known := read_json(index).get(key):
+    if known := read_record(index).get(key):
         return known
     digest = sha256_of(path)
-    # Read again: hashing takes seconds, and another run may have written meanwhile.
-    write_json(index, read_json(index) | {key: digest})
+    # Read again: hashing takes seconds, and another run may have written in the meantime.
+    write_record(index, read_record(index) | {key: digest})
     return digest
 
 
-def read_json(path: Path) -> dict[str, str]:
-    """A small file of names and values; empty where it is absent or damaged."""
+def read_record(path: Path) -> dict[str, str]:
+    """Reads a small JSON file of names and values; {} if it is absent or damaged."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        return dict(read_json(path, WeightsError))
+    except (OSError, WeightsError, TypeError, ValueError):
         return {}
 
 
-def write_json(path: Path, content: dict[str, str]) -> None:
-    """Whole or not at all; in a folder that is absent or read-only, nothing is remembered."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+def write_record(path: Path, content: dict[str, str]) -> None:
+    """Writes such a file atomically; does nothing if the folder cannot be written to."""
     with contextlib.suppress(OSError):
-        part.write_text(json.dumps(content, indent=1))
-        part.replace(path)
+        write_json(path, content, indent=1)

@@ -1,27 +1,30 @@
-"""What a weight file is, and which backbones it would fill: `nnvit weights check FILE`. Nothing in the file is executed."""
+"""`nnvit weights check FILE`: describes a weight file and the backbones that it fills. Executes nothing in the file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from nnvit.errors import WeightsError
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nnvit import registry
+from nnvit.errors import ConfigError, WeightsError
+from nnvit.types import Backbone, Converted
 
 from . import licences, packaged
-from .directories import digest_of
-from .layouts import Converted, Unwrapped, convert, unwrap
-from .load import ambiguity, not_finite, read
-from .mismatch import faults
-from .possible_backbones import Candidate, candidate, families
+from .load import ambiguity
+from .safe_reading import read_weights, weights_sha256
 from .sources import inherited_licence, is_published, own_licence
-from .state_dict_summary import describe, listed
-from .target import target_tensors
+from .state_dicts import Unwrapped, convert, describe, faults, listed, not_finite, target_tensors, unwrap
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """A backbone that the file fills whole. recipe: the keys that choose it; the rest as in WeightsReport."""
+class _Fit:
+    """A backbone that the file fills completely. recipe: the keys that choose it; the rest as in WeightsReport."""
 
     recipe: str
     layout: str
@@ -34,11 +37,11 @@ class Fit:
 
     @property
     def restricted(self) -> bool:
-        """Whether loading asks for the licence to be accepted; weights that come by pip ask for nothing."""
+        """True if the licence has to be accepted before loading; never for weights that pip installed."""
         return self.licence != packaged.LICENCE and licences.is_restricted(self.licence)
 
     def lines(self) -> list[str]:
-        """The fit for a terminal."""
+        """Returns the fit for a terminal."""
         text = f" ({licences.TEXTS[self.licence]})" if self.licence in licences.TEXTS else ""
         numbers = "; ".join(f"{key} {', '.join(f'{x:.4g}' for x in values)}" for key, values in self.statistics.items())
         return [
@@ -53,10 +56,11 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsCheck:
-    """container: how the bytes are kept; place: the entries and the prefix that hold the state dict; dtypes: tensors of each.
+    """The description of a weight file.
 
-    fits: what it fills; nearest: where it fills nothing, what it comes closest to and why that fails; damaged: the
-    tensors that hold NaN or Inf, for which loading refuses it.
+    container: the file format; place: the entries and the prefix of the state dict; dtypes: number of tensors of each;
+    fits: the backbones that it fills; nearest: if it fills none, the closest one and why that fails; damaged: the tensors
+    that hold NaN or Inf, with which it is not loaded.
     """
 
     path: Path
@@ -65,12 +69,12 @@ class WeightsCheck:
     place: str
     dtypes: Mapping[str, int]
     description: str
-    fits: tuple[Fit, ...]
+    fits: tuple[_Fit, ...]
     nearest: str
     damaged: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The answer for a terminal."""
+        """Returns the answer for a terminal."""
         kinds = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
         return [
             f"file: {self.path}, sha256 {self.sha256}",
@@ -87,18 +91,18 @@ class WeightsCheck:
 
 
 def check(path: str | Path) -> WeightsCheck:
-    """Reads a weight file or model directory and tries every backbone that nnvit knows by size, without memory for any of them.
+    """Reads a weight file or model directory and tries every backbone with a known size, on the meta device.
 
-    Models of `model.backbone=timm` are too many to try. Raises WeightsError for a file that is absent, damaged, no state
-    dict, or that asks to run code.
+    Models of `model.backbone=timm` are too many to try. Raises WeightsError for a file that is absent, damaged, not a
+    state dict, or that asks to run code.
     """
     path = Path(path).expanduser()
-    raw = read(path)
+    raw = read_weights(path)
     try:
         unwrapped = unwrap(raw)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    digest = digest_of(path)
+    digest = weights_sha256(path)
     fits, nearest = _try_all(unwrapped, digest)
     return WeightsCheck(
         path=path,
@@ -114,61 +118,107 @@ def check(path: str | Path) -> WeightsCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What a candidate's layout makes of the file. why: the reason why it does not fit, or ""; matched: tensors that do."""
+class _Candidate:
+    """A backbone on the meta device. args: of model.backbone_args; statistics: mean and std that the recipe applies."""
 
-    candidate: Candidate
+    backbone: Backbone
+    args: Mapping[str, Any]
+    statistics: Mapping[str, list[float]]
+
+    def __str__(self) -> str:
+        args = [f"model.backbone_args.{key}={str(value).lower()}" for key, value in self.args.items()]
+        return " ".join([f"model.backbone={self.backbone.family} model.backbone_size={self.backbone.size}", *args])
+
+
+def _families() -> Iterator[tuple[ModuleType, str]]:
+    """Yields every family and size that the registry can list."""
+    for family in registry.names("backbone"):
+        module = registry.module("backbone", family)
+        for size in module.SIZES:
+            yield module, size
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Skips the arithmetic of initial values, which meta tensors do not have; building is then five times as fast."""
+
+    in_place = frozenset(
+        getattr(Tensor, f"{name}_") for name in ("normal", "uniform", "erfinv", "mul", "add", "clamp", "fill", "zero")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.in_place and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _candidate(module: ModuleType, size: str, args: Mapping[str, Any]) -> _Candidate | None:
+    """Builds a backbone on the meta device; None if the family was not published in this form."""
+    given = module.Args(**args)
+    try:
+        with torch.device("meta"), _WithoutInit():
+            backbone = module.build(size, module.resolve_taps(size, None), given)
+    except ConfigError:
+        return None
+    defaults = vars(module.Args())
+    changed = {key: value for key, value in args.items() if value != defaults[key]}
+    return _Candidate(backbone=backbone, args=changed, statistics=module.statistics(size, given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """A file converted for one candidate. why: the reason why it does not fit, or ""; matched: tensors that do."""
+
+    candidate: _Candidate
     converted: Converted | None
     why: str
     matched: int
     close: bool
 
 
-def _try_all(unwrapped: Unwrapped, sha256: str) -> tuple[tuple[Fit, ...], str]:
-    """The fits, and the candidate that came closest, with the reason why it fails."""
-    trials = [trial for module, size in families() for trial in _try_variants(module, size, unwrapped)]
-    fits: dict[tuple[str, str, str], Fit] = {}
+def _try_all(unwrapped: Unwrapped, sha256: str) -> tuple[tuple[_Fit, ...], str]:
+    """Returns the fits, and the closest candidate with the reason why it fails."""
+    trials = [trial for module, size in _families() for trial in _try_variants(module, size, unwrapped)]
+    fits: dict[tuple[str, str, str], _Fit] = {}
     for trial in trials:
         if trial.converted is not None and not trial.why:
             fit, backbone = _fit(trial.candidate, trial.converted, sha256), trial.candidate.backbone
-            # A variant that changes neither what is loaded nor the statistics is no other answer.
+            # A variant with the same tensors and statistics is the same answer.
             fits.setdefault((backbone.family, backbone.size, str(fit.statistics)), fit)
     nearest = max(trials, key=lambda trial: trial.matched)
     own = tuple(fit for fit in fits.values() if not fit.ambiguity)
     return own or tuple(fits.values()), f"{nearest.candidate}: {nearest.why}" if nearest.matched else "none"
 
 
-def _try_variants(module: ModuleType, size: str, unwrapped: Unwrapped) -> Iterator[Trial]:
-    """The default variant, and the others where it comes close: building takes a second for the large ones."""
-    first, *others = getattr(module, "VARIANTS", ({},))
-    trial = _try(candidate(module, size, first), unwrapped)
+def _try_variants(module: ModuleType, size: str, unwrapped: Unwrapped) -> Iterator[_Trial]:
+    """Tries the defaults, and the other variants if these come close: building takes a second for the large ones."""
+    trial = _try(_candidate(module, size, {}), unwrapped)
     if trial is not None:
         yield trial
     if trial is None or trial.close:
-        trials = (_try(candidate(module, size, args), unwrapped) for args in others)
+        trials = (_try(_candidate(module, size, args), unwrapped) for args in module.VARIANTS)
         yield from (trial for trial in trials if trial is not None)
 
 
-def _try(candidate: Candidate | None, unwrapped: Unwrapped) -> Trial | None:
+def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
     if candidate is None:
         return None
     targets = target_tensors(candidate.backbone.model)
     try:
         converted = convert(unwrapped, candidate.backbone.family, targets)
     except WeightsError as error:
-        return Trial(candidate=candidate, converted=None, why=str(error), matched=0, close=True)
+        return _Trial(candidate=candidate, converted=None, why=str(error), matched=0, close=True)
     found = faults(converted.state, targets)
     close = 2 * found.matched > found.wanted
-    return Trial(
+    return _Trial(
         candidate=candidate, converted=converted, why=str(found) if found else "", matched=found.matched, close=close
     )
 
 
-def _fit(candidate: Candidate, converted: Converted, sha256: str) -> Fit:
+def _fit(candidate: _Candidate, converted: Converted, sha256: str) -> _Fit:
     backbone = candidate.backbone
     published = is_published(sha256, backbone) or sha256 == packaged.SHA256
     licence = own_licence(backbone) if published else inherited_licence(backbone)
-    return Fit(
+    return _Fit(
         recipe=str(candidate),
         layout=converted.layout,
         loaded=len(converted.state),

@@ -1,7 +1,7 @@
-"""Checkpoints that leave their frozen weights out: what they hold instead, and how the weights come back.
+"""External weights: checkpoints that leave out their frozen weights and name the file that holds them.
 
-In the place of the tensors a state dict has one entry, KEY, that names the file they came from by its hash. The network
-puts them back as it loads (`restore`), so that whoever calls `load_state_dict` need not know of it.
+In place of the tensors a state dict has one entry, KEY, with the hash of the file that they came from. The network restores
+them as it loads (`restore`), so that a caller of `load_state_dict` need not know of it.
 """
 
 import hashlib
@@ -15,17 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from nnvit.errors import WeightsError
+from nnvit.types import State
 
 from . import hub, packaged
 from .cache import cache_folder, remembered_sha256
-from .directories import digest_of
-from .layouts import convert, unwrap
-from .load import read
-from .mismatch import FLOATS, faults
-from .target import State, target_tensors
+from .safe_reading import read_weights, weights_sha256
+from .state_dicts import FLOATS, convert, faults, target_tensors, unwrap
 
 KEY = "nnvit_reference"
-"""The entry of a state dict that stands for what is left out: JSON as bytes, because a state dict holds tensors."""
+"""The entry of a state dict that replaces the left-out tensors: JSON as bytes, because a state dict holds tensors."""
 
 BACKBONE = "backbone.model."
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
@@ -35,10 +33,10 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 class Reference:
     """Tensors that are left out of a state dict, and the file that holds them.
 
-    file, sha256, size: name, hash and bytes (0 where it is a directory) of the file; path: where it was last seen.
-    spec: model.weights; source, licence: as in WeightsReport. family: whose layouts the file may have. shapes: of all
-    tensors that the file fills, under the model's own names. dtypes: of those left out, under the network's names, to which
-    the file's values are cast; tensors_sha256: of these.
+    file, sha256, size: name, hash and bytes (0 for a directory) of the file; path: where it was last found. spec:
+    model.weights; source, licence: as in WeightsReport. family: the backbone family, for the file's layout. shapes: of all
+    tensors that the file fills, under the model's own names. dtypes: of the left-out tensors, under the network's names; the
+    file's values are cast to them; tensors_sha256: hash of the result.
     """
 
     file: str
@@ -54,7 +52,7 @@ class Reference:
     tensors_sha256: str
 
     def file_words(self) -> str:
-        """The file, as a user has to look for it."""
+        """Describes the file for a user who has to look for it."""
         size = f"{self.size:,} bytes, " if self.size else ""
         return f"{self.file} ({size}sha256 {self.sha256}; model.weights={self.spec}, {self.source}, licence {self.licence})"
 
@@ -62,19 +60,19 @@ class Reference:
 # --- leaving out -----------------------------------------------------------------------------------------------------
 
 
-def frozen_names(network: nn.Module) -> list[str]:
-    """The parameters that pretrained weights fill and that no step of an optimiser changes. Buffers stay: they may change."""
+def _frozen_names(network: nn.Module) -> list[str]:
+    """Returns the frozen parameters that pretrained weights fill. Buffers are not among them, because they may change."""
     parameters = [(name, p) for name, p in network.named_parameters() if name.startswith(BACKBONE)]
     return [name for name, p in parameters if not p.requires_grad and ".lora_" not in name]
 
 
 def refer(network: Any, weights: Mapping[str, Any], spec: str) -> Reference:
-    """The reference to a network's frozen tensors in the file that they were loaded from.
+    """Describes a network's frozen tensors by the file that they were loaded from.
 
-    network: a Segmenter; weights: its WeightsReport as a dictionary; spec: model.weights. Raises WeightsError where the file
-    is not on this machine, or holds other values than the network does: then nothing can be left out.
+    network: a Segmenter; weights: its WeightsReport as a dictionary; spec: model.weights. Raises WeightsError if the file is
+    not on this machine, or holds other values than the network; nothing can be left out then.
     """
-    state, names = network.state_dict(), frozen_names(network)
+    state, names = network.state_dict(), _frozen_names(network)
     if not weights.get("sha256") or not names:
         raise WeightsError("nothing in this network is frozen that came from a file.")
     reference = Reference(
@@ -97,15 +95,15 @@ def refer(network: Any, weights: Mapping[str, Any], spec: str) -> Reference:
 
 
 def leave_out(state: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    """A state dict without the tensors that the reference names, and with the reference."""
+    """Replaces the tensors that the reference names by the reference."""
     kept = {name: value for name, value in state.items() if name not in reference.dtypes}
     text = json.dumps(asdict(reference), separators=(",", ":"))
     return kept | {KEY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
 
 def describes(reference: Reference, network: nn.Module) -> bool:
-    """Whether the tensors that it stands for are all that is frozen in a network, in whatever precision that keeps them."""
-    if sorted(reference.dtypes) != sorted(frozen_names(network)):
+    """Returns True if the left-out tensors are just the frozen ones of a network, whatever their precision there."""
+    if sorted(reference.dtypes) != sorted(_frozen_names(network)):
         return False
     tensors, own = _tensors(reference), network.state_dict()
     return all(torch.equal(tensor.float(), own[name].detach().cpu().float()) for name, tensor in tensors.items())
@@ -115,7 +113,7 @@ def describes(reference: Reference, network: nn.Module) -> bool:
 
 
 def reference_of(state: Mapping[str, Any]) -> Reference | None:
-    """What a state dict leaves out, None where it is whole. Raises WeightsError for an entry that cannot be understood."""
+    """Returns the reference in a state dict, None if the state dict is complete. Raises WeightsError for a damaged one."""
     if KEY not in state:
         return None
     try:
@@ -123,14 +121,14 @@ def reference_of(state: Mapping[str, Any]) -> Reference | None:
         _check_types(reference)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"this checkpoint leaves its frozen weights out, and what it says of them cannot be read ({error}): it is damaged,"
+            f"this checkpoint leaves its frozen weights out, and its entry for them cannot be read ({error}): it is damaged,"
             " or of a newer nnvit (`pip install -U nnvit`)."
         ) from error
     return reference
 
 
 def _check_types(reference: Reference) -> None:
-    """Raises TypeError: a checkpoint comes from anybody, and JSON holds anything."""
+    """Raises TypeError for fields of the wrong type: a checkpoint may come from anybody."""
     for name, value in asdict(reference).items():
         if name == "size":
             fits = type(value) is int and value >= 0
@@ -149,9 +147,9 @@ def _is_shape(value: Any) -> bool:
 
 
 def filled(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict with what it leaves out; one that is whole comes back as it is.
+    """Returns the state dict with the tensors that it leaves out; a complete one is returned as it is.
 
-    Raises WeightsError that names the file, where it was looked for and what to do, where it is not on this machine or
+    Raises WeightsError that names the file, the places searched and what to do, if the file is not on this machine or is
     another one.
     """
     reference = reference_of(state)
@@ -161,7 +159,7 @@ def filled(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Hook of `load_state_dict`: the same in place. Torch hands it a copy of the caller's dictionary."""
+    """Hook of `load_state_dict` that does this in place. Torch passes it a copy of the caller's dictionary."""
     if f"{prefix}{KEY}" not in state_dict:
         return
     whole = filled({KEY: state_dict.pop(f"{prefix}{KEY}")})
@@ -169,17 +167,17 @@ def restore(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any)
 
 
 _held: dict[str, tuple[int, State]] = {}
-"""The last reference's tensors: stock nnU-Net loads the folds of a model anew for each image."""
+"""The last reference's tensors: stock nnU-Net loads the folds of a model again for each image."""
 
 
 def forget() -> None:
-    """Frees the memory of what was put back last."""
+    """Frees the memory of the tensors restored last."""
     _held.clear()
 
 
-@torch.inference_mode(mode=False)  # within which stock nnU-Net loads folds: such tensors would not count their changes
+@torch.inference_mode(mode=False)  # in which stock nnU-Net loads folds; its tensors do not count their changes
 def _tensors(reference: Reference) -> State:
-    """The tensors left out; read from the file once, unless somebody has changed them since."""
+    """Returns the left-out tensors; reads the file once, and again if the tensors were changed since."""
     key = f"{reference.sha256} {reference.tensors_sha256}"
     versions, tensors = _held.get(key, (-1, {}))
     if versions != _versions(tensors):
@@ -190,14 +188,14 @@ def _tensors(reference: Reference) -> State:
 
 
 def _versions(tensors: State) -> int:
-    """Torch counts each tensor's changes."""
+    """Sums torch's counts of changes of the tensors."""
     return sum(tensor._version for tensor in tensors.values())
 
 
 def _resolve(reference: Reference) -> State:
     path = find(reference)
     targets = {name: torch.empty(shape, device="meta") for name, shape in reference.shapes.items()}
-    converted = convert(unwrap(read(path, Path(reference.file).suffix)), reference.family, targets)
+    converted = convert(unwrap(read_weights(path, Path(reference.file).suffix)), reference.family, targets)
     if found := faults(converted.state, targets):
         raise WeightsError(f"{path} is the file that the checkpoint names, but does not fill its network: {found}")
     tensors = {name: _cast(converted.state[_own(name)], dtype) for name, dtype in reference.dtypes.items()}
@@ -211,17 +209,17 @@ def _resolve(reference: Reference) -> State:
 
 
 def _own(name: str) -> str:
-    """A network's name as the model's own, without peft's wrapper."""
+    """Returns the model's own name of a network's tensor, without peft's wrapper."""
     return name.removeprefix(BACKBONE).replace(".base_layer.", ".")
 
 
 def _cast(tensor: Tensor, dtype: str) -> Tensor:
-    """By way of fp32, in which networks are built and loaded."""
+    """Casts through fp32, in which networks are built and loaded."""
     return tensor.float().to(_DTYPES[dtype]).contiguous()
 
 
 def _digest(tensors: State) -> str:
-    """sha256 of names, precisions, shapes and values."""
+    """Returns the sha256 of names, precisions, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -234,10 +232,10 @@ def _digest(tensors: State) -> str:
 
 
 def find(reference: Reference) -> Path:
-    """The file of the reference's hash on this machine; nothing is downloaded.
+    """Finds the file with the reference's hash on this machine; downloads nothing.
 
-    Looked for where it lay, among the packaged weights, in nnvit's cache folder under any name, and in the hub's cache.
-    Raises WeightsError that names the file, the places, and what is there instead.
+    Looks at its last place, among the packaged weights, in nnvit's cache folder under any name, and in the hub's cache.
+    Raises WeightsError that names the file, the places, and what was found there.
     """
     looked: dict[Path, str] = {}
     for path in _candidates(reference):
@@ -263,24 +261,24 @@ def _candidates(reference: Reference) -> Iterator[Path]:
     yield folder / Path(reference.file).name
     if reference.size:
         yield from (p for p in sorted(folder.glob("*")) if p.is_file() and p.stat().st_size == reference.size)
-    yield from hub.named(Path(reference.file).name)
+    yield from hub.cached_by_name(Path(reference.file).name)
 
 
 def _why_not(path: Path, reference: Reference) -> str:
-    """Why this is not the file, "" where it is."""
+    """Says why this is not the file, "" if it is."""
     try:
         if not path.exists():
             return "absent"
         if not (path.is_file() or path.is_dir()):
             return "a device or pipe"  # reading one may never end
         size = path.stat().st_size
-        if path.is_file() and (size == 0 or reference.size not in (0, size)):  # 0: what the kernel makes up, too
+        if path.is_file() and (size == 0 or reference.size not in (0, size)):  # 0: also the kernel's virtual files
             return f"another file: {size:,} bytes"
         own = path.is_file() and path.parent == cache_folder()
-        digest = remembered_sha256(path) if own else digest_of(path)
+        digest = remembered_sha256(path) if own else weights_sha256(path)
     except WeightsError as error:  # a directory without weights
         return f"another file: {error}"
-    except OSError as error:  # too long a name, or not ours to read
+    except OSError as error:  # a name too long, or no permission
         return str(error.strerror)
     return "" if digest == reference.sha256 else f"another file: sha256 {digest}"
 

@@ -1,4 +1,4 @@
-"""`nnvit weights fetch`: pretrained weights into the caches that training reads, for machines without internet."""
+"""`nnvit weights fetch`: downloads pretrained weights into the caches that training reads, for machines without internet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,17 @@ from nnvit import registry
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig
-from nnvit.registry import build_backbone
+from nnvit.types import Backbone
 
-from . import WeightsFile, find_weights, hub
+from . import hub
 from .cache import cache_folder
-from .directories import digest_of
-from .sources import from_repository
-from .target import PretrainedBackbone
+from .safe_reading import weights_sha256
+from .sources import WeightsFile, find_weights, from_repository
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """What became of one name. file: None for weights that need no file; new: whether it was downloaded now."""
+class _Fetched:
+    """The outcome for one name. file: None for weights that need no file; new: it was downloaded now."""
 
     name: str
     spec: str
@@ -29,7 +28,7 @@ class Fetched:
     new: bool = False
 
     def lines(self) -> list[str]:
-        """The outcome for a terminal."""
+        """Returns the outcome for a terminal."""
         file = self.file
         if file is None:
             return [f"{self.name}: model.weights={self.spec} needs no file"]
@@ -44,28 +43,28 @@ class Fetched:
         ]
 
 
-def fetch(name: str, overrides: Sequence[str] = ()) -> Fetched:
-    """Brings what one name means onto this machine, by the same steps by which a training looks for it.
+def fetch(name: str, overrides: Sequence[str] = ()) -> _Fetched:
+    """Downloads the weights that one name means, by the same steps as a training.
 
     name: a recipe (shipped name or YAML file), `backbone/size`, or `hf:REPO@REVISION`; overrides: keys of a recipe. Raises
     WeightsError that says which licence to accept, which page to visit, or where to put a file that no hub holds.
     """
     spec, backbone = _wanted(name, overrides)
-    before = hub.held()
+    before = hub.cached_files()
     try:
         file = from_repository(spec, None) if backbone is None else find_weights(spec, backbone)
     except WeightsError as error:
         offline = " HF_HUB_OFFLINE is set here; unset it to fetch." if _offline() else ""
         raise WeightsError(f"{error}{offline}") from error
     if file is None:
-        return Fetched(name=name, spec=spec, file=None)
+        return _Fetched(name=name, spec=spec, file=None)
     _verify(file)
     new = file.source.startswith("hub ") and file.path.resolve() not in before
-    return Fetched(name=name, spec=spec, file=file, new=new)
+    return _Fetched(name=name, spec=spec, file=file, new=new)
 
 
 def offline_lines() -> list[str]:
-    """How a machine without internet reads what was fetched here."""
+    """Returns the settings with which a machine without internet reads the fetched files."""
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE).absolute()
@@ -78,8 +77,8 @@ def offline_lines() -> list[str]:
     ]
 
 
-def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, PretrainedBackbone | None]:
-    """What `model.weights` says, and the backbone that it is for; None for a repository named alone."""
+def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, Backbone | None]:
+    """Returns the value of `model.weights` and its backbone, None for a repository without recipe."""
     if name.startswith("hf:") and not overrides:
         return name, None
     family, slash, size = name.partition("/")
@@ -93,15 +92,17 @@ def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, PretrainedBackbon
     if not isinstance(model, ModelConfig):
         raise ConfigError(f"{name} trains the base plans' own network, which has no pretrained weights to fetch.")
     with torch.device("meta"):
-        backbone = build_backbone(model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args)
+        backbone = registry.build_backbone(
+            model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args
+        )
     return model.weights, backbone
 
 
 def _verify(file: WeightsFile) -> None:
-    """Hashes the file anew. Raises WeightsError where it is not what the hub or an earlier look said."""
+    """Hashes the file again. Raises WeightsError if it differs from the hub's or the remembered hash."""
     if file.source.startswith("hub "):
         hub.check_content(file.path, file.sha256)
-    elif digest_of(file.path) != file.sha256:
+    elif weights_sha256(file.path) != file.sha256:
         raise WeightsError(
             f"{file.path} is damaged: it no longer has the sha256 {file.sha256}. Put the file there again."
         )

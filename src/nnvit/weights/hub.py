@@ -7,11 +7,11 @@ from pathlib import Path
 from nnvit.errors import WeightsError
 
 FILES = ("model.safetensors", "pytorch_model.bin")
-TIMEOUT = 10.0  # seconds that a plan waits for a commit
+_TIMEOUT = 10.0  # seconds that a plan waits for a commit
 
 
 def download(repo: str, files: tuple[str, ...], revision: str | None) -> tuple[Path, str]:
-    """The first of the files that the repository has, and the commit that it belongs to.
+    """Downloads the first of the files that the repository has; returns its path and commit.
 
     revision: a commit, a branch or a tag; None is the main branch. Raises WeightsError with the reason of the first failure.
     """
@@ -24,11 +24,11 @@ def download(repo: str, files: tuple[str, ...], revision: str | None) -> tuple[P
             path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
         except EntryNotFoundError as error:
             reason = reason or error
-        except Exception as error:  # offline, gated, no such repository: each is a class of its own
+        except Exception as error:  # offline, gated, no such repository: each has a class of its own
             reason = error
             break
         else:
-            # The hub's cache keeps a file under the commit that it belongs to.
+            # The hub's cache keeps a file in a folder named after its commit.
             return path, path.parent.name
     summary = str(reason).strip().splitlines()[0].rstrip(".")
     raise WeightsError(
@@ -37,49 +37,49 @@ def download(repo: str, files: tuple[str, ...], revision: str | None) -> tuple[P
 
 
 def _advice(repo: str, error: BaseException | None) -> str:
-    """What opens a repository that refused: the hub answers 401 or 403 for gated, private and absent ones."""
+    """Says how to get access to a repository, for answers 401 and 403 (gated, private or absent)."""
     answers = [getattr(e, "response", None) for e in (error, getattr(error, "__cause__", None))]
     if not {getattr(answer, "status_code", None) for answer in answers} & {401, 403}:
         return ""
-    return f". Visit {page(repo)}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
+    return f". Visit {_page(repo)}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
 
 
-def page(repo: str) -> str:
-    """The repository's page, for a browser."""
+def _page(repo: str) -> str:
+    """Returns the address of the repository's page."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo}"
 
 
 def licence_on_card(repo: str, revision: str | None) -> str:
-    """The licence that the repository's own card names, or "" where it cannot be asked or names none."""
+    """Returns the licence on the repository's card, or "" if it cannot be read or names none."""
     import huggingface_hub
 
     try:
-        card = huggingface_hub.model_info(repo, revision=revision, timeout=TIMEOUT).card_data
-    except Exception:  # as for a commit; the download says why
+        card = huggingface_hub.model_info(repo, revision=revision, timeout=_TIMEOUT).card_data
+    except Exception:  # as in commit_of; the download says why
         return ""
-    # A licence that the hub has no word for is "other", with its name beside it.
+    # A licence that the hub has no ID for is "other", with its name in another field.
     return str((card and (card.get("license_name") or card.get("license"))) or "")
 
 
-def held() -> frozenset[Path]:
-    """The files of all repositories in huggingface_hub's cache on this machine."""
+def cached_files() -> frozenset[Path]:
+    """Returns the files of all repositories in huggingface_hub's cache on this machine."""
     from huggingface_hub import constants
 
     snapshots = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*")
     return frozenset(path.resolve() for path in snapshots)
 
 
-def named(file: str) -> list[Path]:
-    """The files of this name in huggingface_hub's cache on this machine."""
+def cached_by_name(file: str) -> list[Path]:
+    """Returns the files with this name in huggingface_hub's cache on this machine."""
     from huggingface_hub import constants
 
     return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(file)}"))
 
 
 def check_content(path: Path, sha256: str) -> None:
-    """Raises WeightsError where a file in the hub's cache is not what the hub sent: it is kept there under its hash."""
+    """Raises WeightsError if a file in the hub's cache does not have the hash that the hub sent, which is its name there."""
     kept_as = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", kept_as) and kept_as != sha256:
         raise WeightsError(
@@ -88,16 +88,16 @@ def check_content(path: Path, sha256: str) -> None:
 
 
 def commit_of(repo: str, revision: str | None) -> str | None:
-    """The commit that a branch or tag (None: the main branch) means now; offline, what it meant at the last download.
+    """Returns the commit of a branch or tag (None: the main branch) now, or offline that of the last download.
 
-    None where neither the hub nor its cache on this machine tells.
+    None if neither the hub nor its cache on this machine knows it.
     """
     if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         return revision
     import huggingface_hub
 
     try:
-        return huggingface_hub.model_info(repo, revision=revision, timeout=TIMEOUT).sha
+        return huggingface_hub.model_info(repo, revision=revision, timeout=_TIMEOUT).sha
     except Exception:  # offline, gated, no such repository: each is a class of its own
         return _cached_commit(repo, revision)
 
@@ -108,5 +108,5 @@ def _cached_commit(repo: str, revision: str | None) -> str | None:
 
     try:
         return Path(snapshot_download(repo, revision=revision, local_files_only=True)).name
-    except (LocalEntryNotFoundError, ValueError):  # not downloaded; no name that a repository can have
+    except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
         return None

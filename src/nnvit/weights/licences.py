@@ -1,6 +1,5 @@
-"""Licences of pretrained weights: which ones are free, and the acceptance that the others ask for, once."""
+"""Licences of pretrained weights: which ones are free, and the acceptance that the others require once."""
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -9,13 +8,13 @@ from pathlib import Path
 
 from nnvit.errors import WeightsError
 
-from .cache import cache_folder, read_json, write_json
+from .cache import cache_folder, read_record, write_record
 
 VARIABLE = "NNVIT_ACCEPT_LICENSE"
 FLAG = "--accept-license"
 UNKNOWN = "unknown"
 
-FREE = frozenset(
+_FREE = frozenset(
     (
         "apache-2.0",
         "mit",
@@ -30,7 +29,7 @@ FREE = frozenset(
     )
 )
 
-# Where the others can be read; one that is not listed is asked for all the same.
+# Texts of the others. A licence that is not listed must be accepted too.
 TEXTS = {
     "dinov3": "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
     "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
@@ -39,59 +38,57 @@ TEXTS = {
     "nvidia-segformer-noncommercial": "https://github.com/NVlabs/SegFormer/blob/master/LICENSE",
     "gemma": "https://ai.google.dev/gemma/terms",
 }
-# as timm's model cards spell them
-ALIASES = {"dinov3-license": "dinov3"}
+# spellings of timm's model cards
+_ALIASES = {"dinov3-license": "dinov3"}
 
 
 def licence_id(name: str) -> str:
-    """The one spelling of a licence's short name that nnvit uses; "unknown" for an empty one."""
+    """Returns nnvit's spelling of a licence's short name; "unknown" for an empty one."""
     name = name.strip().lower()
-    return ALIASES.get(name, name) or UNKNOWN
+    return _ALIASES.get(name, name) or UNKNOWN
 
 
 def is_restricted(name: str) -> bool:
-    """Whether the licence has to be accepted. One that nobody named cannot be asked for.
+    """Returns True if the licence has to be accepted. An unknown one cannot be asked for.
 
-    name: one licence, or several with what each is for: "MIT (one part), Apache-2.0 (another)".
+    name: one licence, or several with the part that each covers: "MIT (one part), Apache-2.0 (another)".
     """
     parts = re.sub(r"\(.*?\)", "", name).split(",")
-    return any(licence_id(part.strip()) not in FREE | {UNKNOWN} for part in parts)
+    return any(licence_id(part.strip()) not in _FREE | {UNKNOWN} for part in parts)
 
 
 def accept(licences: Iterable[str]) -> None:
     """Accepts licences by their IDs, for this process and its children, and remembers them for later ones.
 
-    Where the cache folder cannot be written to, the acceptance lasts as long as the process.
+    If the cache folder cannot be written to, the acceptance lasts as long as the process.
     """
     accepted = [licence_id(part) for item in licences for part in item.split(",") if part.strip()]
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_from_environment(), *accepted]))
     today = datetime.now(UTC).date().isoformat()
-    with contextlib.suppress(OSError):
-        _record().parent.mkdir(parents=True, exist_ok=True)
-    write_json(_record(), dict.fromkeys(accepted, today) | read_json(_record()))
+    write_record(_record(), dict.fromkeys(accepted, today) | read_record(_record()))
 
 
-def acceptance(name: str) -> str:
-    """How the licence was accepted, or "" where it was not."""
+def _acceptance(name: str) -> str:
+    """Returns how the licence was accepted, or "" if it was not."""
     licence = licence_id(name)
-    if date := read_json(_record()).get(licence):
+    if date := read_record(_record()).get(licence):
         return f"{FLAG}, {date}"
     return VARIABLE if licence in _from_environment() else ""
 
 
 def require(name: str, what: str) -> bool | str:
-    """False for a licence that needs no acceptance, else how it was accepted.
+    """Returns False for a licence that needs no acceptance, else how it was accepted.
 
     what: the weights, in words. Raises WeightsError that names the licence, where to read it and how to accept it.
     """
     if not is_restricted(name):
         return False
-    if how := acceptance(name):
+    if how := _acceptance(name):
         return how
     licence = licence_id(name)
-    given = sorted({*read_json(_record()), *_from_environment()})
+    given = sorted({*read_record(_record()), *_from_environment()})
     raise WeightsError(
-        f"{what}: the licence '{licence}' asks to be accepted before the weights are used."
+        f"{what}: the licence '{licence}' must be accepted before the weights are used."
         f" Read it ({TEXTS.get(licence, 'on its publisher’s page')}), then give {FLAG} {licence} once,"
         f" or set {VARIABLE}={licence}." + (f" Accepted so far: {', '.join(given)}." if given else "")
     )

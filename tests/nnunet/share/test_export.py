@@ -27,7 +27,7 @@ from nnvit.nnunet.share import export
 from nnvit.nnunet.share.export import ExportOptions
 from nnvit.records.json_files import read_json
 from nnvit.weights import external
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import target_tensors
 from tests.nnunet.conftest import ONE_TILE, TINY, command, masks, probabilities, untrained
 
 LORA = [*TINY, ONE_TILE, "lora.enabled=true", "lora.r=2"]

@@ -31,7 +31,7 @@ from nnvit.nnunet.share.install import install
 from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import read_json
 from nnvit.weights import external
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import target_tensors
 from tests.nnunet.conftest import ONE_TILE, TINY, command, untrained
 
 MODEL = "nnUNetTrainer_nnvit__nnUNetPlans_to_send__2d"

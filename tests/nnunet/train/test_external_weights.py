@@ -17,7 +17,7 @@ from nnvit.nnunet.model_folder import open_model
 from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
 from nnvit.weights import external
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import target_tensors
 from tests.nnunet.conftest import ONE_TILE, TINY, assert_same_predictions, fold_of, predict, train
 
 from .test_resume import TRAINER, assert_same_training, killed_at

@@ -22,14 +22,11 @@ from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
 from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import write_json
-from nnvit.weights import foreign_names, segformer_files
-from nnvit.weights.directories import digest_of, read_config
-from nnvit.weights.load import not_finite, read
-from nnvit.weights.mismatch import Faults, faults
-from nnvit.weights.state_dict_summary import describe, listed
-from nnvit.weights.target import State, target_tensors
+from nnvit.types import State
+from nnvit.weights.safe_reading import read_config, read_weights, weights_sha256
+from nnvit.weights.state_dicts import Faults, describe, faults, listed, not_finite, target_tensors
 
-from . import ShareResult
+from . import ShareResult, foreign_names
 
 _FORK_RECIPE = "segformer_fork"
 _TRAINER = "nnUNetTrainer_nnvit"
@@ -77,8 +74,8 @@ def _convert_file(source: Path, out: Path, recipes: Sequence[str], overrides: Se
     network = _empty(3, classes, arch_kwargs(recipe))
     mapped = _fitting(state, network, source)
     if source.is_dir() and kind == foreign_names.SEGFORMER:
-        segformer_files.check_config(read_config(source), network.backbone.model.config.to_dict())
-    origin = {"converted": {"from": source.name, "sha256": digest_of(source), "kind": kind}}
+        network.backbone.check_config(read_config(source))
+    origin = {"converted": {"from": source.name, "sha256": weights_sha256(source), "kind": kind}}
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint_file.write(
         out, {"network_weights": mapped.state, "trainer_name": nnUNetTrainer.__name__, "nnvit": origin}
@@ -207,7 +204,7 @@ def _result(out: Path, mapped: foreign_names.Mapped, notes: Sequence[str], then:
 def _read(source: Path) -> tuple[Any, State]:
     """Returns the content of a file, and the network's tensors in it."""
     try:
-        raw = read(source)
+        raw = read_weights(source)
         return raw, foreign_names.network_state(raw)
     except WeightsError as error:
         raise WeightsError(str(error) if str(source) in str(error) else f"{source}: {error}") from error

@@ -27,8 +27,8 @@ from nnvit.nnunet.checkpoint_file import FINAL
 from nnvit.nnunet.model_folder import FoldId, ModelFolder, TrainedModel
 from nnvit.records.json_files import write_json
 from nnvit.records.model_name import ModelName
+from nnvit.types import State
 from nnvit.weights import external
-from nnvit.weights.target import State
 
 from . import ShareResult
 from .model_card import ModelCard, install_commands

@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 
 from nnvit.errors import WeightsError
-from nnvit.weights import external
-from nnvit.weights.safe_load import safe_load
+from nnvit.weights import external, safe_load
 
 
 class FrozenWeights:

@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnvit.estimate.flops import forward_flops
+from nnvit.model import Segmenter
 from nnvit.model.training_step import training_step
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
@@ -177,7 +178,8 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
     def on_train_epoch_start(self) -> None:
         """Starts as nnU-Net does; a head that changes in the course of the training is told how far it is."""
         super().on_train_epoch_start()
-        getattr(self.bare_network, "set_progress", lambda done: None)(self.current_epoch / self.num_epochs)
+        if isinstance(self.bare_network, Segmenter):
+            self.bare_network.set_progress(self.current_epoch / self.num_epochs)
 
     def train_step(self, batch: dict) -> dict:
         """Makes one step as nnU-Net does, in the recipe's precision and with its gradient clipping."""

@@ -5,8 +5,7 @@ import torch
 from timm.models import eva, vision_transformer
 
 from nnvit.errors import WeightsError
-from nnvit.weights.layouts import convert, unwrap
-from nnvit.weights.target import target_tensors
+from nnvit.weights.state_dicts import convert, target_tensors, unwrap
 
 from . import helpers
 

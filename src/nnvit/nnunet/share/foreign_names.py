@@ -1,7 +1,7 @@
-"""From the names in other people's checkpoints of whole networks to nnvit's: the original fork's, and transformers' SegFormer.
+"""Renames the tensors of other people's whole networks to nnvit's names: the original fork's, and transformers' SegFormer.
 
-The fork's SegFormerSegmentationModel has a timm ViT as `backbone`, where peft may have wrapped it, and transformers'
-decode head as `decode_head`. What its "ViT model" and its Mask2Former call their decoders, nnvit does not know.
+The fork's SegFormerSegmentationModel has a timm ViT as `backbone`, which peft may have wrapped, and transformers' decode
+head as `decode_head`. nnvit does not know the names of the decoders in the fork's "ViT model" and Mask2Former.
 """
 
 import re
@@ -13,29 +13,27 @@ from typing import Any
 from torch import Tensor
 
 from nnvit.errors import WeightsError
-
-from . import segformer_files
-from .external import filled
-from .layouts import flat
-from .target import State
+from nnvit.types import State
+from nnvit.weights.external import filled
+from nnvit.weights.state_dicts import flat, recognise
 
 FORK, SEGFORMER, UNKNOWN_HEAD = "the fork's SegFormer model", "transformers' SegFormer", "a ViT under another head"
 OURS = "nnvit's own"
 
-# What torch.compile and DDP put into names, and where.
-WRAPPERS = (re.compile(r"(?:^|(?<=\.))_orig_mod\."), re.compile(r"^module\."))
+# parts that torch.compile and DDP add to names
+_WRAPPERS = (re.compile(r"(?:^|(?<=\.))_orig_mod\."), re.compile(r"^module\."))
 BACKBONE = re.compile(r"^backbone\.(base_model\.model\.)?")
-CLASSIFIER = "backbone.model.head."
+_CLASSIFIER = "backbone.model.head."
 
-RenameHead = Callable[[Mapping[str, Tensor]], State]
+_RenameHead = Callable[[Mapping[str, Tensor]], State | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mapped:
     """A checkpoint's tensors under nnvit's names.
 
-    kind: whose names they were; renamed: `old.* -> new.*` and how many tensors; dropped: reason -> names as the file has
-    them; unmapped: names that mean nothing here.
+    kind: origin of the names; renamed: `old.* -> new.*` and how many tensors; dropped: reason -> names as in the file;
+    unmapped: unknown names.
     """
 
     kind: str
@@ -45,7 +43,7 @@ class Mapped:
     unmapped: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """What became of the names, for a terminal."""
+        """Returns what was renamed and dropped, for a terminal."""
         return [
             f"{len(self.state)} tensors mapped from {self.kind}",
             *(f"  renamed {rule}: {count}" for rule, count in self.renamed.items()),
@@ -54,10 +52,10 @@ class Mapped:
 
 
 def network_state(raw: Any) -> State:
-    """The network's tensors in an nnU-Net checkpoint, or in a state dict with or without common wrappers.
+    """Returns the network's tensors in an nnU-Net checkpoint, or in a state dict with or without common wrappers.
 
-    Without what torch.compile and DDP put into the names, and with what a checkpoint of nnvit leaves out. Raises WeightsError
-    where there are none.
+    The names are without the parts that torch.compile and DDP add; external weights are read. Raises WeightsError if there
+    are no tensors.
     """
     state = raw["network_weights"] if isinstance(raw, Mapping) and "network_weights" in raw else raw
     _, state = flat(state)
@@ -71,32 +69,32 @@ def network_state(raw: Any) -> State:
 
 
 def _unwrapped(name: str) -> str:
-    for pattern in WRAPPERS:
+    for pattern in _WRAPPERS:
         name = pattern.sub("", name)
     return name
 
 
 def kind_of(state: State) -> str:
-    """Whose names they are: one of the constants above, or "" for names that are not known."""
+    """Returns the origin of the names: one of the constants above, or "" for unknown names."""
     parts = {name.partition(".")[0] for name in state}
     if any(name.startswith("backbone.model.") for name in state) and "head" in parts:
         return OURS
-    if segformer_files.split(state) is not None:
+    if recognise(state, "mit") is not None:
         return SEGFORMER
     if "backbone" not in parts:
         return ""
     return FORK if "decode_head" in parts else UNKNOWN_HEAD
 
 
-def map_names(state: State, rename_head: RenameHead) -> Mapped:
-    """The whole network under nnvit's names; rename_head: of heads/segformer.py. Raises WeightsError for unknown kinds."""
+def map_names(state: State, rename_head: _RenameHead) -> Mapped:
+    """Renames a whole network; rename_head: `from_segformer` of head segformer. Raises WeightsError for unknown kinds."""
     kind = kind_of(state)
     if kind == SEGFORMER:
         return _from_segformer(state, rename_head)
     backbone = map_backbone(state)
-    head = {name: tensor for name, tensor in state.items() if name.startswith(segformer_files.DECODE_HEAD)}
+    head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
     try:
-        renamed = {f"head.{name}": tensor for name, tensor in rename_head(head).items()}
+        renamed = {f"head.{name}": tensor for name, tensor in (rename_head(head) or {}).items()}
     except (KeyError, ValueError) as error:
         raise WeightsError(f"its decode head is not transformers' SegformerDecodeHead: {sorted(head)[:4]} …") from error
     return Mapped(
@@ -109,14 +107,14 @@ def map_names(state: State, rename_head: RenameHead) -> Mapped:
 
 
 def map_backbone(state: State) -> Mapped:
-    """The backbone alone; what belongs to no backbone is unmapped."""
+    """Renames the backbone alone; all other names are unmapped."""
     ours: State = {}
     renamed: Counter[str] = Counter()
     for name, tensor in state.items():
         if match := BACKBONE.match(name):
             ours[BACKBONE.sub("backbone.model.", name)] = tensor
             renamed[f"{match[0]}* -> backbone.model.*"] += 1
-    classifier = tuple(name for name in ours if name.startswith(CLASSIFIER))
+    classifier = tuple(name for name in ours if name.startswith(_CLASSIFIER))
     reason = "timm's classifier, which segmentation does not read"
     return Mapped(
         kind=kind_of(state),
@@ -132,15 +130,16 @@ def _head_rule(head: Mapping[str, Tensor]) -> str:
     return f"decode_head.* (with {layout}) -> head.*"
 
 
-def _from_segformer(state: State, rename_head: RenameHead) -> Mapped:
-    parts = segformer_files.split(state)
-    assert parts is not None
-    head = rename_head(parts.decode_head) if parts.decode_head else {}
-    dropped = {"an image classifier": parts.dropped} if parts.dropped else {}
+def _from_segformer(state: State, rename_head: _RenameHead) -> Mapped:
+    converted = recognise(state, "mit")
+    assert converted is not None
+    decode_head = converted.decode_head
+    head = (rename_head(decode_head) or {}) if decode_head else {}
+    classifier = tuple(name for name in converted.dropped if name not in decode_head)
     return Mapped(
-        kind=f"{SEGFORMER} ({parts.layout})",
-        state={f"backbone.model.{name}": tensor for name, tensor in parts.encoder.items()}
+        kind=f"{SEGFORMER} ({converted.layout})",
+        state={f"backbone.model.{name}": tensor for name, tensor in converted.state.items()}
         | {f"head.{name}": tensor for name, tensor in head.items()},
-        renamed={"segformer.* -> backbone.model.*": len(parts.encoder), _head_rule(parts.decode_head): len(head)},
-        dropped=dropped,
+        renamed={"segformer.* -> backbone.model.*": len(converted.state), _head_rule(decode_head): len(head)},
+        dropped={"an image classifier": classifier} if classifier else {},
     )

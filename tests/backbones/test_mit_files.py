@@ -13,15 +13,14 @@ from transformers import (
 
 from nnvit import registry
 from nnvit.errors import WeightsError
-from nnvit.heads.segformer import from_transformers
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.weights import licences, load_backbone
-from nnvit.weights.directories import read_config, read_directory
-from nnvit.weights.segformer_files import check_config, decode_head_state, describe, fill_decode_head, split
-from nnvit.weights.target import target_tensors
+from nnvit.weights.load import _fill_head
+from nnvit.weights.safe_reading import read_config, read_weights
+from nnvit.weights.state_dicts import describe, recognise, target_tensors
 
 CLASSES, HIDDEN = 5, 24
 MODELS = [SegformerModel, SegformerForSemanticSegmentation, SegformerForImageClassification]
@@ -62,7 +61,16 @@ def ours(classes=CLASSES, hidden=HIDDEN):
 def state_of(model, layout, folder):
     """What transformers' own save_pretrained writes."""
     theirs(model).save_pretrained(folder, save_original_format=layout == "hub")
-    return read_directory(folder)
+    return read_weights(folder)
+
+
+def split(state):
+    return recognise(state, "mit")
+
+
+def decode_head():
+    """The tensors of a decode head, as a file spells them."""
+    return {f"decode_head.{name}": tensor for name, tensor in theirs().decode_head.state_dict().items()}
 
 
 def image():
@@ -75,22 +83,21 @@ def test_every_file_that_transformers_writes_fills_the_encoder_whole(model, layo
     parts = split(state_of(model, layout, tmp_path))
     assert parts.layout == LAYOUTS[layout]
     backbone = ours().backbone
-    backbone.model.load_state_dict(parts.encoder, strict=True)
+    backbone.model.load_state_dict(parts.state, strict=True)
     original = theirs(model)
     encoder = original if model is SegformerModel else original.segformer
     with torch.no_grad():
         torch.testing.assert_close(backbone(image())[-1], encoder(image()).last_hidden_state, rtol=1e-5, atol=1e-6)
     assert bool(parts.decode_head) == (model is SegformerForSemanticSegmentation)
-    assert parts.dropped == (
-        ("classifier.bias", "classifier.weight") if model is SegformerForImageClassification else ()
-    )
+    classifier = ("classifier.bias", "classifier.weight") if model is SegformerForImageClassification else ()
+    assert parts.dropped == (*classifier, *parts.decode_head)
 
 
 def test_shards_are_the_same_as_one_file(tmp_path):
     whole = state_of(SegformerForSemanticSegmentation, "hub", tmp_path / "one")
     theirs().save_pretrained(tmp_path / "many", max_shard_size="50KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 3
-    many = read_directory(tmp_path / "many")
+    many = read_weights(tmp_path / "many")
     assert many.keys() == whole.keys()
     assert all(torch.equal(many[name], whole[name]) for name in whole)
 
@@ -101,12 +108,12 @@ def test_a_hub_file_without_its_prefixes_is_known(prefix, tmp_path):
     model = SegformerForImageClassification if "segformer" in prefix else SegformerModel
     state = state_of(model, "hub", tmp_path)
     parts = split({name.removeprefix(prefix): tensor for name, tensor in state.items()})
-    ours().backbone.model.load_state_dict(parts.encoder, strict=True)
+    ours().backbone.model.load_state_dict(parts.state, strict=True)
 
 
 def test_what_no_layout_knows_keeps_its_name(tmp_path):
     state = state_of(SegformerModel, "hub", tmp_path) | {"adapter.weight": torch.ones(1)}
-    foreign = split(state).encoder.keys() - ours().backbone.model.state_dict().keys()
+    foreign = split(state).state.keys() - ours().backbone.model.state_dict().keys()
     assert foreign == {"adapter.weight"}
 
 
@@ -120,15 +127,15 @@ def test_another_familys_file_is_not_taken():
     vit = registry.module("backbone", "tiny")
     state = vit.build("vit", [3], vit.Args()).model.state_dict()
     assert split(state) is None
-    assert describe(state) is None
+    assert "MiT" not in describe(state)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_segmentation_directory_loads_whole_where_the_classes_fit(layout, tmp_path):
     parts = split(state_of(SegformerForSemanticSegmentation, layout, tmp_path))
     network = ours()
-    network.backbone.model.load_state_dict(parts.encoder, strict=True)
-    assert fill_decode_head(network.head, from_transformers(parts.decode_head)) == ""
+    network.backbone.model.load_state_dict(parts.state, strict=True)
+    assert _fill_head(network.head, parts.decode_head) == "16 tensors loaded from the file"
     with torch.no_grad():
         reference = SegformerForSemanticSegmentation.from_pretrained(tmp_path).eval()
         logits = network.head(network.neck(network.backbone(image()), image()), image())
@@ -145,43 +152,50 @@ def test_a_segmentation_directory_loads_whole_where_the_classes_fit(layout, tmp_
 def test_a_decode_head_that_does_not_fit_is_left_out_with_the_reason(keys, reason, tmp_path):
     head = ours(**keys).head
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    state = from_transformers(theirs().decode_head.state_dict())
-    assert re.match(reason, fill_decode_head(head, state))
+    reason = "left random, the file's does not fit: " + reason
+    assert re.match(reason, _fill_head(head, decode_head()))
     assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda s: s.pop("norm.weight"), "norm.weight is in only one of them"),
+        (lambda s: s.pop("decode_head.batch_norm.weight"), "norm.weight is in only one of them"),
         (lambda s: s.update(extra=torch.ones(1)), "extra is in only one of them"),
-        (lambda s: s["norm.weight"].fill_(float("nan")), "norm.weight holds NaN, Inf or quantised numbers"),
-        (lambda s: s.update({"norm.weight": torch.ones(HIDDEN, dtype=torch.int8)}), "norm.weight holds NaN, Inf"),
+        (
+            lambda s: s["decode_head.batch_norm.weight"].fill_(float("nan")),
+            "norm.weight holds NaN, Inf or quantised numbers",
+        ),
+        (
+            lambda s: s.update({"decode_head.batch_norm.weight": torch.ones(HIDDEN, dtype=torch.int8)}),
+            "norm.weight holds NaN, Inf",
+        ),
     ],
 )
 def test_a_damaged_decode_head_is_left_out_whole(damage, reason):
     head = ours().head
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    state = from_transformers(theirs().decode_head.state_dict())
+    state = decode_head()
     damage(state)
-    assert fill_decode_head(head, state).startswith(reason)
+    assert _fill_head(head, state).startswith(f"left random, the file's does not fit: {reason}")
     assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
 
 
 def test_a_head_of_another_kind_takes_no_decode_head():
-    head = registry.module("head", "linear").Head([16, 16, 32, 32], [4, 8, 16, 32], CLASSES)
-    assert "is in only one of them" in fill_decode_head(head, from_transformers(theirs().decode_head.state_dict()))
+    module = registry.module("head", "linear")
+    head = module.Head([16, 16, 32, 32], [4, 8, 16, 32], CLASSES, module.Config())
+    assert _fill_head(head, decode_head()) == "left random, the file's does not fit: it is of another kind"
 
 
 def test_a_file_without_a_decode_head_has_none():
-    assert decode_head_state(theirs(SegformerModel).state_dict()) is None
-    assert len(decode_head_state(theirs().state_dict())) == len(theirs().decode_head.state_dict())
+    assert split(theirs(SegformerModel).state_dict()).decode_head == {}
+    assert split(theirs().state_dict()).decode_head.keys() == decode_head().keys()
 
 
 def test_the_published_config_describes_the_model(tmp_path):
     state_of(SegformerModel, "hub", tmp_path)
-    check_config(read_config(tmp_path), ours().backbone.model.config.to_dict())
-    check_config({}, ours().backbone.model.config.to_dict())
+    ours().backbone.check_config(read_config(tmp_path))
+    ours().backbone.check_config({})
 
 
 @pytest.mark.parametrize(
@@ -190,11 +204,11 @@ def test_the_published_config_describes_the_model(tmp_path):
 def test_a_config_of_another_computation_is_refused(key, value, tmp_path):
     state_of(SegformerModel, "hub", tmp_path)
     with pytest.raises(WeightsError, match=rf"config\.json says {key}=.*the model has.*compute something else"):
-        check_config(read_config(tmp_path) | {key: value}, ours().backbone.model.config.to_dict())
+        ours().backbone.check_config(read_config(tmp_path) | {key: value})
 
 
 def test_an_encoder_is_described_by_widths_and_blocks(tmp_path):
-    encoder = split(state_of(SegformerModel, "hub", tmp_path)).encoder
+    encoder = split(state_of(SegformerModel, "hub", tmp_path)).state
     assert describe(encoder) == "a MiT of widths 16, 16, 32, 32 and 1, 1, 1, 1 blocks"
 
 

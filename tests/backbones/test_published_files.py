@@ -6,9 +6,8 @@ import torch
 from nnvit import registry
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.weights import load_backbone
-from nnvit.weights.target import target_tensors
-
-from . import helpers
+from nnvit.weights.state_dicts import target_tensors
+from tests.weights import helpers
 
 REGISTERS = {"name": "vit_small_patch14_reg4_dinov2"}
 
