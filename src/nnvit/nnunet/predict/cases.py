@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nnvit.data import overlay
+from nnvit.data import mask_drawing
 from nnvit.data.image_reading import read_image
 from nnvit.data.pairing import refuse
 from nnvit.errors import ConfigError, DataError
@@ -161,4 +161,4 @@ def _is_there(out: Path, name: str, model: Model, flags: Flags) -> bool:
 
 def _draw(model: Model, picture: Path, mask: Path) -> Image.Image:
     labels = list(meaning_of(model, Values.LABELS).names)
-    return overlay.draw(read_image(picture, model.declared_channels).pixels, np.asarray(Image.open(mask)), labels)
+    return mask_drawing.draw(read_image(picture, model.declared_channels).pixels, np.asarray(Image.open(mask)), labels)

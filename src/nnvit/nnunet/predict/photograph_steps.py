@@ -9,9 +9,8 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from PIL import Image
 
-from nnvit.data import overlay
-from nnvit.data.image_reading import read_image
-from nnvit.data.photo import Photo
+from nnvit.data import mask_drawing
+from nnvit.data.image_reading import Photo, read_image
 from nnvit.errors import DataError
 
 from .mask_values import Meaning, channel_names
@@ -92,7 +91,7 @@ class Steps:
                 scaled = (probabilities[channel, 0] * 65535).round().astype(np.uint16)
                 write_image(out / "probabilities" / safe(name) / mask, Image.fromarray(scaled))
         if wanted.overlay:
-            drawn = overlay.draw(pending.photo.pixels, labels[0], list(wanted.meaning.names))
+            drawn = mask_drawing.draw(pending.photo.pixels, labels[0], list(wanted.meaning.names))
             write_image(out / "overlays" / mask, drawn)
         write_image(out / mask, Image.fromarray(wanted.meaning.translate(labels[0])))
         return pending.notes

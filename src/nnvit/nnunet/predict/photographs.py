@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnvit.data import overlay
+from nnvit.data import mask_drawing
 from nnvit.data.pairing import IMAGE_SUFFIXES, refuse
 from nnvit.errors import ConfigError, DataError, NnvitError
 from nnvit.nnunet.train import screen
@@ -214,5 +214,5 @@ def _visible(path: Path) -> bool:
 def _legend(wanted: Wanted) -> list[str]:
     if not wanted.overlay:
         return []
-    colours = ", ".join(f"{name} {overlay.colour_of(i)}" for i, name in enumerate(wanted.meaning.names.values()))
+    colours = ", ".join(f"{name} {mask_drawing.colour_of(i)}" for i, name in enumerate(wanted.meaning.names.values()))
     return [f"colours in the overlays: {colours}"]
