@@ -17,9 +17,8 @@ import typer
 from PIL import Image
 
 from nnvit import cli
+from nnvit.cli.train import FORK_APPS as FORK
 from nnvit.weights import licences
-
-FORK = {"segformer": cli.segformer_app, "vit": cli.vit_app, "m2f": cli.m2f_app}
 
 
 def commands(app: typer.Typer = cli.app, name: str = "nnvit") -> Iterator[tuple[str, Any]]:

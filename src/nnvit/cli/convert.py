@@ -5,9 +5,16 @@ from typing import Annotated
 
 import typer
 
-from .options import OverridesArgument
+from .options import OverridesArgument, new_app
+
+app = new_app()
 
 
+@app.command(
+    epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
+    "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
+    "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
+)
 def convert(
     source: Annotated[
         Path,
@@ -44,12 +51,3 @@ def convert(
     from nnvit.nnunet.share.convert import convert as convert_source
 
     print("\n".join(convert_source(source, out, recipe or [], overrides or [], backbone_only).lines()))
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `convert`."""
-    app.command(
-        epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
-        "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
-        "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
-    )(convert)

@@ -12,7 +12,7 @@ from .options import new_app
 if TYPE_CHECKING:
     from nnvit.data.label_values import Stored
 
-app = new_app(no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
+app = new_app(name="dataset", no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
 
 
 @app.command(

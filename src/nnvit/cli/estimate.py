@@ -8,7 +8,13 @@ from nnvit.errors import ConfigError
 
 from . import options as o
 
+app = o.new_app()
 
+
+@app.command(
+    epilog="Examples: nnvit estimate segformer_default -d 101 | nnvit estimate vit_default lora.r=16 --patch 320 256 "
+    "--batch 8 --device this --device A100"
+)
 def estimate(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
     overrides: o.OverridesArgument = None,
@@ -42,7 +48,6 @@ def estimate(
     A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. Of this machine a matrix
     product is timed for a second.
     """
-
     from nnvit import describe
     from nnvit.estimate import devices
     from nnvit.model import precision
@@ -81,11 +86,3 @@ def estimate(
         print(f"this machine is left out: {refusal}")
         here = None
     print("\n".join(describe.needs(job, dtype, list(dict.fromkeys(chosen)), here)))
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `estimate`."""
-    app.command(
-        epilog="Examples: nnvit estimate segformer_default -d 101 | nnvit estimate vit_default lora.r=16 --patch 320 256 "
-        "--batch 8 --device this --device A100"
-    )(estimate)

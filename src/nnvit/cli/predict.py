@@ -1,4 +1,4 @@
-"""`nnvit predict` and `nnvit evaluate`."""
+"""`nnvit predict`: masks of photographs, or of a folder of nnU-Net's naming."""
 
 import sys
 from enum import StrEnum
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nnvit.errors import ConfigError
-
 from . import options as o
+
+app = o.new_app()
 
 
 class Kind(StrEnum):
@@ -68,14 +68,6 @@ KindOption = Annotated[
         help="Take -i as this; by default as nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
         show_default=False,
     ),
-]
-DatasetOption = Annotated[
-    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.", show_default=False)
-]
-PlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
-TrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
-ConfigurationOption = Annotated[
-    str | None, typer.Option("-c", help="With -d: configuration, such as 2d.", show_default=False)
 ]
 FoldsOption = Annotated[
     list[str] | None,
@@ -156,6 +148,11 @@ TileBatchOption = Annotated[
 ]
 
 
+@app.command(
+    cls=o.ManyFolds,
+    epilog="Examples: nnvit predict -i photos -o masks -m results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d "
+    "--overlay | nnvit predict -i imagesTs -o out -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet -f 0 1 2",
+)
 def predict(
     i: InputOption,
     out: OutputOption,
@@ -165,10 +162,10 @@ def predict(
     values: ValuesOption = None,
     recursive: RecursiveOption = False,
     as_: KindOption = None,
-    d: DatasetOption = None,
-    p: PlansOption = "nnUNetPlans",
-    tr: TrainerOption = "nnUNetTrainer",
-    c: ConfigurationOption = None,
+    d: o.ModelDatasetOption = None,
+    p: o.ModelPlansOption = "nnUNetPlans",
+    tr: o.ModelTrainerOption = "nnUNetTrainer",
+    c: o.ModelConfigurationOption = None,
     f: FoldsOption = None,
     chk: CheckpointOption = "checkpoint_final.pth",
     step_size: StepOption = 0.5,
@@ -198,9 +195,9 @@ def predict(
         outcome = prediction.predict(
             i,
             out,
-            _model_folder(m, d, c, tr, p),
+            o.model_folder(m, d, c, tr, p),
             o.torch_device(device),
-            folds=[_fold(name) for name in f] if f else None,
+            folds=[o.parse_fold(name) for name in f] if f else None,
             checkpoint=chk,
             kind=as_,
             flags=prediction.Flags(
@@ -232,94 +229,3 @@ def predict(
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if outcome.failed:
         raise typer.Exit(1)
-
-
-def evaluate(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FOLDER",
-            help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
-            show_default=False,
-        ),
-    ] = None,
-    references: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.", show_default=False
-        ),
-    ] = None,
-    d: DatasetOption = None,
-    p: PlansOption = "nnUNetPlans",
-    tr: TrainerOption = "nnUNetTrainer",
-    c: ConfigurationOption = None,
-    folds: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--folds",
-            metavar="FOLD...",
-            help="Of a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Evaluate a cross-validation as a whole, or a folder of predictions, by nnU-Net's own metrics.
-
-    Of a model, the validation masks of all folds are gathered in crossval_results_folds_… within it and scored together, as
-    nnUNetv2_accumulate_crossval_results does; missing and left-over masks are refused by name.
-    """
-    from rich.console import Console
-
-    from nnvit.nnunet.crossval import evaluation
-
-    if references is not None and folder is not None:
-        if folds:
-            raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
-        result = evaluation.evaluate_folder(folder, references)
-    else:
-        result = evaluation.evaluate_model(_model_folder(folder, d, c, tr, p), _numbers(folds or ["all"]))
-    Console().print(result.table())
-    print("\n".join(result.lines()))
-
-
-def _model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
-    """What -m, or -d and -c and the rest, name."""
-    from nnvit.nnunet.predict import find_model
-
-    if (model is None) == (dataset is None):
-        raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
-    if model is not None:
-        return model
-    if configuration is None:
-        raise ConfigError(f"-d {dataset} also needs -c, the configuration, such as -c 2d.")
-    return find_model(str(dataset), configuration, trainer, plans)
-
-
-def _fold(name: str) -> int | str:
-    if name == "all" or name.isdigit():
-        return name if name == "all" else int(name)
-    raise ConfigError(f"fold {name} must be a number from 0, or 'all'.")
-
-
-def _numbers(folds: list[str]) -> list[int] | None:
-    """None for all."""
-    if folds == ["all"]:
-        return None
-    numbers = [fold for fold in map(_fold, folds) if isinstance(fold, int)]
-    if len(numbers) < len(folds):
-        raise ConfigError(f"--folds {' '.join(folds)}: give numbers, or 'all' alone for all of splits_final.json.")
-    return numbers
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `predict` and `evaluate`."""
-    app.command(
-        cls=o.ManyFolds,
-        epilog="Examples: nnvit predict -i photos -o masks -m results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d "
-        "--overlay | nnvit predict -i imagesTs -o out -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet -f 0 1 2",
-    )(predict)
-    app.command(
-        cls=o.ManyFolds,
-        epilog="Examples: nnvit evaluate results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d | "
-        "nnvit evaluate -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet --folds 0 1 | nnvit evaluate out labelsTs",
-    )(evaluate)
