@@ -151,6 +151,12 @@ def test_help_loads_nothing_heavy(words: str) -> None:
     assert "heavy: []" in printed
 
 
+def test_torchvisions_warning_about_torch_is_not_shown() -> None:
+    """Nor by a script or a command of stock nnU-Net, which build the network without nnvit's command line."""
+    code = "import nnvit.model, sys; assert 'torchvision' in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr == ""
+
+
 def test_a_licence_is_accepted_once_for_this_process_and_later_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ def convert(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="What to write; of a results folder, one beside it by default."),
+        typer.Option("--out", "-o", help="What to write; by default, for a results folder, a folder beside it."),
     ] = None,
     backbone_only: Annotated[
         bool, typer.Option("--backbone-only", help="Write the backbone alone, for model.weights=PATH; adapters merged.")
@@ -46,7 +46,7 @@ def convert(
     """Turn the original fork's checkpoints, or transformers' SegFormer, into what nnvit and stock nnU-Net load.
 
     A results folder becomes one that nnUNetv2_predict reads; a file becomes one for -pretrained_weights. Nothing is ever
-    overwritten, and what does not fit whole is refused with the list of what is missing.
+    overwritten, and a source that does not fit completely is refused with a list of what is missing.
     """
     from nnvit.nnunet.share.convert import convert as convert_source
 

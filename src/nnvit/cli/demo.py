@@ -73,7 +73,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
     images: Annotated[Path | None, typer.Option(help="Own photographs instead of synthetic ones.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Their masks.")] = None,
-    mask_suffix: Annotated[str, typer.Option(help="What a mask's name has after its image's.")] = "",
+    mask_suffix: Annotated[
+        str, typer.Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
+    ] = "",
     device: DeviceOption = None,
 ) -> None:
     """Run the whole path, from photographs to a table of Dice and overlays; about ten minutes on two cores."""

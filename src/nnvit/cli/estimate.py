@@ -45,8 +45,8 @@ def estimate(
 ) -> None:
     """Predict peak memory and time of a training, on this machine and on GPUs by their published figures.
 
-    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. Of this machine a matrix
-    product is timed for a second.
+    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. On this machine a matrix
+    product is timed for one second.
     """
     from nnvit import describe
     from nnvit.estimate import devices
@@ -72,7 +72,9 @@ def estimate(
         sizes = {"channels": channels or 3, "classes": classes or 2, "batch": batch or training.batch_size or 2}
         job = job_without_data(loaded, patch=(height, width), **sizes)
     else:
-        raise ConfigError(f"model.head={loaded.model.head} is the base plans' own network: say which with -d DATASET.")
+        raise ConfigError(
+            f"model.head={loaded.model.head} is the base plans' own network: name the data set with -d DATASET."
+        )
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = o.torch_device(None) if "this" in names else None  # with the threads of a training
     chosen = [found for name in names if name != "this" for found in devices.named(name)]

@@ -41,14 +41,14 @@ def evaluate(
         typer.Option(
             "--folds",
             metavar="FOLD...",
-            help="Of a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
+            help="For a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Evaluate a cross-validation as a whole, or a folder of predictions, by nnU-Net's own metrics.
 
-    Of a model, the validation masks of all folds are gathered in crossval_results_folds_… within it and scored together, as
+    For a model, the validation masks of all folds are gathered in crossval_results_folds_… within it and scored together, as
     nnUNetv2_accumulate_crossval_results does; missing and left-over masks are refused by name.
     """
     from rich.console import Console

@@ -25,7 +25,7 @@ class _Kind(StrEnum):
 @app.command("list", epilog="Examples: nnvit list | nnvit list sizes | nnvit list recipes --markdown")
 def list_(
     kind: Annotated[
-        _Kind | None, typer.Argument(metavar="[" + "|".join(_Kind) + "]", help="All of them where none is named.")
+        _Kind | None, typer.Argument(metavar="[" + "|".join(_Kind) + "]", help="By default all of them.")
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Recipes as the page src/nnvit/recipe/shipped/README.md.")

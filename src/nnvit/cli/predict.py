@@ -35,7 +35,7 @@ InputOption = Annotated[
         "case_0000.png.",
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("-o", help="Folder for the masks; made if need be.")]
+OutputOption = Annotated[Path, typer.Option("-o", help="Folder for the masks; created if missing.")]
 ModelOption = Annotated[
     Path | None,
     typer.Option(
@@ -53,19 +53,19 @@ ProbabilitiesOption = Annotated[
 ValuesOption = Annotated[
     MaskValues | None,
     typer.Option(
-        help="Of the labels in the masks: as stored in the mask files of the import (the default, where the model knows "
+        help="Label values in the masks: as stored in the mask files of the import (the default, where the model knows "
         "them), nnU-Net's labels 0..n, or visible ones, spread over 0..255.",
         show_default=False,
     ),
 ]
 RecursiveOption = Annotated[
-    bool, typer.Option("--recursive", help="Photographs in folders within too; the masks are laid out alike.")
+    bool, typer.Option("--recursive", help="Also photographs in subfolders; the masks get the same subfolders.")
 ]
 KindOption = Annotated[
     Kind | None,
     typer.Option(
         "--as",
-        help="Take -i as this; by default as nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
+        help="Kind of files in -i; by default nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
         show_default=False,
     ),
 ]
@@ -91,7 +91,7 @@ KeepOption = Annotated[
     typer.Option(
         "--continue_prediction",
         "--c",
-        help="Keep what is predicted already; otherwise it is predicted again and overwritten.",
+        help="Keep existing predictions; otherwise they are made again and overwritten.",
     ),
 ]
 NpzOption = Annotated[
@@ -113,7 +113,7 @@ PreprocessingOption = Annotated[
         envvar="nnUNet_npp",
         show_envvar=False,
         min=0,
-        help="nnU-Net's naming only: processes for preprocessing; -npp 0 -nps 0 is one for all.",
+        help="nnU-Net's naming only: processes for preprocessing; -npp 0 -nps 0 uses one process for everything.",
     ),
 ]
 ExportOption = Annotated[
@@ -122,8 +122,8 @@ ExportOption = Annotated[
         "-nps", envvar="nnUNet_nps", show_envvar=False, min=0, help="nnU-Net's naming only: processes for export."
     ),
 ]
-PartsOption = Annotated[int, typer.Option("-num_parts", min=1, help="Share the images among so many commands.")]
-PartOption = Annotated[int, typer.Option("-part_id", min=0, help="Which of them this is, from 0.")]
+PartsOption = Annotated[int, typer.Option("-num_parts", min=1, help="Number of commands that share the images.")]
+PartOption = Annotated[int, typer.Option("-part_id", min=0, help="Number of this command, from 0.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="nnU-Net's messages, and the traceback of a failure.")]
 NoBarOption = Annotated[bool, typer.Option("--disable_progress_bar", help="No bar; a line for each image stays.")]
 OffDeviceOption = Annotated[

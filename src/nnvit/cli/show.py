@@ -32,15 +32,15 @@ def show(
 ) -> None:
     """Show a recipe with every key resolved, and its network: parts, shapes, parameters, FLOPs and memory.
 
-    Nothing is allocated or downloaded: the largest backbones are shown on any machine. Of a folder, show the training's own
-    account instead: how it ended, where an iteration's seconds went, peak memory, FLOPs, weights and versions.
+    Nothing is allocated or downloaded: the largest backbones are shown on any machine. Of a folder, show the record of
+    the training instead: how it ended, where an iteration's seconds went, peak memory, FLOPs, weights and versions.
     """
     from nnvit import describe
 
     if Path(recipe).is_dir():
         if overrides:
             raise ConfigError(
-                f"{recipe} is a folder, whose recipe is what it was trained with: leave out {overrides[0]}."
+                f"{recipe} is a folder of a training, whose recipe cannot be changed: leave out {overrides[0]}."
             )
         print("\n".join(describe.account(Path(recipe))))
         return

@@ -17,7 +17,7 @@ app = new_app(name="weights", no_args_is_help=True, help="Files with pretrained 
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
 ) -> None:
-    """Say what a weight file is: layout, family and size that it fits, what would load, licence, statistics."""
+    """Describe a weight file: layout, family and size that it fits, tensors that would load, licence, statistics."""
     from nnvit.weights.check import check as check_file
 
     print("\n".join(check_file(file).lines()))
@@ -32,8 +32,8 @@ def fetch(
         list[str],
         typer.Argument(
             metavar="NAME... [KEY=VALUE...]",
-            help="A recipe, a backbone and its size such as dinov3/large (`nnvit list sizes`), or hf:REPO@REVISION; then keys "
-            "of a recipe that hold for all of them.",
+            help="A recipe, a backbone and its size such as dinov3/large (`nnvit list sizes`), or hf:REPO@REVISION; then recipe "
+            "keys for all of them.",
         ),
     ],
     cache: Annotated[
@@ -41,7 +41,7 @@ def fetch(
     ] = None,
     accept_license: LicenseOption = None,
 ) -> None:
-    """Bring pretrained weights onto this machine, where trainings without internet find them afterwards."""
+    """Download pretrained weights; trainings without internet find them afterwards."""
     if cache is not None:
         _keep_in(cache)
     from nnvit.weights import fetch as fetching
