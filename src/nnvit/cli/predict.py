@@ -12,14 +12,14 @@ from . import options as o
 app = o.new_app()
 
 
-class Kind(StrEnum):
+class _Kind(StrEnum):
     """What `-i` holds."""
 
     PHOTOGRAPHS = "photographs"
     NNUNET = "nnunet"
 
 
-class MaskValues(StrEnum):
+class _MaskValues(StrEnum):
     """How labels are written in the masks of photographs."""
 
     STORED = "stored"
@@ -27,7 +27,7 @@ class MaskValues(StrEnum):
     VISIBLE = "visible"
 
 
-InputOption = Annotated[
+_InputOption = Annotated[
     Path,
     typer.Option(
         "-i",
@@ -35,8 +35,8 @@ InputOption = Annotated[
         "case_0000.png.",
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("-o", help="Folder for the masks; created if missing.")]
-ModelOption = Annotated[
+_OutputOption = Annotated[Path, typer.Option("-o", help="Folder for the masks; created if missing.")]
+_ModelOption = Annotated[
     Path | None,
     typer.Option(
         "-m",
@@ -44,32 +44,32 @@ ModelOption = Annotated[
         show_default=False,
     ),
 ]
-OverlayOption = Annotated[
+_OverlayOption = Annotated[
     bool, typer.Option("--overlay", help="Also OUT/overlays: each photograph with its mask drawn on it.")
 ]
-ProbabilitiesOption = Annotated[
+_ProbabilitiesOption = Annotated[
     bool, typer.Option("--probabilities", help="Also OUT/probabilities/LABEL: 16-bit grey png, 65535 is 1.")
 ]
-ValuesOption = Annotated[
-    MaskValues | None,
+_ValuesOption = Annotated[
+    _MaskValues | None,
     typer.Option(
         help="Label values in the masks: as stored in the mask files of the import (the default, where the model knows "
         "them), nnU-Net's labels 0..n, or visible ones, spread over 0..255.",
         show_default=False,
     ),
 ]
-RecursiveOption = Annotated[
+_RecursiveOption = Annotated[
     bool, typer.Option("--recursive", help="Also photographs in subfolders; the masks get the same subfolders.")
 ]
-KindOption = Annotated[
-    Kind | None,
+_KindOption = Annotated[
+    _Kind | None,
     typer.Option(
         "--as",
         help="Kind of files in -i; by default nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
         show_default=False,
     ),
 ]
-FoldsOption = Annotated[
+_FoldsOption = Annotated[
     list[str] | None,
     typer.Option(
         "-f",
@@ -78,15 +78,15 @@ FoldsOption = Annotated[
         show_default=False,
     ),
 ]
-CheckpointOption = Annotated[str, typer.Option("-chk", help="Name of the checkpoint.")]
-StepOption = Annotated[
+_CheckpointOption = Annotated[str, typer.Option("-chk", help="Name of the checkpoint.")]
+_StepOption = Annotated[
     float,
     typer.Option(
         "-step_size", help="Step of the sliding window, in patches, at most 1; larger is faster and less accurate."
     ),
 ]
-NoMirroringOption = Annotated[bool, typer.Option("--disable_tta", help="No mirroring: faster, less accurate.")]
-KeepOption = Annotated[
+_NoMirroringOption = Annotated[bool, typer.Option("--disable_tta", help="No mirroring: faster, less accurate.")]
+_KeepOption = Annotated[
     bool,
     typer.Option(
         "--continue_prediction",
@@ -94,11 +94,11 @@ KeepOption = Annotated[
         help="Keep existing predictions; otherwise they are made again and overwritten.",
     ),
 ]
-NpzOption = Annotated[
+_NpzOption = Annotated[
     bool,
     typer.Option("--save_probabilities", help="nnU-Net's naming only: its npz of probabilities, for ensembles."),
 ]
-StageOption = Annotated[
+_StageOption = Annotated[
     Path | None,
     typer.Option(
         "-prev_stage_predictions",
@@ -106,7 +106,7 @@ StageOption = Annotated[
         show_default=False,
     ),
 ]
-PreprocessingOption = Annotated[
+_PreprocessingOption = Annotated[
     int,
     typer.Option(
         "-npp",
@@ -116,20 +116,20 @@ PreprocessingOption = Annotated[
         help="nnU-Net's naming only: processes for preprocessing; -npp 0 -nps 0 uses one process for everything.",
     ),
 ]
-ExportOption = Annotated[
+_ExportOption = Annotated[
     int,
     typer.Option(
         "-nps", envvar="nnUNet_nps", show_envvar=False, min=0, help="nnU-Net's naming only: processes for export."
     ),
 ]
-PartsOption = Annotated[int, typer.Option("-num_parts", min=1, help="Number of commands that share the images.")]
-PartOption = Annotated[int, typer.Option("-part_id", min=0, help="Number of this command, from 0.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="nnU-Net's messages, and the traceback of a failure.")]
-NoBarOption = Annotated[bool, typer.Option("--disable_progress_bar", help="No bar; a line for each image stays.")]
-OffDeviceOption = Annotated[
+_PartsOption = Annotated[int, typer.Option("-num_parts", min=1, help="Number of commands that share the images.")]
+_PartOption = Annotated[int, typer.Option("-part_id", min=0, help="Number of this command, from 0.")]
+_VerboseOption = Annotated[bool, typer.Option("--verbose", help="nnU-Net's messages, and the traceback of a failure.")]
+_NoBarOption = Annotated[bool, typer.Option("--disable_progress_bar", help="No bar; a line for each image stays.")]
+_OffDeviceOption = Annotated[
     bool, typer.Option("--not_on_device", help="Collect the outputs in main memory, for large images.")
 ]
-ExactOption = Annotated[
+_ExactOption = Annotated[
     bool,
     typer.Option(
         "--exact",
@@ -137,7 +137,7 @@ ExactOption = Annotated[
         "device has it, in bf16, which may move single pixels at a border.",
     ),
 ]
-TileBatchOption = Annotated[
+_TileBatchOption = Annotated[
     int | None,
     typer.Option(
         "--tile-batch",
@@ -154,35 +154,35 @@ TileBatchOption = Annotated[
     "--overlay | nnvit predict -i imagesTs -o out -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet -f 0 1 2",
 )
 def predict(
-    i: InputOption,
-    out: OutputOption,
-    m: ModelOption = None,
-    overlay: OverlayOption = False,
-    probabilities: ProbabilitiesOption = False,
-    values: ValuesOption = None,
-    recursive: RecursiveOption = False,
-    as_: KindOption = None,
+    i: _InputOption,
+    out: _OutputOption,
+    m: _ModelOption = None,
+    overlay: _OverlayOption = False,
+    probabilities: _ProbabilitiesOption = False,
+    values: _ValuesOption = None,
+    recursive: _RecursiveOption = False,
+    as_: _KindOption = None,
     d: o.ModelDatasetOption = None,
     p: o.ModelPlansOption = "nnUNetPlans",
     tr: o.ModelTrainerOption = "nnUNetTrainer",
     c: o.ModelConfigurationOption = None,
-    f: FoldsOption = None,
-    chk: CheckpointOption = "checkpoint_final.pth",
-    step_size: StepOption = 0.5,
-    disable_tta: NoMirroringOption = False,
-    continue_prediction: KeepOption = False,
-    save_probabilities: NpzOption = False,
-    prev_stage_predictions: StageOption = None,
-    npp: PreprocessingOption = 3,
-    nps: ExportOption = 3,
-    num_parts: PartsOption = 1,
-    part_id: PartOption = 0,
+    f: _FoldsOption = None,
+    chk: _CheckpointOption = "checkpoint_final.pth",
+    step_size: _StepOption = 0.5,
+    disable_tta: _NoMirroringOption = False,
+    continue_prediction: _KeepOption = False,
+    save_probabilities: _NpzOption = False,
+    prev_stage_predictions: _StageOption = None,
+    npp: _PreprocessingOption = 3,
+    nps: _ExportOption = 3,
+    num_parts: _PartsOption = 1,
+    part_id: _PartOption = 0,
     device: o.DeviceOption = None,
-    verbose: VerboseOption = False,
-    disable_progress_bar: NoBarOption = False,
-    not_on_device: OffDeviceOption = False,
-    exact: ExactOption = False,
-    tile_batch: TileBatchOption = None,
+    verbose: _VerboseOption = False,
+    disable_progress_bar: _NoBarOption = False,
+    not_on_device: _OffDeviceOption = False,
+    exact: _ExactOption = False,
+    tile_batch: _TileBatchOption = None,
 ) -> None:
     """Predict photographs, of any name and geometry, or a folder of nnU-Net's naming, as nnUNetv2_predict does.
 
