@@ -1,7 +1,11 @@
 """The examples in CONTRIBUTING.md, as written there: one file each, and nothing else is touched."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,21 @@ from nnvit.weights.check import check
 
 from .conftest import REPOSITORY
 
-KINDS = ["head", "neck", "backbone"]
-CODE = dict(
-    zip(KINDS, re.findall(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL), strict=True)
-)
+
+def example(heading: str) -> str:
+    """The code of the section with this heading."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    return str(code)
+
+
+KINDS = {
+    "head": "A new head in thirty lines",
+    "neck": "A new neck in thirty lines",
+    "backbone": "A new backbone family in forty lines",
+}
+CODE = {kind: example(heading) for kind, heading in KINDS.items()}
 LINES = {"head": 30, "neck": 30, "backbone": 40}
 TINY = ["model.backbone=tiny", "model.backbone_size=vit"]
 NETWORKS = {
@@ -133,3 +148,26 @@ class TestTheExampleFamily:
         (fit,) = check(file).fits
         assert (fit.recipe, fit.layout) == ("model.backbone=mine model.backbone_size=tiny", "hospital")
         assert fit.licence == "cc-by-nc-4.0"
+
+
+def test_the_example_command_is_one_file_and_one_line(tmp_path: Path) -> None:
+    """In a copy of the package, since the line goes into a file of it."""
+    package = tmp_path / "nnvit"
+    shutil.copytree(REPOSITORY / "src" / "nnvit", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "cli" / "labels.py").write_text(example("A new command"))
+    table = package / "cli" / "__init__.py"
+    table.write_text(table.read_text().replace('    "dataset",\n)', '    "dataset",\n    "labels",\n)'))
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "vessel": 1}}')
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-m", "nnvit", *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "  labels     Print the labels of a data set, one per line." in run("--help").stdout
+    assert "Example: nnvit labels" in run("labels", "--help").stdout
+    assert run("labels", ".").stdout == "0: background\n1: vessel\n"
+    (tmp_path / "dataset.json").write_text("{")
+    failed = run("labels", ".")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: dataset.json is not valid JSON")

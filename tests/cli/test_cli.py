@@ -17,9 +17,8 @@ import typer
 from PIL import Image
 
 from nnvit import cli
+from nnvit.cli.train import FORK_APPS as FORK
 from nnvit.weights import licences
-
-FORK = {"segformer": cli.segformer_app, "vit": cli.vit_app, "m2f": cli.m2f_app}
 
 
 def commands(app: typer.Typer = cli.app, name: str = "nnvit") -> Iterator[tuple[str, Any]]:
@@ -150,6 +149,12 @@ def test_help_loads_nothing_heavy(words: str) -> None:
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "Usage:" in printed
     assert "heavy: []" in printed
+
+
+def test_torchvisions_warning_about_torch_is_not_shown() -> None:
+    """Nor by a script or a command of stock nnU-Net, which build the network without nnvit's command line."""
+    code = "import nnvit.model, sys; assert 'torchvision' in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr == ""
 
 
 def test_a_licence_is_accepted_once_for_this_process_and_later_ones(

@@ -1,61 +1,98 @@
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from nnvit.cli import demonstration
+from nnvit.cli import demo
+from nnvit.compare.comparison import compare
 from nnvit.errors import ConfigError
 
 
-def test_dice_of_known_maps() -> None:
-    reference = np.array([[0, 1, 1], [2, 2, 0]])
-    assert demonstration.dice(reference, reference) == 1.0
-    predicted = np.array([[0, 1, 0], [2, 2, 2]])
-    assert demonstration.dice(predicted, reference) == pytest.approx((2 * 1 / 3 + 2 * 2 / 5) / 2)
-    assert np.isnan(demonstration.dice(reference, np.zeros((2, 3), int)))
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
-def test_overlays_colour_agreement_excess_and_misses() -> None:
-    photo = np.zeros((1, 4, 3), np.uint8)
-    shown = demonstration.overlay(photo, np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]]))
-    expected = [0.75 * np.array(colour) for colour in (demonstration.AGREE, demonstration.EXTRA, demonstration.MISSED)]
-    assert np.abs(shown[0, :3] - expected).max() <= 1
-    assert not shown[0, 3].any()
+def _uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def test_the_table_and_the_pictures_are_those_of_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four arms of masks, each wrong in its own way, compared by `nnvit compare` itself."""
+    raw = tmp_path / "raw" / "Dataset900_Demo"
+    reference = np.zeros((40, 60), np.uint8)
+    reference[10:30, 10:30] = 1
+    reference[10:30, 40:50] = 2
+    _save(raw / "imagesTs" / "a_0000.png", np.full((40, 60, 3), 90, np.uint8))
+    _save(raw / "labelsTs" / "a.png", reference)
+    arms = {}
+    for k, arm in enumerate(demo._ARMS):
+        mask = reference.copy()
+        mask[10:30, 10 : 10 + 5 * k] = 0
+        folder = demo._model_folder(tmp_path / "results", "Dataset900_Demo", arm) / "predicted"
+        _save(folder / "a.png", mask)
+        arms[arm] = folder
+    words = [f"{arm}={folder}" for arm, folder in arms.items()]
+    compare(
+        words, reference=raw / "labelsTs", images=raw / "imagesTs", out=tmp_path / "report", processes=1, quiet=True
+    )
+    cases = demo._scores(tmp_path / "report" / "cases.csv")
+    demo._print_table(cases)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " 1 │" in line]
+    found = {row[1]: row[-8:-1:2] for row in rows}
+    dice = [np.mean([2 * (20 - 5 * k) / (40 - 5 * k), 1]) for k in range(4)]
+    assert found == {arm: [f"{value:.3f}"] * 3 + ["1"] for arm, value in zip(arms, dice, strict=True)}
+    pictures = demo._pictures(tmp_path, "Dataset900_Demo", cases)
+    assert [path.name for path in pictures.iterdir()] == ["a.png"]
+
+
+def test_layers_are_laid_over_each_other() -> None:
+    ground, over = Image.new("RGB", (3, 1), "#202020"), Image.new("RGBA", (3, 1))
+    over.putpixel((1, 0), (255, 0, 0, 255))
+    stacked = demo._stacked(_uri(ground), _uri(over))
+    assert [stacked.getpixel((x, 0)) for x in range(3)] == [(32, 32, 32), (255, 0, 0), (32, 32, 32)]
 
 
 def test_every_fifth_photograph_is_held_out_by_its_whole_name(tmp_path: Path) -> None:
     for i in range(12):
         (tmp_path / f"a+{i:02}.png").touch()
-    held_out = [i for i in range(12) if re.fullmatch(demonstration._every_fifth(tmp_path), f"a+{i:02}")]
+    held_out = [i for i in range(12) if re.fullmatch(demo._every_fifth(tmp_path), f"a+{i:02}")]
     assert held_out == [0, 5, 10]
     (tmp_path / "few").mkdir()
     with pytest.raises(ConfigError, match="holds 0 images"):
-        demonstration._every_fifth(tmp_path / "few")
+        demo._every_fifth(tmp_path / "few")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
-    mine = demonstration.Photographs(images=tmp_path / "i", masks=tmp_path / "m")
-    demonstration._claim(tmp_path / "demo", mine)
-    other = demonstration.Photographs(images=tmp_path / "x", masks=tmp_path / "m")
-    demonstration._claim(tmp_path / "demo", other)  # nothing was imported yet: a typo can be mended
-    demonstration._claim(tmp_path / "demo", mine)
+    mine = demo._Photographs(images=tmp_path / "i", masks=tmp_path / "m")
+    demo._claim(tmp_path / "demo", mine)
+    other = demo._Photographs(images=tmp_path / "x", masks=tmp_path / "m")
+    demo._claim(tmp_path / "demo", other)  # nothing was imported yet: a typo can be mended
+    demo._claim(tmp_path / "demo", mine)
     (tmp_path / "demo" / "raw" / "Dataset900_Demo").mkdir(parents=True)
-    demonstration._claim(tmp_path / "demo", mine)  # the same photographs: the demo continues
+    demo._claim(tmp_path / "demo", mine)  # the same photographs: the demo continues
     with pytest.raises(ConfigError, match="other photographs"):
-        demonstration._claim(tmp_path / "demo", other)
+        demo._claim(tmp_path / "demo", other)
     assert json.loads((tmp_path / "demo" / "demo.json").read_text())["images"] == str(tmp_path / "i")
     with pytest.raises(ConfigError, match="is not a folder"):
-        demonstration.run(tmp_path / "new", other)
+        demo._run(tmp_path / "new", other)
     assert not (tmp_path / "new").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").touch()
     with pytest.raises(ConfigError, match="not empty"):
-        demonstration._claim(tmp_path / "full", mine)
+        demo._claim(tmp_path / "full", mine)
 
 
 @pytest.mark.parametrize("panels", [4, 5])
 def test_pictures_hold_any_number_of_panels(panels: int, tmp_path: Path) -> None:
-    demonstration._save({f"panel {i}": np.zeros((8, 8, 3), np.uint8) for i in range(panels)}, tmp_path / "picture.png")
+    demo._save({f"panel {i}": Image.new("RGB", (8, 8)) for i in range(panels)}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 0

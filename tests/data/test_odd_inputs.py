@@ -1,7 +1,7 @@
 """A table of odd files: each is imported so that stock nnU-Net's own reader finds the right pixels, or refused in words.
 
 What is accepted is read back through nnU-Net's own listing of a raw data set and the reader class that dataset.json
-names, and compared number for number with what was put in and with what `read_as_nnunet` makes of the original.
+names, and compared number for number with what was put in and with what `read_image` makes of the original.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
 from PIL import Image
 
-from nnvit.data.image_reading import read_as_nnunet
+from nnvit.data.image_reading import read_image
 
 from .conftest import Workplace, with_palette
 
@@ -345,7 +345,7 @@ def test_stock_nnunet_reads_the_right_pixels(place: Workplace, odd: Good) -> Non
     np.testing.assert_allclose(label_properties["spacing"], properties["spacing"])
     names = odd.options.get("channel_names")
     (original,) = (place.root / "images").iterdir()
-    own, own_properties = read_as_nnunet(original, len(names) if names else None)
+    own, own_properties = read_image(original, len(names) if names else None).as_nnunet()
     assert own.dtype == image.dtype
     assert np.array_equal(own, image)
     np.testing.assert_allclose(own_properties["spacing"], properties["spacing"])

@@ -170,13 +170,13 @@ def test_show_says_how_far_a_training_is_that_runs_or_was_killed(tmp_path: Path)
     assert text.count("not recorded") == 2
 
 
-def test_show_refuses_a_folder_without_a_whole_account(tmp_path: Path) -> None:
+def test_show_refuses_a_folder_without_a_complete_record(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no nnvit_run.json"):
         describe.account(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"nnvit_run.json is not a whole account of a training \(KeyError: 'device'\)"
+        ConfigError, match=r"nnvit_run.json is not a complete record of a training \(KeyError: 'device'\)"
     ):
         describe.account(fold(tmp_path / "a", device=None))
     (fold(tmp_path / "b") / "nnvit_run.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"not a whole account"):
+    with pytest.raises(ConfigError, match=r"not a complete record"):
         describe.account(tmp_path / "b")

@@ -5,9 +5,16 @@ from typing import Annotated
 
 import typer
 
-from .options import OverridesArgument
+from .options import OverridesArgument, new_app
+
+app = new_app()
 
 
+@app.command(
+    epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
+    "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
+    "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
+)
 def convert(
     source: Annotated[
         Path,
@@ -30,7 +37,7 @@ def convert(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="What to write; of a results folder, one beside it by default."),
+        typer.Option("--out", "-o", help="What to write; by default, for a results folder, a folder beside it."),
     ] = None,
     backbone_only: Annotated[
         bool, typer.Option("--backbone-only", help="Write the backbone alone, for model.weights=PATH; adapters merged.")
@@ -39,17 +46,8 @@ def convert(
     """Turn the original fork's checkpoints, or transformers' SegFormer, into what nnvit and stock nnU-Net load.
 
     A results folder becomes one that nnUNetv2_predict reads; a file becomes one for -pretrained_weights. Nothing is ever
-    overwritten, and what does not fit whole is refused with the list of what is missing.
+    overwritten, and a source that does not fit completely is refused with a list of what is missing.
     """
     from nnvit.nnunet.share.convert import convert as convert_source
 
     print("\n".join(convert_source(source, out, recipe or [], overrides or [], backbone_only).lines()))
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `convert`."""
-    app.command(
-        epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
-        "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
-        "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
-    )(convert)

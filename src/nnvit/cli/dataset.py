@@ -12,7 +12,7 @@ from .options import new_app
 if TYPE_CHECKING:
     from nnvit.data.label_values import Stored
 
-app = new_app(no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
+app = new_app(name="dataset", no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
 
 
 @app.command(
@@ -32,7 +32,9 @@ def dataset_import(
             show_default=False,
         ),
     ] = None,
-    mask_suffix: Annotated[str, typer.Option(help="What a mask's name has after its image's.")] = "",
+    mask_suffix: Annotated[
+        str, typer.Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
+    ] = "",
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,39 +49,39 @@ def dataset_import(
         typer.Option(
             metavar="NAME=FOLDER",
             help="Instead of MASKS, for each label the folder of its masks; or 'NAME=FOLDER/*SUFFIX', if other files lie "
-            "there or names differ. What is not 0 is the label.",
+            "there or names differ. Pixels that are not 0 have the label.",
             show_default=False,
         ),
     ] = None,
     overlap: Annotated[
-        str, typer.Option(help="Where several masks of an image overlap: refuse, or let the --mask named first win.")
+        str, typer.Option(help="For masks of an image that overlap: refuse, or first: the --mask named first wins.")
     ] = "refuse",
     allow_missing_masks: Annotated[
-        bool, typer.Option("--allow-missing-masks", help="Take a --mask that an image lacks as empty.")
+        bool, typer.Option("--allow-missing-masks", help="Treat a --mask that an image lacks as empty.")
     ] = False,
     channel_names: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,...",
             help="Names of the channels. Pages of a tif, a volume's 4th dimension and alpha are channels only if that "
-            "makes as many. With zscore, nnU-Net knows a channel called CT by its name.",
+            "makes this number. With zscore, nnU-Net treats a channel called CT as CT.",
             show_default=False,
         ),
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="What of a name tells the patient; patients never straddle folds."),
+        typer.Option(metavar="REGEX", help="Finds the patient in an image's name; no patient is in two folds."),
     ] = None,
     num_folds: Annotated[int, typer.Option(help="Folds of the cross-validation, with --group-by.", min=2)] = 5,
     validate_on: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="One fold only, which validates on the groups that it matches whole."),
+        typer.Option(metavar="REGEX", help="One fold only, which validates on the groups whose whole name matches."),
     ] = None,
     hold_out: Annotated[
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="Groups (without --group-by: names) that become the test set, imagesTs. It must match them whole.",
+            help="Groups (without --group-by: names) whose whole name matches become the test set, imagesTs.",
         ),
     ] = None,
     normalization: Annotated[
@@ -94,7 +96,7 @@ def dataset_import(
         int | None,
         typer.Option(
             "-np",
-            help="Files to work on at a time. By default one for each core, at most 8.",
+            help="Files to work on at a time. By default one per core, at most 8.",
             min=1,
             show_default=False,
         ),

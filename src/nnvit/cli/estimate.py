@@ -8,7 +8,13 @@ from nnvit.errors import ConfigError
 
 from . import options as o
 
+app = o.new_app()
 
+
+@app.command(
+    epilog="Examples: nnvit estimate segformer_default -d 101 | nnvit estimate vit_default lora.r=16 --patch 320 256 "
+    "--batch 8 --device this --device A100"
+)
 def estimate(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
     overrides: o.OverridesArgument = None,
@@ -41,8 +47,8 @@ def estimate(
 ) -> None:
     """Predict peak memory and time of a training, on this machine and on GPUs by their published figures.
 
-    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. On this machine, matrix products
-    are timed for a second.
+    A step is run on tensors that hold no numbers: no GPU is needed and nothing is allocated. On this machine a matrix
+    product is timed for one second.
     """
     from nnvit import describe
     from nnvit.estimate import devices, job_of
@@ -67,7 +73,7 @@ def estimate(
         job = job_of(loaded, patch=(height, width), **sizes)
     else:
         raise ConfigError(
-            f"model.head={loaded.model.head} is the base plans' own network: name a data set with -d DATASET."
+            f"model.head={loaded.model.head} is the base plans' own network: name the data set with -d DATASET."
         )
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = o.torch_device(None) if "this" in names else None  # with the threads of a training
@@ -82,11 +88,3 @@ def estimate(
         print(f"this machine is left out: {refusal}")
         here = None
     print("\n".join(describe.needs(job, precision, list(dict.fromkeys(chosen)), here)))
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `estimate`."""
-    app.command(
-        epilog="Examples: nnvit estimate segformer_default -d 101 | nnvit estimate vit_default lora.r=16 --patch 320 256 "
-        "--batch 8 --device this --device A100"
-    )(estimate)

@@ -1,13 +1,20 @@
-"""`nnvit export` and `nnvit install`: a trained model as one whole file, and back."""
+"""`nnvit export`: a trained model as one that runs anywhere, folder or zip."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import ManyFolds
+from .options import ManyFolds, new_app
+
+app = new_app()
 
 
+@app.command(
+    cls=ManyFolds,
+    epilog="Examples: nnvit export nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans_mine__2d -o mine.zip | "
+    "nnvit export MODEL_FOLDER -o small -f 0 --half --safetensors | nnvit export MODEL_FOLDER -o app -f 0 --onnx",
+)
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL_FOLDER", help="A trained model, …/Trainer__Plans__2d.")],
     out: Annotated[
@@ -52,34 +59,3 @@ def export(
     options = ExportOptions(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
     numbers = [parse_fold(fold) for fold in folds] if folds else None
     print("\n".join(export_model(model, out, numbers, chk, options).lines()))
-
-
-def install(
-    source: Annotated[
-        Path, typer.Argument(metavar="ZIP", help="Made by `nnvit export` or nnUNetv2_export_model_to_zip.")
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", "-d", help="Call its data set this instead, such as Dataset900_Theirs.", show_default=False
-        ),
-    ] = None,
-) -> None:
-    """Put a model from a zip into nnUNet_results, after checking that nothing in it can do harm.
-
-    Paths that leave the folder, links, and checkpoints that would run code are refused; a model that is there already is
-    never overwritten; all of it arrives, or nothing.
-    """
-    from nnvit.nnunet.share.install import install as install_model
-
-    print("\n".join(install_model(source, name).lines()))
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `export` and `install`."""
-    app.command(
-        cls=ManyFolds,
-        epilog="Examples: nnvit export nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans_mine__2d -o mine.zip | "
-        "nnvit export MODEL_FOLDER -o small -f 0 --half --safetensors | nnvit export MODEL_FOLDER -o app -f 0 --onnx",
-    )(export)
-    app.command(epilog="Examples: nnvit install mine.zip | nnvit install theirs.zip --name Dataset900_Theirs")(install)

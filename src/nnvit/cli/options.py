@@ -1,7 +1,8 @@
-"""What the commands share: the look of an app, and the arguments that several take."""
+"""What the commands share: how an app is made, and the arguments that several commands take."""
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,16 +13,14 @@ from nnvit.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-HELP = {"help_option_names": ["-h", "--help"]}
-
 
 def new_app(**settings: Any) -> typer.Typer:
-    """A Typer app whose help is plain text, which never cuts a flag's name short."""
+    """Makes a Typer app whose help is plain text, in which no flag's name is cut short."""
     return typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings=HELP,
+        context_settings={"help_option_names": ["-h", "--help"]},
         **settings,
     )
 
@@ -30,7 +29,7 @@ class ManyFolds(TyperCommand):
     """A command whose -f, or --folds, takes several values in a row, as nnU-Net's own do."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """`-f 0 1 2` is read as `-f 0 -f 1 -f 2`."""
+        """Reads `-f 0 1 2` as `-f 0 -f 1 -f 2`."""
         spread: list[str] = []
         flag = None
         for word in args:
@@ -40,12 +39,12 @@ class ManyFolds(TyperCommand):
 
 
 def torch_device(name: str | None) -> "torch.device":
-    """The device of `-device`, with as many threads as nnU-Net gives it. Raises ConfigError where there is none such."""
+    """Returns the device of `-device` and sets torch's threads as nnU-Net does. Raises ConfigError if it does not exist."""
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cuda", "cpu", "mps"):
-        raise ConfigError(f"-device {name} must be cuda, cpu or mps; which GPU it is says CUDA_VISIBLE_DEVICES.")
+        raise ConfigError(f"-device {name} must be cuda, cpu or mps; choose the GPU with CUDA_VISIBLE_DEVICES.")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("-device cuda: torch sees no CUDA device here; use -device cpu, or check `nvidia-smi`.")
     torch.set_num_threads(os.cpu_count() or 1 if name == "cpu" else 1)
@@ -83,6 +82,10 @@ OverridesArgument = Annotated[
         show_default=False,
     ),
 ]
+RECIPE_HELP = (
+    "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
+    "segformer_default, DINOv3 ViT-L with LoRA."
+)
 TrainerOption = Annotated[str, typer.Option("-tr", help="Trainer class.")]
 PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
 PretrainedOption = Annotated[
@@ -109,6 +112,14 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.", show_default=False),
 ]
+ModelDatasetOption = Annotated[
+    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.", show_default=False)
+]
+ModelPlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
+ModelTrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
+ModelConfigurationOption = Annotated[
+    str | None, typer.Option("-c", help="With -d: configuration, such as 2d.", show_default=False)
+]
 LicenseOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -121,8 +132,28 @@ LicenseOption = Annotated[
 
 
 def accept(licences: list[str] | None) -> None:
-    """What `--accept-license` says, for this process and remembered."""
+    """Accepts the licences that `--accept-license` names, for this process and later ones."""
     if licences:
         from nnvit.weights.licences import accept as remember
 
         remember(licences)
+
+
+def model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
+    """Returns the model folder that -m names, or -d, -c, -tr and -p. Raises ConfigError for both, or neither."""
+    from nnvit.nnunet.model_folder import find_model
+
+    if (model is None) == (dataset is None):
+        raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
+    if model is not None:
+        return model
+    if configuration is None:
+        raise ConfigError(f"-d {dataset} also needs -c, the configuration, such as -c 2d.")
+    return find_model(str(dataset), configuration, trainer, plans)
+
+
+def parse_fold(name: str) -> int | str:
+    """Returns a number, or "all". Raises ConfigError for anything else."""
+    if name == "all" or name.isdigit():
+        return name if name == "all" else int(name)
+    raise ConfigError(f"fold {name} must be a number from 0, or 'all'.")

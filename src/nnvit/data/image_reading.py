@@ -1,47 +1,96 @@
-"""Reads any image off disk as nnU-Net shall see it, and refuses what would be read as something else."""
+"""Reads pictures, TIFF files and volumes as stock nnU-Net will see them after the import.
 
+A file that could be read in more than one way is refused.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK
+import tifffile
 from PIL import ExifTags, Image, ImageOps
 
 from nnvit.errors import DataError
 
 from .pairing import VOLUME_SUFFIXES, suffix_of
-from .photo import Array, Photo, upright
-from .tiffs import drop_alpha, read_tiff, transparent
-from .volumes import read_volume
+from .volumes import Geometry, read_volume, refuse_infinite
 
 GREY16 = ("I;16", "I;16L", "I;16B")
+"""Pillow's modes of 16-bit grey."""
+
+_MOST_CHANNELS = 32
+"""A longer last axis of a TIFF is not taken for channels."""
+_CHANNEL_AXES = "SC"
+_JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.OJPEG)
+_ORIENTATION_TAG = 274
+_TIFF_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error, zlib.error)
 
 
-def read_as_nnunet(path: Path, channels: int | None = None) -> tuple[Array, dict[str, Any]]:
-    """What stock nnU-Net's reader would return for this image, were it imported; see `Photo.as_nnunet`.
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A picture or a volume in memory, channels last."""
 
-    Raises:
-        DataError: as `read_image`.
-    """
-    return read_image(path, channels).as_nnunet()
+    pixels: np.ndarray
+    """(H, W) or (H, W, C), uint8, uint16 or float32; a volume (D, H, W) or (D, H, W, C) of the file's type."""
+    turned: bool = False
+    """True if the file's EXIF orientation was applied."""
+    opaque: bool = False
+    """True if an alpha channel that was opaque throughout was dropped."""
+    geometry: Geometry | None = None
+    """None for pictures."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(H, W), or a volume's (D, H, W)."""
+        return self.pixels.shape[: len(self.geometry.spacing) if self.geometry else 2]
+
+    @property
+    def channels(self) -> int:
+        return int(self.pixels.shape[-1]) if self.pixels.ndim > len(self.size) else 1
+
+    def planes(self) -> list[np.ndarray]:
+        """Returns one array per channel, without the channel axis."""
+        if self.pixels.ndim == len(self.size):
+            return [self.pixels]
+        return [self.pixels[..., i] for i in range(self.channels)]
+
+    def as_nnunet(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns what stock nnU-Net's reader returns for this image after the import.
+
+        Returns:
+            (C, 1, H, W) or (C, D, H, W) float32, and the properties with their `spacing` (999, 1, 1 for pictures).
+        """
+        planes = [plane if plane.ndim == 3 else plane[None] for plane in self.planes()]
+        stacked = np.stack(planes).astype(np.float32)
+        if self.geometry is None:
+            return stacked, {"spacing": (999, 1, 1)}
+        spacing = [abs(value) for value in reversed(self.geometry.spacing)]
+        if len(spacing) == 2:
+            spacing.insert(0, 999 * max(spacing))
+        return stacked, {"sitk_stuff": vars(self.geometry).copy(), "spacing": spacing}
 
 
 def read_image(path: Path, channels: int | None = None) -> Photo:
-    """Read a picture upright, or a volume; an alpha channel is dropped if it is opaque throughout.
+    """Reads a picture upright, or a volume; drops an alpha channel that is opaque throughout.
 
     Args:
         path: jpg, png, bmp, tif or NIfTI.
-        channels: as many channels as the user says there are, which settles what a file leaves open: whether
-            pages or a fourth dimension are channels, and whether alpha is one.
+        channels: the number of channels that the user gave. It decides what the file leaves open: pages, a fourth
+            dimension and alpha are channels only if that makes this number.
 
     Raises:
         DataError: unreadable, several pages, transparent or infinite pixels, or pixels of a kind that nnU-Net
-            could not read.
+            cannot read.
     """
     if suffix_of(path) in VOLUME_SUFFIXES:
-        return read_volume(path, channels)
+        voxels, geometry = read_volume(path, channels)
+        return Photo(pixels=voxels, geometry=geometry)
     if _is_tiff(path):
-        return read_tiff(path, channels)
+        return _read_tiff(path, channels)
     picture, orientation, deep, _ = open_picture(path)
     if deep:
         return _read_deep_png(path, orientation, channels)
@@ -62,21 +111,21 @@ def read_image(path: Path, channels: int | None = None) -> Photo:
     return Photo(pixels=pixels, turned=turned, opaque=opaque)
 
 
-class Opened(NamedTuple):
-    """A picture file, loaded."""
+class OpenedPicture(NamedTuple):
+    """A picture file, loaded by Pillow."""
 
     picture: Image.Image
     """Upright."""
     orientation: int
-    """What EXIF said of the file, 1 to 8; 1 is upright."""
+    """EXIF orientation of the file, 1 to 8; 1 is upright."""
     deep: bool
-    """16 bits per colour channel, of which Pillow has kept 8."""
+    """True if the file has 16 bits per colour channel, of which Pillow kept 8."""
     lossy: bool
-    """Whether JPEG has altered the pixels."""
+    """True if the file is JPEG-compressed."""
 
 
-def open_picture(path: Path) -> Opened:
-    """Load a file of one picture with Pillow.
+def open_picture(path: Path) -> OpenedPicture:
+    """Loads a file of one picture with Pillow.
 
     Raises:
         DataError: unreadable, too large, or several pages.
@@ -84,12 +133,12 @@ def open_picture(path: Path) -> Opened:
     try:
         with Image.open(path) as picture:
             _refuse_pages(path, picture)
-            deep = ";16" in raw_mode(picture) and picture.mode not in GREY16
+            deep = ";16" in _raw_mode(picture) and picture.mode not in GREY16
             orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
             picture.load()
-            upright_picture = ImageOps.exif_transpose(picture)
+            upright = ImageOps.exif_transpose(picture)
             lossy = picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", ""))
-            return Opened(upright_picture, orientation if orientation in range(2, 9) else 1, deep, lossy)
+            return OpenedPicture(upright, orientation if orientation in range(2, 9) else 1, deep, lossy)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path.name} is too large to read at once ({error}); cut it into tiles") from error
     except (OSError, SyntaxError, ValueError) as error:
@@ -97,33 +146,43 @@ def open_picture(path: Path) -> Opened:
 
 
 def has_grey_palette(picture: Image.Image) -> bool:
-    """Asked of the whole palette, not of the used entries: all files of one palette must be read alike."""
+    """Checks the whole palette, used or not, so that all files of one palette are read alike."""
     colours = np.array(picture.getpalette("RGB")).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
 
 
 def without_alpha(path: Path, picture: Image.Image) -> Image.Image:
-    """Raise `DataError` unless the picture is opaque throughout."""
+    """Returns the picture as L or RGB. Raises DataError unless it is opaque throughout."""
     clear = int((np.asarray(picture.convert("RGBA").getchannel("A")) < 255).sum())
     if clear:
-        raise DataError(transparent(path, clear))
+        raise DataError(_transparent(path, clear))
     return picture.convert("L" if picture.mode in ("L", "LA") else "RGB")
 
 
-def raw_mode(picture: Image.Image) -> str:
-    """How the file stores its pixels, which Pillow's mode hides for 16-bit colours; empty once it is loaded."""
+def _refuse_pages(path: Path, picture: Image.Image) -> None:
+    """Raises DataError for several pages, of which Pillow would read the first."""
+    # A phone's MPO file is a JPEG whose further frames are previews of the first.
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1 and picture.format != "MPO":
+        raise DataError(f"{path.name} holds {pages} pages; expected one picture; save the page that is meant")
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """Returns the pixel format of the file, which Pillow's mode hides for 16-bit colours; empty once it is loaded."""
     tiles = getattr(picture, "tile", None)
     arguments = tiles[0].args if tiles else ""
     return arguments if isinstance(arguments, str) else str(arguments[0])
 
 
-def _is_tiff(path: Path) -> bool:
-    """Asked of the content: Pillow would read a TIFF of another name, and drop channels."""
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+def _transparent(path: Path, clear: int) -> str:
+    return (
+        f"{path.name} has {clear} pixels that are not opaque: what it shows depends on the background; "
+        "save it without an alpha channel (or, if an image's alpha is a measurement, name all with --channel-names)"
+    )
 
 
 def _read_deep_png(path: Path, orientation: int, channels: int | None) -> Photo:
+    """Reads 16 bits per colour channel with SimpleITK."""
     try:
         pixels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
     except RuntimeError as error:
@@ -131,13 +190,138 @@ def _read_deep_png(path: Path, orientation: int, channels: int | None) -> Photo:
         raise DataError(f"{path.name} cannot be read ({reason}); save it as TIFF") from error
     alpha = pixels.shape[-1] in (2, 4) and channels != pixels.shape[-1]
     if alpha:
-        pixels = drop_alpha(path, pixels, [pixels.shape[-1] - 1])
-    return Photo(pixels=upright(pixels, orientation), turned=orientation != 1, opaque=alpha)
+        pixels = _drop_alpha(path, pixels, [pixels.shape[-1] - 1])
+    return Photo(pixels=_upright(pixels, orientation), turned=orientation != 1, opaque=alpha)
 
 
-def _refuse_pages(path: Path, picture: Image.Image) -> None:
-    """Pillow reads the first page of many, without a word."""
-    # A phone's MPO file is a JPEG whose further frames are previews of the first.
-    pages = getattr(picture, "n_frames", 1)
-    if pages > 1 and picture.format != "MPO":
-        raise DataError(f"{path.name} holds {pages} pages; expected one picture; save the page that is meant")
+def _drop_alpha(path: Path, pixels: np.ndarray, alpha: list[int]) -> np.ndarray:
+    """Returns (H, W, C) pixels without the channels `alpha`; a single remaining channel loses its axis.
+
+    Raises:
+        DataError: one of them is not opaque throughout.
+    """
+    clear = int((pixels[..., alpha] < np.iinfo(pixels.dtype).max).any(axis=-1).sum())
+    if clear:
+        raise DataError(_transparent(path, clear))
+    rest = np.delete(pixels, alpha, axis=-1)
+    return rest[..., 0] if rest.shape[-1] == 1 else rest
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors (H, W, ...) pixels by an EXIF orientation, 1 to 8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _is_tiff(path: Path) -> bool:
+    """Looks at the content: Pillow would read a TIFF with another suffix, and drop channels."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _read_tiff(path: Path, channels: int | None) -> Photo:
+    """Reads palettes as their colours, 1 bit as 0/255, and whole numbers beyond 16 bits as float32.
+
+    Raises:
+        DataError: unreadable or truncated, pages of unknown meaning, transparent or infinite pixels, CMYK and the like.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            _refuse_truncated(path, tiff)
+            _refuse_several_series(path, tiff)
+            page = tiff.series[0].keyframe
+            pixels = _plain_numbers(path, _as_shown(path, page, _channels_last(path, tiff, channels)))
+            orientation = page.tags.valueof(_ORIENTATION_TAG, 1)
+    except _TIFF_ERRORS as error:
+        raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
+    alpha = [] if channels == page.samplesperpixel else _alpha_of(page)
+    if alpha:
+        pixels = _drop_alpha(path, pixels, alpha)
+    refuse_infinite(path, pixels, "pixels")
+    return Photo(pixels=_upright(pixels, orientation), turned=orientation in range(2, 9), opaque=bool(alpha))
+
+
+def _refuse_truncated(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Raises DataError for parts beyond the end of the file: tifffile leaves out such pages and fills such strips."""
+    if not tiff.series or _next_page(tiff):
+        raise DataError(f"{path.name} cannot be read (pages are missing); it may be cut short, replace it")
+    for page in tiff.series[0].pages:
+        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)] if page else [0]
+        if max(ends, default=0) > tiff.filehandle.size:
+            raise DataError(f"{path.name} cannot be read (it ends too early); it was cut short, replace it")
+
+
+def _next_page(tiff: tifffile.TiffFile) -> int:
+    """Returns the offset of the page after the last one found; 0 if that was the last."""
+    form, file, last = tiff.tiff, tiff.filehandle, tiff.pages[-1]
+    file.seek(last.offset)
+    (number,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(last.offset + form.tagnosize + number * form.tagsize)
+    (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    return int(offset)
+
+
+def _refuse_several_series(path: Path, tiff: tifffile.TiffFile) -> None:
+    if len(tiff.series) > 1:
+        sizes = " and ".join(str(series.shape) for series in tiff.series[:3])
+        raise DataError(
+            f"{path.name} holds {len(tiff.series)} pictures of several sizes or kinds ({sizes}); "
+            "expected one; save the one that is meant"
+        )
+
+
+def _channels_last(path: Path, tiff: tifffile.TiffFile, channels: int | None) -> np.ndarray:
+    """Returns (H, W) or (H, W, C). Raises DataError if the axes leave in doubt which of them are channels."""
+    series = tiff.series[0]
+    axes, pixels = series.axes, series.asarray()
+    if axes == "YX":
+        return pixels
+    if len(axes) == 3 and axes[-1] in _CHANNEL_AXES:
+        return pixels if pixels.shape[-1] > 1 else pixels[..., 0]
+    if len(axes) == 3 and (axes[0] in _CHANNEL_AXES or len(pixels) == channels):
+        return np.moveaxis(pixels, 0, -1)
+    if axes[0] in "QI" and len(axes) == 3 and pixels.shape[-1] <= _MOST_CHANNELS < min(pixels.shape[:2]):
+        return pixels  # (H, W, C) stored page by page, as skimage.io.imsave does
+    kind = {"Z": "slices of a volume", "T": "points in time"}.get(axes[0], "pages")
+    raise DataError(
+        f"{path.name} holds {len(pixels)} {kind} (shape {pixels.shape}); if they are channels, name them with "
+        "--channel-names; if a volume, save it as .nii.gz; if pictures, save each as a file of its own"
+    )
+
+
+def _as_shown(path: Path, page: tifffile.TiffPage, pixels: np.ndarray) -> np.ndarray:
+    """Looks up palettes and inverts white-is-zero. Raises DataError for other ways to store colours."""
+    kind = page.photometric
+    photometric = tifffile.PHOTOMETRIC
+    if kind == photometric.PALETTE:
+        colours = (np.asarray(page.colormap) >> 8).astype(np.uint8).T
+        return colours[pixels, 0] if (colours == colours[:, :1]).all() else colours[pixels]
+    if kind == photometric.MINISWHITE and pixels.dtype.kind in "bu":
+        return ~pixels if pixels.dtype == bool else (2**page.bitspersample - 1) - pixels
+    decoded = kind == photometric.YCBCR and page.compression in _JPEG
+    if not decoded and kind not in (photometric.MINISBLACK, photometric.RGB):
+        raise DataError(
+            f"image {path.name} has pixels of type '{kind!r}'; convert it to RGB, grey or separate channels"
+        )
+    return pixels
+
+
+def _plain_numbers(path: Path, pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype.kind not in "buif":
+        raise DataError(f"image {path.name} has pixels of type '{pixels.dtype}'; convert it to real numbers")
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    kept = pixels.dtype.kind == "u" and pixels.itemsize <= 2
+    return pixels.astype(pixels.dtype.newbyteorder("=") if kept else np.float32)
+
+
+def _alpha_of(page: tifffile.TiffPage) -> list[int]:
+    """Returns the channels that the file declares to be alpha."""
+    first = page.samplesperpixel - len(page.extrasamples)
+    kinds = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+    return [first + i for i, kind in enumerate(page.extrasamples) if kind in kinds]

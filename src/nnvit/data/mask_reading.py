@@ -1,4 +1,4 @@
-"""Reads masks off disk: stored values, colours, or one file per label; lossy files are refused."""
+"""Reads masks: stored values, colours, or one file per label. Refuses lossy files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,39 +8,31 @@ from PIL import Image
 
 from nnvit.errors import DataError
 
-from .image_reading import GREY16, Opened, has_grey_palette, open_picture, without_alpha
+from .image_reading import GREY16, OpenedPicture, Photo, has_grey_palette, open_picture, read_image, without_alpha
 from .pairing import VOLUME_SUFFIXES, Pair, called, suffix_of
-from .photo import Array, Photo
-from .volumes import read_volume
 
 OVERLAPS = ("refuse", "first")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the files of a data set are to be read."""
+    """How the files of a data set are read."""
 
     channels: int | None = None
-    """As many as the user says the images have; None leaves it to the files."""
+    """The number of image channels that the user gave; None leaves it to the files."""
     colours: bool = False
-    """Whether masks are read as 0xRRGGBB."""
+    """True if masks are read as 0xRRGGBB."""
     several: bool = False
-    """Whether each image has one mask per label."""
+    """True if each image has one mask per label."""
     overlap: str = "refuse"
-    """Where such masks overlap: `refuse`, or the `first` one wins."""
+    """`refuse` overlapping masks, or let the `first` one win."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mask:
-    """Stored values and where they lie."""
+def read_masks(pair: Pair, reading: Reading) -> tuple[Photo, int]:
+    """Reads the pair's masks as one; the k-th of several masks, counted from 0, becomes the value k + 1.
 
-    stored: Photo
-    overlap: int = 0
-    """Pixels that lie in several masks, of which one was chosen."""
-
-
-def read_masks(pair: Pair, reading: Reading) -> Mask:
-    """The pair's mask; of several masks the k-th becomes the value k + 1.
+    Returns:
+        The stored values, (H, W) or (D, H, W), and the number of pixels that lie in more than one mask.
 
     Raises:
         DataError: unreadable, lossy, several pages, transparent, of the wrong kind, or overlapping.
@@ -48,13 +40,13 @@ def read_masks(pair: Pair, reading: Reading) -> Mask:
     if not reading.several:
         (path,) = pair.masks
         assert path is not None  # one mask per image is never left out
-        return Mask(stored=read_colours(path) if reading.colours else read_mask(path))
+        return (_read_colours(path) if reading.colours else _read_values(path)), 0
     present = {value: (path, _read_one(path)) for value, path in enumerate(pair.masks, start=1) if path}
     return _joined(present, reading.overlap)
 
 
-def read_mask(path: Path) -> Photo:
-    """Read stored values, whole numbers: 1-bit as 0/1, grey palettes as grey, others as indices.
+def _read_values(path: Path) -> Photo:
+    """Reads stored values, whole numbers: 1-bit as 0/1, grey palettes as grey, others as indices.
 
     Raises:
         DataError: unreadable, lossy, several pages, colours, transparent pixels, or values that are not whole.
@@ -64,8 +56,8 @@ def read_mask(path: Path) -> Photo:
     return Photo(pixels=_values(path, _open(path)))
 
 
-def read_colours(path: Path) -> Photo:
-    """Read colours as whole numbers 0xRRGGBB, (H, W) int32; grey and bilevel files have colours as well.
+def _read_colours(path: Path) -> Photo:
+    """Reads colours as whole numbers 0xRRGGBB, (H, W) int32; grey and bilevel files have colours as well.
 
     Raises:
         DataError: unreadable, lossy, several pages, transparent pixels, or a volume.
@@ -80,7 +72,7 @@ def read_colours(path: Path) -> Photo:
     return Photo(pixels=_packed(picture))
 
 
-def _joined(present: dict[int, tuple[Path, Photo]], overlap: str) -> Mask:
+def _joined(present: dict[int, tuple[Path, Photo]], overlap: str) -> tuple[Photo, int]:
     photos = [photo for _, photo in present.values()]
     paths = [path for path, _ in present.values()]
     for path, photo in zip(paths, photos, strict=True):
@@ -102,11 +94,11 @@ def _joined(present: dict[int, tuple[Path, Photo]], overlap: str) -> Mask:
             f"masks {names} overlap in {shared} pixels, and nnU-Net knows one label per pixel; separate them, or "
             "give --overlap first, by which the --mask named first wins"
         )
-    return Mask(stored=Photo(pixels=joined, geometry=photos[0].geometry), overlap=shared)
+    return Photo(pixels=joined, geometry=photos[0].geometry), shared
 
 
 def _read_one(path: Path) -> Photo:
-    """One label's mask: background and one other value or colour."""
+    """Reads the mask of one label: background and one other value or colour."""
     if suffix_of(path) in VOLUME_SUFFIXES:
         photo = _read_volume_mask(path)
     else:
@@ -135,7 +127,7 @@ def _open(path: Path) -> Image.Image:
     return opened.picture
 
 
-def _refuse_lossy(path: Path, opened: Opened) -> None:
+def _refuse_lossy(path: Path, opened: OpenedPicture) -> None:
     if not opened.lossy:
         return
     values = _packed(opened.picture.convert("RGB"))
@@ -149,7 +141,7 @@ def _refuse_lossy(path: Path, opened: Opened) -> None:
     raise DataError(f"mask {path.name} is a JPEG, which is lossy: {found}; export the masks again as PNG")
 
 
-def _values(path: Path, picture: Image.Image) -> Array:
+def _values(path: Path, picture: Image.Image) -> np.ndarray:
     if picture.mode == "P":
         return np.asarray(picture.convert("L") if has_grey_palette(picture) else picture)
     if picture.mode in ("LA", "RGBA"):
@@ -162,12 +154,12 @@ def _values(path: Path, picture: Image.Image) -> Array:
     return values.astype(np.uint8) if picture.mode == "1" else values
 
 
-def _packed(picture: Image.Image) -> Array:
+def _packed(picture: Image.Image) -> np.ndarray:
     colours = np.asarray(picture.convert("RGB")).astype(np.int32)
     return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
 
 
-def _one_channel(path: Path, colours: Array) -> Array:
+def _one_channel(path: Path, colours: np.ndarray) -> np.ndarray:
     differ = (colours != colours[..., :1]).any(axis=-1)
     if differ.any():
         found, counts = np.unique(colours[differ], axis=0, return_counts=True)
@@ -181,7 +173,7 @@ def _one_channel(path: Path, colours: Array) -> Array:
 
 
 def _read_volume_mask(path: Path) -> Photo:
-    photo = read_volume(path)
+    photo = read_image(path)
     voxels = photo.pixels
     if photo.channels > 1:
         raise DataError(f"mask {path.name} has {photo.channels} values per voxel; expected one")

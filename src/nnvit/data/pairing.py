@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnvit.errors import DataError
+from nnvit.records.hashes import sha256_of
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
-"""Of pictures; `VOLUME_SUFFIXES` are imported, too."""
+"""Suffixes of pictures; an import takes `VOLUME_SUFFIXES` too."""
 VOLUME_SUFFIXES = frozenset({".nii.gz", ".nii"})
-MASK_SUFFIXES = frozenset({".png", ".gif", ".tif", ".tiff", ".bmp", *VOLUME_SUFFIXES})
-LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
-"""No mask may have one, but a file that should be one is named when it is refused."""
-MOST_SHOWN = 10
+_MASK_SUFFIXES = frozenset({".png", ".gif", ".tif", ".tiff", ".bmp", *VOLUME_SUFFIXES})
+_LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+"""No mask may have one; they are listed so that the refusal can name the file."""
+_MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,56 +25,103 @@ class Pair:
     case: str
     image: Path
     masks: tuple[Path | None, ...]
-    """One, or one for each label in the order that the labels were named; None where there is none."""
+    """One, or one per label in the order of the labels; None for a label without a mask."""
 
     @property
     def mask_names(self) -> str:
         return ", ".join(called(mask) if len(self.masks) > 1 else mask.name for mask in self.masks if mask)
 
+    def digest(self) -> str:
+        """Returns the SHA-256 of each of the pair's files."""
+        return " ".join(sha256_of(path) for path in (self.image, *self.masks) if path)
+
 
 @dataclass(frozen=True, kw_only=True)
-class MaskFolder:
-    """Where masks lie, and what tells them from others."""
+class Pairing:
+    """The cases of a data set, as its files tell."""
+
+    pairs: list[Pair]
+    labels: tuple[str, ...]
+    """The label of each of a pair's masks; one empty name if a mask shows all labels."""
+    ignored: list[tuple[Path, list[Path]]]
+    """Folder -> other files in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaskFolder:
+    """A folder of masks, and how their names differ from other files' names."""
 
     folder: Path
     suffix: str
-    """What a mask's name has after its image's."""
+    """Comes after the image's name in a mask's name."""
     shared: bool = False
-    """Whether other files lie there as well, so that only names with the suffix count."""
+    """True if other files lie there as well, so that only names with the suffix count."""
     label: str = ""
     """What the masks show, if each label has masks of its own."""
     files: tuple[Path, ...] = ()
-    others: tuple[Path, ...] = ()
-    """Files that were passed over."""
+    ignored: tuple[Path, ...] = ()
+
+
+def find_pairs(
+    images: Path,
+    masks: Path | None,
+    masks_by_label: Mapping[str, Path] | None = None,
+    mask_suffix: str = "",
+    allow_missing: bool = False,
+) -> Pairing:
+    """Pairs each image `stem` with the mask `stem + suffix` of each folder of masks.
+
+    Args:
+        masks: one folder of masks for all labels; or else
+        masks_by_label: one folder for each label. A path that ends in `*SUFFIX` (`masks/*_MA`) is a folder that is
+            shared with other files, and the suffix.
+        allow_missing: an image may lack some of its masks, but not all.
+
+    Raises:
+        DataError: no such folder, no file of that kind in it, a pattern that is not of this form, files that would
+            become one case, or files without a partner (in either direction).
+    """
+    if masks is not None:
+        where = [_MaskFolder(folder=masks, suffix=mask_suffix, shared=_same(masks, images))]
+    else:
+        where = [_label_folder(images, *item, mask_suffix) for item in (masks_by_label or {}).items()]
+    image_files, others = _list_files(images, IMAGE_SUFFIXES | VOLUME_SUFFIXES, "image")
+    image_files = _without_masks(image_files, images, where)
+    where = [_with_files(folder, image_files) for folder in where]
+    return Pairing(
+        pairs=_paired(image_files, where, allow_missing),
+        labels=tuple(folder.label for folder in where),
+        ignored=[(images, others), *((folder.folder, list(folder.ignored)) for folder in where)],
+    )
 
 
 def refuse(heading: str, problems: list[str], advice: str = "") -> None:
-    """Raise one `DataError` that lists the first ten problems and counts the rest; none, no error."""
+    """Raises one DataError that lists the first ten problems and counts the rest; does nothing if there are none."""
     if not problems:
         return
-    lines = [f"{heading}:", *(f"  - {problem}" for problem in problems[:MOST_SHOWN])]
-    if len(problems) > MOST_SHOWN:
-        lines.append(f"  ... and {len(problems) - MOST_SHOWN} more")
+    lines = [f"{heading}:", *(f"  - {problem}" for problem in problems[:_MOST_SHOWN])]
+    if len(problems) > _MOST_SHOWN:
+        lines.append(f"  ... and {len(problems) - _MOST_SHOWN} more")
     raise DataError("\n".join([*lines, advice] if advice else lines))
 
 
 def suffix_of(path: Path) -> str:
-    """The file's ending in small letters; `.nii.gz` is one ending."""
+    """Returns the file's suffix in lower case; `.nii.gz` is one suffix."""
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without its ending."""
+    """Returns the file's name without its suffix."""
     return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def called(path: Path) -> str:
-    """The file's name with its folder's, for masks that may share a name."""
+    """Returns the names of the file's folder and of the file, for masks that may share a name."""
     return f"{path.parent.name}/{path.name}"
 
 
-def list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[Path], list[Path]]:
-    """The folder's files of these suffixes (in any case), sorted, and the other visible files in it.
+def _list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[Path], list[Path]]:
+    """Returns the folder's files of these suffixes (in any case), sorted, and the other visible files in it.
 
     Raises:
         DataError: no such folder, or nothing of that kind in it.
@@ -89,65 +137,38 @@ def list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[
     return chosen, others
 
 
-def mask_folders(
-    images: Path, masks: Path | None, by_label: Mapping[str, Path] | None, mask_suffix: str
-) -> list[MaskFolder]:
-    """Where to look for masks: one folder for all labels, or one for each label.
-
-    A folder for a label may end in `*SUFFIX` (`masks/*_MA`): then it is shared with other files.
-
-    Raises:
-        DataError: both or neither given, or a pattern that is not of this form.
-    """
-    if (masks is None) == (by_label is None):
-        raise DataError("masks come in one folder, or with --mask NAME=FOLDER for each label; give one of the two")
-    if masks is not None:
-        return [MaskFolder(folder=masks, suffix=mask_suffix, shared=_same(masks, images))]
-    return [_label_folder(images, label, place, mask_suffix) for label, place in (by_label or {}).items()]
-
-
-def list_masks(where: MaskFolder, images: list[Path]) -> MaskFolder:
-    """With the folder's files filled in; a JPEG only where an image has no other mask.
-
-    Raises:
-        DataError: no such folder, or no mask in it.
-    """
-    chosen, others = list_files(where.folder, MASK_SUFFIXES | LOSSY_SUFFIXES, "mask")
+def _with_files(where: _MaskFolder, images: list[Path]) -> _MaskFolder:
+    """Fills in the folder's files; takes a JPEG only if an image has no other mask."""
+    chosen, others = _list_files(where.folder, _MASK_SUFFIXES | _LOSSY_SUFFIXES, "mask")
     if where.shared:
         pictures = set(images)
         chosen = [path for path in chosen if stem_of(path).endswith(where.suffix) and path not in pictures]
-    sound = {stem_of(path) for path in chosen if suffix_of(path) not in LOSSY_SUFFIXES}
-    wanted = {stem_of(image) + where.suffix for image in images} - sound
-    masks = [path for path in chosen if suffix_of(path) not in LOSSY_SUFFIXES or stem_of(path) in wanted]
-    passed = sorted({*others, *chosen} - set(masks))
-    return replace(where, files=tuple(masks), others=() if where.shared else tuple(passed))
+    lossless = {stem_of(path) for path in chosen if suffix_of(path) not in _LOSSY_SUFFIXES}
+    wanted = {stem_of(image) + where.suffix for image in images} - lossless
+    masks = [path for path in chosen if suffix_of(path) not in _LOSSY_SUFFIXES or stem_of(path) in wanted]
+    ignored = sorted({*others, *chosen} - set(masks))
+    return replace(where, files=tuple(masks), ignored=() if where.shared else tuple(ignored))
 
 
-def without_masks(images: list[Path], folder: Path, where: list[MaskFolder]) -> list[Path]:
-    """The images, less the files that are masks in the same folder."""
+def _without_masks(images: list[Path], folder: Path, where: list[_MaskFolder]) -> list[Path]:
+    """Returns the images without the files that are masks in the same folder."""
     endings = tuple(w.suffix for w in where if w.suffix and _same(w.folder, folder))
     return [image for image in images if not (endings and stem_of(image).endswith(endings))]
 
 
-def case_name(image: Path) -> str:
-    """The image's stem with every character that nnU-Net or a shell could trip over made an underscore."""
+def _case_name(image: Path) -> str:
+    """Returns the image's stem with `_` for every character that nnU-Net or a shell could misread."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", stem_of(image))
 
 
-def find_pairs(images: list[Path], where: list[MaskFolder], allow_missing: bool = False) -> list[Pair]:
-    """Pair each image `stem` with the mask `stem + suffix` of each folder.
-
-    Raises:
-        DataError: files that would become one case, or files without a partner (in either direction). With
-            `allow_missing` an image may lack some of its masks, but not all.
-    """
-    _refuse_twins(images, case_name, "images", "case")
+def _paired(images: list[Path], where: list[_MaskFolder], allow_missing: bool) -> list[Pair]:
+    _refuse_twins(images, _case_name, "images", "case")
     for folder in where:
         _refuse_twins(list(folder.files), stem_of, "masks", "name")
     mask_of = [{stem_of(mask): mask for mask in folder.files} for folder in where]
     pairs = [
         Pair(
-            case=case_name(image),
+            case=_case_name(image),
             image=image,
             masks=tuple(found.get(stem_of(image) + w.suffix) for w, found in zip(where, mask_of, strict=True)),
         )
@@ -164,17 +185,17 @@ def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _label_folder(images: Path, label: str, place: Path, mask_suffix: str) -> MaskFolder:
+def _label_folder(images: Path, label: str, place: Path, mask_suffix: str) -> _MaskFolder:
     if "*" not in str(place):
-        return MaskFolder(folder=place, suffix=mask_suffix, shared=_same(place, images), label=label)
+        return _MaskFolder(folder=place, suffix=mask_suffix, shared=_same(place, images), label=label)
     if str(place).count("*") > 1 or not place.name.startswith("*") or place.name == "*":
         raise DataError(f"--mask {label}={place}: expected a folder, or a folder and *SUFFIX such as masks/*_{label}")
-    ending = suffix_of(place) if suffix_of(place) in MASK_SUFFIXES | LOSSY_SUFFIXES else ""
+    ending = suffix_of(place) if suffix_of(place) in _MASK_SUFFIXES | _LOSSY_SUFFIXES else ""
     suffix = place.name[1 : len(place.name) - len(ending)]
-    return MaskFolder(folder=place.parent, suffix=suffix, shared=True, label=label)
+    return _MaskFolder(folder=place.parent, suffix=suffix, shared=True, label=label)
 
 
-def _lacking(pair: Pair, where: list[MaskFolder]) -> list[str]:
+def _lacking(pair: Pair, where: list[_MaskFolder]) -> list[str]:
     missing = [w for w, mask in zip(where, pair.masks, strict=True) if mask is None]
     return [
         f"no mask '{stem_of(pair.image)}{w.suffix}'" + (f" for {w.label} in '{w.folder}'" if w.label else "")
@@ -182,13 +203,13 @@ def _lacking(pair: Pair, where: list[MaskFolder]) -> list[str]:
     ]
 
 
-def _strays(images: list[Path], where: MaskFolder) -> list[Path]:
+def _strays(images: list[Path], where: _MaskFolder) -> list[Path]:
     wanted = {stem_of(image) + where.suffix for image in images}
     return [mask for mask in where.files if stem_of(mask) not in wanted]
 
 
 def _refuse_lonely(
-    images: list[Path], where: list[MaskFolder], bare: Mapping[Pair, list[str]], strays: list[list[Path]]
+    images: list[Path], where: list[_MaskFolder], bare: Mapping[Pair, list[str]], strays: list[list[Path]]
 ) -> None:
     lonely = [f"image {pair.image.name}: {' and '.join(lacks)}" for pair, lacks in bare.items()]
     lonely += [f"mask {mask.name}: no image for it" for stray in strays for mask in stray]
@@ -215,7 +236,7 @@ def _refuse_twins(paths: list[Path], key: Callable[[Path], str], kind: str, what
 
 
 def _suffix_advice(images: list[Path], masks: list[Path], mask_suffix: str) -> str:
-    """Name the endings by which masks differ from the images they begin with."""
+    """Names the endings by which masks differ from the images they begin with."""
     endings = _endings({stem_of(image) for image in images}, (stem_of(mask) for mask in masks))
     if not endings or set(endings) == {mask_suffix}:
         return "A mask must be called like its image plus the mask suffix; rename or remove these files."
@@ -227,7 +248,7 @@ def _suffix_advice(images: list[Path], masks: list[Path], mask_suffix: str) -> s
 
 
 def _endings(image_stems: set[str], mask_stems: Iterable[str]) -> Counter[str]:
-    """What is left of each mask's stem after the longest image stem that it begins with."""
+    """Counts what is left of each mask's stem after the longest image stem that it begins with."""
     found: Counter[str] = Counter()
     for stem in mask_stems:
         cut = next((n for n in range(len(stem), 0, -1) if stem[:n] in image_stems), None)

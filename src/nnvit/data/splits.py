@@ -1,4 +1,4 @@
-"""Cross-validation folds in which no group (a patient, say) is on both sides."""
+"""Divides the cases into training, validation and test; no group (such as a patient) is on both sides."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,47 +9,47 @@ from nnvit.errors import DataError
 
 from .pairing import Pair, refuse, stem_of
 
-Split = dict[str, list[str]]
-"""nnU-Net's form: {"train": cases, "val": cases}."""
+_Split = dict[str, list[str]]
+"""One fold in nnU-Net's form: {"train": cases, "val": cases}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """Which case is trained on, validated on and tested on."""
+    """The cases to train, validate and test on."""
 
     training: list[Pair]
     """Validation cases included."""
     test: list[Pair]
-    splits: list[Split]
-    """Empty when cases were not grouped: nnU-Net then splits them by itself."""
+    splits: list[_Split]
+    """One per fold; empty if cases were not grouped: nnU-Net then splits them at random."""
     num_groups: int | None
-    """Groups among the training cases, if there are groups."""
+    """Number of groups among the training cases; None if cases were not grouped."""
 
 
 def divide(
     pairs: list[Pair], group_by: str | None, num_folds: int, validate_on: str | None, hold_out: str | None
 ) -> Division:
-    """Deal out the cases; see `nnvit.data.importer.import_dataset` for the arguments.
+    """Divides the cases; arguments as in `nnvit.data.importer.import_dataset`.
 
     Raises:
         DataError: a bad expression, images without a group, an expression that matches no group or every one,
             or more folds than groups.
     """
-    groups = group_cases(pairs, group_by)
+    groups = _group_cases(pairs, group_by)
     test = set() if hold_out is None else _matching(groups, hold_out, "--hold-out")
     training = {case: group for case, group in groups.items() if case not in test}
     return Division(
         training=[pair for pair in pairs if pair.case not in test],
         test=[pair for pair in pairs if pair.case in test],
-        splits=[] if group_by is None else make_splits(training, num_folds, validate_on),
+        splits=[] if group_by is None else _make_splits(training, num_folds, validate_on),
         num_groups=None if group_by is None else len(set(training.values())),
     )
 
 
-def group_cases(pairs: list[Pair], group_by: str | None) -> dict[str, str]:
-    """Case -> group: the first capture group of `group_by` in the image's stem, else the whole match.
+def _group_cases(pairs: list[Pair], group_by: str | None) -> dict[str, str]:
+    """Returns case -> group: the first capture group of `group_by` in the image's stem, else the whole match.
 
-    Without `group_by` every case is its own group, called like the image's stem.
+    Without `group_by` every case is its own group, named by the image's stem.
 
     Raises:
         DataError: a bad expression, or images in which it finds nothing.
@@ -70,8 +70,8 @@ def group_cases(pairs: list[Pair], group_by: str | None) -> dict[str, str]:
     return groups
 
 
-def make_splits(groups: Mapping[str, str], num_folds: int, validate_on: str | None) -> list[Split]:
-    """Folds of nearly equal size, or the one split that validates on the groups matching `validate_on`.
+def _make_splits(groups: Mapping[str, str], num_folds: int, validate_on: str | None) -> list[_Split]:
+    """Returns folds of nearly equal size, or the one split that validates on the groups matching `validate_on`.
 
     Raises:
         DataError: more folds than groups, or `validate_on` matches no group or all of them.
@@ -94,7 +94,7 @@ def make_splits(groups: Mapping[str, str], num_folds: int, validate_on: str | No
     return [_split(groups, fold) for fold in folds]
 
 
-def _split(groups: Mapping[str, str], val: set[str]) -> Split:
+def _split(groups: Mapping[str, str], val: set[str]) -> _Split:
     return {"train": sorted(set(groups) - val), "val": sorted(val)}
 
 

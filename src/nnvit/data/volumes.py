@@ -1,8 +1,9 @@
-"""NIfTI volumes, read as SimpleITK reads them, since nnU-Net does, and refused where it would bend them silently."""
+"""NIfTI volumes: read by SimpleITK, as nnU-Net does; files that it would alter silently are refused."""
 
 import gzip
 import shutil
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -11,19 +12,41 @@ import SimpleITK
 
 from nnvit.errors import DataError
 
-from .photo import Array, Geometry, Photo
-
-NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError)
+_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError)
 
 
-def read_volume(path: Path, channels: int | None = None) -> Photo:
-    """Read a 3D (or 2D) NIfTI file; vectors in its voxels are channels.
+@dataclass(frozen=True)
+class Geometry:
+    """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z)."""
+
+    spacing: tuple[float, ...]
+    """Millimetres."""
+    origin: tuple[float, ...]
+    """Millimetres."""
+    direction: tuple[float, ...]
+    """Direction cosines, row by row."""
+
+    def difference(self, other: "Geometry") -> str:
+        """Describes how the two differ beyond rounding; empty if they agree."""
+        for name, tolerance in (("spacing", 1e-3), ("origin", 1e-2 * min(self.spacing)), ("direction", 1e-3)):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if len(mine) != len(theirs) or not np.allclose(mine, theirs, rtol=0, atol=tolerance):
+                return f"{name} {_numbers(mine)} against {_numbers(theirs)}"
+        return ""
+
+
+def read_volume(path: Path, channels: int | None = None) -> tuple[np.ndarray, Geometry]:
+    """Reads a 3D (or 2D) NIfTI file.
 
     Args:
-        channels: as many channels as the user says there are; only then a fourth dimension is read as channels.
+        channels: the number of channels that the user gave. A fourth dimension is read as channels only if it has
+            this length.
+
+    Returns:
+        (D, H, W) voxels of the file's type, or (D, H, W, C) if each voxel holds a vector, and their geometry.
 
     Raises:
-        DataError: unreadable or cut short, sheared, four-dimensional, complex, or with voxels that are not finite.
+        DataError: unreadable or truncated, sheared, four-dimensional, complex, or with voxels that are not finite.
     """
     _refuse_damaged(path)
     try:
@@ -36,12 +59,14 @@ def read_volume(path: Path, channels: int | None = None) -> Photo:
     if np.iscomplexobj(voxels):
         raise DataError(f"{path.name} holds complex voxels; save their magnitude")
     if image.GetDimension() == 4:
-        voxels = np.moveaxis(voxels, 0, -1) if len(voxels) == channels else _refuse_4d(path, image)
-    return Photo(pixels=voxels, geometry=_geometry(image))
+        if len(voxels) != channels:
+            raise DataError(_four_dimensions(path, image))
+        voxels = np.moveaxis(voxels, 0, -1)
+    return voxels, _geometry(image)
 
 
-def write_volume(path: Path, voxels: Array, geometry: Geometry) -> None:
-    """(D, H, W) voxels as a compressed NIfTI file."""
+def write_volume(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
+    """Writes (D, H, W) voxels as a compressed NIfTI file."""
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels))
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
@@ -50,7 +75,7 @@ def write_volume(path: Path, voxels: Array, geometry: Geometry) -> None:
 
 
 def copy_volume(source: Path, target: Path) -> None:
-    """The file as it is, header and all, in gzip's wrapping."""
+    """Copies a NIfTI file, header included, to a `.nii.gz`; compresses it if it is not compressed."""
     if source.name.lower().endswith(".gz"):
         shutil.copyfile(source, target)
         return
@@ -59,15 +84,15 @@ def copy_volume(source: Path, target: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[Geometry, bool]:
-    """The geometry, and whether nnU-Net's reader would see just one channel in the file as it is."""
+    """Returns the geometry, and whether nnU-Net's reader sees exactly one channel in the file."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return _geometry(reader), reader.GetDimension() < 4 and reader.GetNumberOfComponents() == 1
 
 
-def refuse_infinite(path: Path, values: Array, what: str) -> None:
-    """Raise `DataError` if there are NaN or infinite values."""
+def refuse_infinite(path: Path, values: np.ndarray, what: str) -> None:
+    """Raises DataError if there are NaN or infinite values."""
     bad = 0 if values.dtype.kind != "f" else int(values.size - np.isfinite(values).sum())
     if bad:
         raise DataError(
@@ -76,29 +101,29 @@ def refuse_infinite(path: Path, values: Array, what: str) -> None:
 
 
 def _refuse_damaged(path: Path) -> None:
-    """SimpleITK fills what a truncated file lacks, and voxels that are not finite, with zeros, without a word."""
+    """Raises DataError for a truncated file and for voxels that are not finite; SimpleITK reads both as zeros."""
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.spatialimages.SpatialImage):
             raise ValueError("it is not a NIfTI file")
         voxels = np.asanyarray(image.dataobj)
-    except NIFTI_ERRORS as error:
+    except _NIFTI_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path.name} cannot be read ({reason}); it may be cut short, replace it") from error
     refuse_infinite(path, voxels, "voxels")
 
 
-def _refuse_4d(path: Path, image: SimpleITK.Image) -> Array:
+def _four_dimensions(path: Path, image: SimpleITK.Image) -> str:
     size = "x".join(map(str, image.GetSize()))
     number = image.GetSize()[3]
-    raise DataError(
+    return (
         f"{path.name} has 4 dimensions ({size}); if the last are {number} channels, name them with --channel-names; "
         "if they are points in time, save each as a volume of its own"
     )
 
 
 def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> Geometry:
-    """Of the first three axes."""
+    """Returns the geometry of the first three axes."""
     axes = min(image.GetDimension(), 3)
     direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:axes, :axes]
     return Geometry(
@@ -106,3 +131,7 @@ def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> Geometry:
         origin=tuple(image.GetOrigin()[:axes]),
         direction=tuple(direction.ravel().tolist()),
     )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

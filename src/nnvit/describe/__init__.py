@@ -1,4 +1,4 @@
-"""What there is to choose from, and what a recipe amounts to: the text behind `nnvit list`, `nnvit show` and `nnvit estimate`."""
+"""Makes the text of `nnvit list`, `nnvit show` and `nnvit estimate`."""
 
 from .components import listing
 from .finished_run import account

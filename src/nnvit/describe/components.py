@@ -18,7 +18,7 @@ from .shipped_recipes import header
 
 
 def listing(kind: str) -> list[str]:
-    """Lines on all `backbones`, `sizes`, `heads`, `necks` or `recipes`."""
+    """Returns lines on all `backbones`, `sizes`, `heads`, `necks` or `recipes`."""
     return {"backbones": _backbones, "sizes": _sizes, "heads": _heads, "necks": _necks, "recipes": _recipes}[kind]()
 
 
@@ -88,5 +88,5 @@ def _default(key: Field[Any]) -> str:
 
 
 def _summary(module: Any) -> str:
-    """The first line of a module's docstring."""
+    """Returns the first line of a module's docstring."""
     return (inspect.getdoc(module) or "").partition("\n")[0]

@@ -1,28 +1,28 @@
-"""`nnvit show FOLDER`: what a training left behind about itself, from the nnvit_run.json of its folds."""
+"""`nnvit show FOLDER`: the record of a training, from the nnvit_run.json of its folds."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nnvit.errors import ConfigError
+from nnvit.estimate import GIB
+from nnvit.records.json_files import read_json
 
 from .columns import short, table
 
-RUN = "nnvit_run.json"
-GIB = 2**30
-UNKNOWN = "not recorded"
+_FILE = "nnvit_run.json"
+_UNKNOWN = "not recorded"
 
 
 def account(folder: Path) -> list[str]:
-    """The account of a fold, or of each fold of a model folder, as lines.
+    """Returns the record of a fold, or of each fold of a model folder, as lines.
 
-    Raises ConfigError for a folder that holds none, or one that cannot be read.
+    Raises ConfigError if the folder holds no record, or one that cannot be read.
     """
-    found = [folder / RUN] if (folder / RUN).is_file() else sorted(folder.glob(f"fold_*/{RUN}"))
+    found = [folder / _FILE] if (folder / _FILE).is_file() else sorted(folder.glob(f"fold_*/{_FILE}"))
     if not found:
         raise ConfigError(
-            f"{folder} holds no {RUN}, nor does a fold in it; give a fold's folder, or the model folder "
+            f"{folder} holds no {_FILE}, nor does a fold in it; give a fold's folder, or the model folder "
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION of a training of nnvit."
         )
     lines: list[str] = []
@@ -33,10 +33,12 @@ def account(folder: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = read_json(path, ConfigError)
         rows = list(_rows(run))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a whole account of a training ({type(error).__name__}: {error}).") from error
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a complete record of a training ({type(error).__name__}: {error})."
+        ) from error
     return [f"# {path.parent.parent.name} {path.parent.name}", *table(rows)]
 
 
@@ -54,7 +56,10 @@ def _rows(run: dict[str, Any]) -> Iterator[list[str]]:
     yield ["weights", _weights(run["weights"])]
     total, trained = (run["parameters"][key] for key in ("total", "trainable"))
     yield ["parameters", f"{trained:,} of {total:,} are trained"]
-    yield ["FLOPs", f"{short(run['flops_per_patch'])}FLOPs to predict a patch" if "flops_per_patch" in run else UNKNOWN]
+    yield [
+        "FLOPs",
+        f"{short(run['flops_per_patch'])}FLOPs to predict a patch" if "flops_per_patch" in run else _UNKNOWN,
+    ]
     yield ["an iteration", _seconds(run.get("seconds_per_iteration"))]
     yield ["peak memory", _memory(run)]
     yield ["versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())]
@@ -69,17 +74,17 @@ def _end(run: dict[str, Any]) -> str:
 
 def _weights(weights: dict[str, Any]) -> str:
     if not weights:
-        return UNKNOWN
+        return _UNKNOWN
     more = [weights["path"]] if weights.get("path") else []
     more += [f"licence {weights['licence']}"] if weights.get("licence") else []
     more += [f"{weights['loaded']} tensors loaded"] if weights.get("loaded") else []
-    return ", ".join([str(weights.get("source", UNKNOWN)), *more])
+    return ", ".join([str(weights.get("source", _UNKNOWN)), *more])
 
 
 def _seconds(parts: dict[str, float] | None) -> str:
-    """Medians of its parts; 0.1.0 wrote all but the wait as one."""
+    """Formats the medians of an iteration's parts; 0.1.0 recorded all but the wait as one."""
     if not parts:
-        return UNKNOWN
+        return _UNKNOWN
     names = {"data_wait": "waiting for data"} | ({} if "forward" in parts else {"step": "forward, backward and step"})
     split = " + ".join(f"{value:.3f} {names.get(part, part)}" for part, value in parts.items())
     return f"{sum(parts.values()):.3f} s = {split} (medians of the last epoch)"
@@ -87,6 +92,6 @@ def _seconds(parts: dict[str, float] | None) -> str:
 
 def _memory(run: dict[str, Any]) -> str:
     if "peak_memory_bytes" not in run:
-        return UNKNOWN
+        return _UNKNOWN
     whose = "allocated on the GPU" if run["device_type"] == "cuda" else "resident, the whole process"
     return f"{run['peak_memory_bytes'] / GIB:.2f} GiB {whose}"

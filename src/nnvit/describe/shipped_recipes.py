@@ -1,4 +1,4 @@
-"""What the shipped recipes say of themselves, and the page that is made of it."""
+"""Reads the headers of the shipped recipes, and makes the page of recipes from them."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,15 +9,15 @@ from nnvit.recipe.schema import ModelConfig, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a shipped YAML says of itself before its first key: a summary, and the notes `Source`, `Use` and `Cost`."""
+class _Header:
+    """The comment before the first key of a shipped YAML: a summary, and the notes `Source`, `Use` and `Cost`."""
 
     summary: str
     notes: dict[str, str]
 
 
-def header(name: str) -> Header:
-    """The header of a shipped recipe: its first paragraph, then `Word: text`, which may run over several lines."""
+def header(name: str) -> _Header:
+    """Reads a shipped recipe's header: the first paragraph, then `Word: text`, which may run over several lines."""
     paragraphs: list[str] = []
     text = (files("nnvit.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
     for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
@@ -25,11 +25,11 @@ def header(name: str) -> Header:
         begins = not paragraphs or words.partition(":")[0] in ("Source", "Use", "Cost")
         paragraphs = [*paragraphs, words] if begins else [*paragraphs[:-1], f"{paragraphs[-1]} {words}"]
     notes = (paragraph.partition(": ") for paragraph in paragraphs[1:])
-    return Header(summary=paragraphs[0], notes={word: text for word, _, text in notes})
+    return _Header(summary=paragraphs[0], notes={word: text for word, _, text in notes})
 
 
 def recipes_markdown() -> str:
-    """The page `src/nnvit/recipe/shipped/README.md`, made from the recipes' own headers."""
+    """Returns the page `src/nnvit/recipe/shipped/README.md`, from the recipes' headers."""
     lines = [
         "# Shipped recipes",
         "",

@@ -19,10 +19,9 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 
-from nnvit.data import overlay
-from nnvit.data.image_reading import read_image
+from nnvit.data import mask_drawing
+from nnvit.data.image_reading import Photo, read_image
 from nnvit.data.importer import import_dataset
-from nnvit.data.photo import Photo
 from nnvit.errors import DataError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.model_folder import TrainedModel, open_model
@@ -139,7 +138,7 @@ def test_probabilities_are_a_picture_per_label(twins: Twins) -> None:
 def test_an_overlay_shows_the_photograph_with_the_area_tinted_and_its_contour_drawn(twins: Twins) -> None:
     photo = read_image(twins.photos["with alpha.png"]).pixels
     mask, drawn = pixels(twins.out / "with alpha.png") > 0, pixels(twins.out / "overlays" / "with alpha.png")
-    colour = np.array(overlay.COLOURS["sky blue"])
+    colour = np.array(mask_drawing.COLOURS["sky blue"])
     assert drawn.shape == photo.shape
     assert np.array_equal(drawn[~mask], photo[~mask])
     left = mask & ~np.roll(mask, 1, axis=1)
@@ -147,7 +146,7 @@ def test_an_overlay_shows_the_photograph_with_the_area_tinted_and_its_contour_dr
     assert left.any()
     assert (drawn[left] == colour).all()
     inside = mask & (drawn != colour).any(axis=-1)
-    expected = photo[inside] + overlay.FILL * (colour - photo[inside].astype(float))
+    expected = photo[inside] + mask_drawing.FILL * (colour - photo[inside].astype(float))
     np.testing.assert_allclose(drawn[inside], expected, atol=0.51)
     assert "colours in the overlays: vessel sky blue" in twins.printed
 

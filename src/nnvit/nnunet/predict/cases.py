@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nnvit.data import overlay
+from nnvit.data import mask_drawing
 from nnvit.data.image_reading import read_image
 from nnvit.data.pairing import IMAGE_SUFFIXES, refuse
 from nnvit.errors import ConfigError, DataError
@@ -165,4 +165,4 @@ def _refuse_incomplete(cases: dict[str, list[Path]], source: Path, ending: str) 
 
 def _drawn(model: TrainedModel, picture: Path, mask: Path) -> Image.Image:
     labels = list(MaskLegend.of(model, LabelValues.LABELS).names)
-    return overlay.draw(read_image(picture, model.declared_channels).pixels, np.asarray(Image.open(mask)), labels)
+    return mask_drawing.draw(read_image(picture, model.declared_channels).pixels, np.asarray(Image.open(mask)), labels)

@@ -11,9 +11,8 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from PIL import Image
 
-from nnvit.data import overlay
-from nnvit.data.image_reading import read_image
-from nnvit.data.photo import Photo
+from nnvit.data import mask_drawing
+from nnvit.data.image_reading import Photo, read_image
 from nnvit.errors import DataError
 from nnvit.nnunet.model_folder import TrainedModel
 
@@ -107,7 +106,7 @@ class PhotographPipeline:
                 scaled = (probabilities[channel, 0] * 65535).round().astype(np.uint16)
                 write_png(out / _probability_folder(name) / mask, Image.fromarray(scaled))
         if self.options.overlay:
-            drawn = overlay.draw(loaded.photo.pixels, labels[0], list(legend.names))
+            drawn = mask_drawing.draw(loaded.photo.pixels, labels[0], list(legend.names))
             write_png(out / "overlays" / mask, drawn)
         write_png(out / mask, Image.fromarray(legend.translate(labels[0])))
         return loaded.notes

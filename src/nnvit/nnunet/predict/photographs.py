@@ -8,7 +8,7 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from nnvit.data import overlay
+from nnvit.data import mask_drawing
 from nnvit.data.pairing import IMAGE_SUFFIXES, refuse
 from nnvit.errors import ConfigError, DataError, NnvitError
 from nnvit.nnunet import progress
@@ -166,5 +166,5 @@ def _delete(out: Path, outputs: list[str]) -> None:
 def _colours(options: PhotographOptions) -> list[str]:
     if not options.overlay:
         return []
-    colours = ", ".join(f"{name} {overlay.colour_of(i)}" for i, name in enumerate(options.legend.names.values()))
+    colours = ", ".join(f"{name} {mask_drawing.colour_of(i)}" for i, name in enumerate(options.legend.names.values()))
     return [f"colours in the overlays: {colours}"]

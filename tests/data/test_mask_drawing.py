@@ -4,11 +4,11 @@ import numpy as np
 import SimpleITK
 from PIL import Image
 
-from nnvit.data import overlay
+from nnvit.data.mask_drawing import COLOURS as BY_NAME
 
 from .conftest import Workplace
 
-COLOURS = list(overlay.COLOURS.values())
+COLOURS = list(BY_NAME.values())
 
 
 def test_preview_outlines_the_labels_of_random_cases(place: Workplace) -> None:

@@ -1,4 +1,4 @@
-"""`nnvit plan`, `nnvit train` and the train commands of the original fork: one function under several names."""
+"""`nnvit train` and the train commands of the original fork: one function under several names."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,65 +11,16 @@ from nnvit.errors import ConfigError
 
 from . import options as o
 
-RECIPE_HELP = (
-    "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
-    "segformer_default, DINOv3 ViT-L with LoRA."
-)
-RecipeOption = Annotated[list[str] | None, typer.Option("--recipe", "-r", help=RECIPE_HELP, show_default=False)]
+app = o.new_app()
 
 
-def plan(
-    dataset: o.DatasetArgument,
-    configuration: o.ConfigurationArgument,
-    overrides: o.OverridesArgument = None,
-    recipe: RecipeOption = None,
-    p: o.PlansOption = "nnUNetPlans",
-    gpu_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="24G",
-            help="Take the largest batch size whose training is estimated to fit a GPU of that memory (`nnvit estimate`).",
-            show_default=False,
-        ),
-    ] = None,
-    accept_license: o.LicenseOption = None,
-) -> None:
-    """Write plans that carry a recipe, beside the base plans and sharing their preprocessed cases."""
-    from nnvit.nnunet.plan import plans_file
-    from nnvit.recipe.loading import load_recipe
-
-    o.accept(accept_license)
-    keys = list(overrides or [])
-    if gpu_memory is not None:
-        keys.append(f"training.batch_size={_batch_for(gpu_memory, dataset, configuration, recipe or [], keys, p)}")
-    made = plans_file.plan(dataset, configuration, load_recipe(recipe or [], keys), p)
-    print(f"{'wrote' if made.created else 'unchanged'}: {made.path}")
-    print(f"train it: nnvit train {dataset} {configuration} 0 -p {made.identifier}")
-
-
-def _batch_for(
-    memory: str, dataset: str, configuration: str, recipe: Sequence[str], keys: Sequence[str], plans: str
-) -> int:
-    """Picks the batch size and prints it."""
-    from nnvit.estimate.devices import GIB, parse_memory
-    from nnvit.nnunet.plan.batch_size import batch_for
-    from nnvit.recipe.loading import load_recipe
-
-    size = parse_memory(memory)
-    fit = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
-    print(f"--gpu-memory {memory}: training.batch_size={fit.batch}, estimated to take {fit.needed / GIB:.1f} GiB")
-    if warning := fit.warning():
-        print(warning)
-    return fit.batch
-
-
-def train_command(
+def _train_command(
     *recipe_flags: str, recipe_help: str, trainer: str, summary: str, base: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """A command with nnUNetv2_train's flags that trains a recipe.
+    """Makes a command with nnUNetv2_train's flags that trains a recipe.
 
     recipe_flags: the names of the option that takes recipes; trainer: the default of `-tr`; summary: the help's first
-    paragraph; base: shipped recipes that lie under whatever the user gives.
+    paragraph; base: shipped recipes that are merged before those of the user.
     """
     recipe_option = typer.Option(*recipe_flags, help=recipe_help, show_default=False)
 
@@ -94,7 +45,7 @@ def train_command(
         accept_license: o.LicenseOption = None,
     ) -> None:
         o.accept(accept_license)
-        fold, overrides = _told_apart(fold, overrides or [], folds)
+        fold, overrides = _fold_and_overrides(fold, overrides or [], folds)
         given = [*(recipe or []), *overrides]
         sources = [*base, *(recipe or [])]
         flags = {
@@ -125,9 +76,9 @@ def _train(
     device: str | None,
     flags: dict[str, Any],
 ) -> None:
-    """Plans that carry a recipe are trained as they are, unless the user gave one; others get the recipe first.
+    """Trains plans that carry a recipe as they are, unless the user gave one; adds the recipe to others first.
 
-    fold: a list is what `--folds` took.
+    fold: one fold, or the list that `--folds` took.
     """
     from nnvit.nnunet import paths
     from nnvit.nnunet.crossval.folds import choose, run_folds
@@ -170,8 +121,11 @@ def _train(
         raise typer.Exit(128 + getattr(interruption, "signal", SIGINT)) from None
 
 
-def _told_apart(fold: str | None, overrides: Sequence[str], folds: list[str] | None) -> tuple[str, list[str]]:
-    """With --folds, the word in FOLD's place is the first KEY=VALUE. Raises ConfigError for both, or neither."""
+def _fold_and_overrides(fold: str | None, overrides: Sequence[str], folds: list[str] | None) -> tuple[str, list[str]]:
+    """Returns FOLD and the overrides: with --folds, the word in FOLD's place is the first KEY=VALUE.
+
+    Raises ConfigError for both FOLD and --folds, or neither.
+    """
     if folds and fold and "=" in fold:
         return "", [fold, *overrides]
     if folds and fold:
@@ -181,15 +135,15 @@ def _told_apart(fold: str | None, overrides: Sequence[str], folds: list[str] | N
     return fold or "", list(overrides)
 
 
-def fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
-    """`nnUNetv2_train_<name>` with `--<name>_config`, as users of the original fork type it."""
+def _fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
+    """Makes `nnUNetv2_train_<name>` with `--<name>_config`, as in the original fork."""
     command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
-    app = o.new_app()
-    app.command(
+    fork = o.new_app()
+    fork.command(
         cls=o.ManyFolds,
         epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base",
     )(
-        train_command(
+        _train_command(
             flag,
             recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
             trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
@@ -197,24 +151,28 @@ def fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
             base=base,
         )
     )
-    return app
+    return fork
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `plan` and `train`."""
-    app.command(epilog="Example: nnvit plan 101 2d --recipe segformer_packaged training.num_epochs=100")(plan)
-    app.command(
-        "train",
-        cls=o.ManyFolds,
-        epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
-        "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c | "
-        "nnvit train 101 2d --folds all --recipe unet",
-    )(
-        train_command(
-            "--recipe",
-            "-r",
-            recipe_help=RECIPE_HELP,
-            trainer="nnUNetTrainer_nnvit",
-            summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
-        )
+app.command(
+    "train",
+    cls=o.ManyFolds,
+    epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
+    "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c | "
+    "nnvit train 101 2d --folds all --recipe unet",
+)(
+    _train_command(
+        "--recipe",
+        "-r",
+        recipe_help=o.RECIPE_HELP,
+        trainer="nnUNetTrainer_nnvit",
+        summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
     )
+)
+
+FORK_APPS = {
+    "segformer": _fork_app("segformer", "SegFormer's head"),
+    "vit": _fork_app("vit", "progressive upsampling", base=["vit_default"]),
+    "m2f": _fork_app("m2f", "Mask2Former's head", base=["m2f_default"]),
+}
+"""The train commands of the original fork."""

@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-EXAMPLES = """Examples: nnvit compare unet segformer vit -d 101 --baseline unet --tubular vessel
+from .options import new_app
+
+_EXAMPLES = """Examples: nnvit compare unet segformer vit -d 101 --baseline unet --tubular vessel
 · nnvit compare results/Dataset101_CHASE/nnUNetTrainer__nnUNetPlans__2d vit=results/Dataset101_CHASE/myTrainer__nnUNetPlans__2d
 · nnvit compare a=masks_of_a b=masks_of_b --reference labelsTs --images imagesTs --out comparison"""
 
-
-def register(app: typer.Typer) -> None:
-    """Adds the command to nnvit's app."""
-    app.command(epilog=EXAMPLES)(compare)
+app = new_app()
 
 
+@app.command(epilog=_EXAMPLES)
 def compare(
     arms: Annotated[
         list[str],

@@ -6,27 +6,25 @@ left of the fovea (a left eye).
 
 from dataclasses import dataclass, field
 from math import cos, exp, hypot, pi, sin
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-Array = np.ndarray[Any, Any]
-Point = tuple[float, float]
+_Point = tuple[float, float]
 
-STEP = 0.012
-MURRAY = 2.7
-"""Width ** MURRAY is shared out at a branching (Murray 1926 gives 3 for laminar flow; retinas measure a little less)."""
-OVERSAMPLING = 4
-FAINTEST = 0.55
+_STEP = 0.012
+_MURRAY = 2.7
+"""The sum of width ** _MURRAY is kept at a branching (Murray 1926: 3 for laminar flow; retinas measure a little less)."""
+_OVERSAMPLING = 4
+_FAINTEST = 0.55
 """Contrast of the faintest branch, relative to the trunk's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class _Course:
     """A branch before it is grown: it leaves `start` at `heading` and turns towards `final` over the length `bend`."""
 
-    start: Point
+    start: _Point
     heading: float
     final: float
     bend: float
@@ -35,20 +33,20 @@ class Course:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branch:
+class _Branch:
     """A grown branch."""
 
-    points: list[Point]
+    points: list[_Point]
     widths: list[float]
     contrast: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """What the vessels grow from, around and up to."""
+    """The optic disc, from which vessels grow, the fovea, which they avoid, and their limits."""
 
-    disc: Point
-    fovea: Point
+    disc: _Point
+    fovea: _Point
     field_radius: float
     trunk_width: float
     least_width: float
@@ -56,42 +54,51 @@ class Anatomy:
 
 @dataclass
 class _Tree:
-    """One tree while it grows. Its branches do not cross each other, those of the other tree they may."""
+    """A tree that is growing. Its branches do not cross each other, but may cross those of the other tree."""
 
     anatomy: Anatomy
-    branches: list[Branch] = field(default_factory=list)
+    branches: list[_Branch] = field(default_factory=list)
     taken: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def blocked(self, point: Point, branch: int) -> bool:
+    def blocked(self, point: _Point, branch: int) -> bool:
         x, y = point
         if hypot(x, y) > self.anatomy.field_radius or hypot(x - self.anatomy.fovea[0], y - self.anatomy.fovea[1]) < 0.1:
             return True
         return self.taken.get(_cell(point), branch) != branch
 
 
-def grow_tree(rng: np.random.Generator, anatomy: Anatomy, thickness: float) -> list[Branch]:
-    """A tree of four arcades and the small vessels of the macula; `thickness` scales the trunk's width."""
+def vessel_tree(
+    rng: np.random.Generator, anatomy: Anatomy, thickness: float, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grows and draws a tree of four arcades and the small vessels of the macula.
+
+    Args:
+        thickness: scales the trunk's width.
+        size: pixels along each side of the picture.
+
+    Returns:
+        the share of each pixel that is vessel, and the same weighted by contrast: (size, size) floats in 0..1.
+    """
     tree = _Tree(anatomy)
     queue = _trunks(rng, anatomy, thickness)
     while queue:
         queue += _grow(rng, tree, queue.pop(0), len(tree.branches) + 1)
-    return tree.branches
+    return _drawn(tree.branches, size)
 
 
-def draw_tree(branches: list[Branch], size: int) -> tuple[Array, Array]:
-    """The share of each pixel that is vessel, and the same weighted with contrast: (size, size) floats in 0..1."""
-    side = size * OVERSAMPLING
+def _drawn(branches: list[_Branch], size: int) -> tuple[np.ndarray, np.ndarray]:
+    side = size * _OVERSAMPLING
     cover, weighted = Image.new("L", (side, side)), Image.new("L", (side, side))
     brushes = ImageDraw.Draw(cover), ImageDraw.Draw(weighted)
-    # Thick ones last: they lie over the branches that leave them.
+    # thick ones last: they lie over the branches that leave them
     for branch in sorted(branches, key=lambda b: b.widths[0]):
         for brush, ink in zip(brushes, (255, round(255 * branch.contrast)), strict=True):
             _draw(brush, branch, side / 2, ink)
-    shrunk = (np.asarray(layer.reduce(OVERSAMPLING), np.float32) / 255 for layer in (cover, weighted))
+    shrunk = (np.asarray(layer.reduce(_OVERSAMPLING), np.float32) / 255 for layer in (cover, weighted))
     return next(shrunk), next(shrunk)
 
 
-def _trunks(rng: np.random.Generator, anatomy: Anatomy, thickness: float) -> list[Course]:
+def _trunks(rng: np.random.Generator, anatomy: Anatomy, thickness: float) -> list[_Course]:
     courses = []
     # Degrees from the temporal direction: at the disc's rim, far out, and how soon the vessel turns.
     arcades = [(76, -14, 0.56, 1.0), (118, 150, 0.40, 0.72)]
@@ -103,10 +110,12 @@ def _trunks(rng: np.random.Generator, anatomy: Anatomy, thickness: float) -> lis
     return courses
 
 
-def _trunk(rng: np.random.Generator, anatomy: Anatomy, start: float, final: float, bend: float, width: float) -> Course:
+def _trunk(
+    rng: np.random.Generator, anatomy: Anatomy, start: float, final: float, bend: float, width: float
+) -> _Course:
     heading = (start + rng.normal(0, 9)) * pi / 180
     x, y = anatomy.disc
-    return Course(
+    return _Course(
         start=(x + 0.02 * cos(heading), y + 0.035 * sin(heading)),
         heading=heading,
         final=(final + rng.normal(0, 8)) * pi / 180,
@@ -115,39 +124,39 @@ def _trunk(rng: np.random.Generator, anatomy: Anatomy, start: float, final: floa
     )
 
 
-def _grow(rng: np.random.Generator, tree: _Tree, course: Course, index: int) -> list[Course]:
-    """Grow one branch until it is too thin or meets something; returns the branches that leave it."""
+def _grow(rng: np.random.Generator, tree: _Tree, course: _Course, index: int) -> list[_Course]:
+    """Grows one branch until it is too thin or meets something; returns the branches that leave it."""
     points, widths, children = [course.start], [course.width], []
     width, drift, wander, length, since = course.width, 0.0, 0.0, 0.0, 0.0
     spacing = _spacing(rng, width, tree.anatomy)
     while width > tree.anatomy.least_width:
-        length, since = length + STEP, since + STEP
+        length, since = length + _STEP, since + _STEP
         drift = 0.9 * drift + rng.normal(0, 0.02)
         wander = 0.94 * wander + drift
         heading = course.final + (course.heading - course.final) * exp(-length / course.bend) + wander
-        point = points[-1][0] + STEP * cos(heading), points[-1][1] + STEP * sin(heading)
+        point = points[-1][0] + _STEP * cos(heading), points[-1][1] + _STEP * sin(heading)
         if length > 0.06 and tree.blocked(point, index):
             break
         tree.taken.setdefault(_cell(point), index)
-        width *= exp(-STEP * (0.1 + 0.2 * course.generation))
+        width *= exp(-_STEP * (0.1 + 0.2 * course.generation))
         points.append(point)
         widths.append(width)
         if since > spacing and course.generation < 5 and length > 0.12:
             child, width = _fork(rng, point, heading, width, course.generation)
             children.append(child)
             since, spacing = 0.0, _spacing(rng, width, tree.anatomy)
-    contrast = rng.uniform(FAINTEST, 1) if course.generation else 1.0
-    tree.branches.append(Branch(points=points, widths=widths, contrast=contrast))
+    contrast = rng.uniform(_FAINTEST, 1) if course.generation else 1.0
+    tree.branches.append(_Branch(points=points, widths=widths, contrast=contrast))
     return children
 
 
 def _fork(
-    rng: np.random.Generator, point: Point, heading: float, width: float, generation: int
-) -> tuple[Course, float]:
-    """A side branch, and the width that is left to the branch it leaves."""
+    rng: np.random.Generator, point: _Point, heading: float, width: float, generation: int
+) -> tuple[_Course, float]:
+    """Returns a side branch, and the width that is left to the branch it leaves."""
     angle = rng.choice((-1, 1)) * rng.uniform(0.45, 1.05)
     thin = width * rng.uniform(0.45, 0.8)
-    child = Course(
+    child = _Course(
         start=point,
         heading=heading + angle,
         final=heading + 0.3 * angle + rng.normal(0, 0.3),
@@ -155,18 +164,18 @@ def _fork(
         width=thin,
         generation=generation + 1,
     )
-    return child, (width**MURRAY - thin**MURRAY) ** (1 / MURRAY)
+    return child, (width**_MURRAY - thin**_MURRAY) ** (1 / _MURRAY)
 
 
 def _spacing(rng: np.random.Generator, width: float, anatomy: Anatomy) -> float:
     return rng.uniform(0.05, 0.17) * (0.5 + width / anatomy.trunk_width)
 
 
-def _cell(point: Point) -> tuple[int, int]:
+def _cell(point: _Point) -> tuple[int, int]:
     return round(point[0] / 0.025), round(point[1] / 0.025)
 
 
-def _draw(brush: ImageDraw.ImageDraw, branch: Branch, scale: float, ink: int) -> None:
+def _draw(brush: ImageDraw.ImageDraw, branch: _Branch, scale: float, ink: int) -> None:
     pixels = [((x + 1) * scale, (y + 1) * scale) for x, y in branch.points]
     for (x0, y0), (x1, y1), width in zip(pixels, pixels[1:], branch.widths, strict=False):
         radius = width * scale / 2

@@ -1,0 +1,70 @@
+"""`nnvit weights`: files with pretrained weights, checked and downloaded."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnvit.errors import NnvitError, WeightsError
+
+from .options import LicenseOption, accept, new_app
+
+app = new_app(name="weights", no_args_is_help=True, help="Files with pretrained weights.")
+
+
+@app.command(epilog="Example: nnvit weights check ~/.cache/nnvit/weights/RETFound_cfp_weights.pth")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
+) -> None:
+    """Describe a weight file: layout, family and size that it fits, tensors that would load, licence, statistics."""
+    from nnvit.weights.check import check as check_file
+
+    print("\n".join(check_file(file).lines()))
+
+
+@app.command(
+    epilog="Examples: nnvit weights fetch segformer_default --accept-license dinov3 | nnvit weights fetch mit/b2 dinov2/base "
+    "--cache /shared/weights | nnvit weights fetch visionfm/base model.backbone_args.modality=oct"
+)
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME... [KEY=VALUE...]",
+            help="A recipe, a backbone and its size such as dinov3/large (`nnvit list sizes`), or hf:REPO@REVISION; then recipe "
+            "keys for all of them.",
+        ),
+    ],
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep everything there instead of in the user's own caches.")
+    ] = None,
+    accept_license: LicenseOption = None,
+) -> None:
+    """Download pretrained weights; trainings without internet find them afterwards."""
+    if cache is not None:
+        _keep_in(cache)
+    from nnvit.weights import fetch as fetching
+
+    accept(accept_license)
+    overrides = [name for name in names if "=" in name]
+    wanted = [name for name in names if name not in overrides]
+    failed = []
+    for name in wanted:
+        try:
+            print("\n".join(fetching.fetch(name, overrides).lines()), flush=True)
+        except NnvitError as error:
+            failed.append(f"{name}: {error}")
+    if len(failed) < len(wanted):
+        print("\n".join(fetching.offline_lines()))
+    if failed:
+        raise WeightsError("\n".join(failed))
+
+
+def _keep_in(folder: Path) -> None:
+    """Keeps both caches in `folder`; huggingface_hub reads its variable once, when it is imported.
+
+    The user's own HF_HOME stays, because it holds the login.
+    """
+    folder = folder.expanduser().resolve()
+    os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}

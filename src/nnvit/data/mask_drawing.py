@@ -1,0 +1,168 @@
+"""Draws masks on images: one mask over its photograph, and the preview of a few cases of an import."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy.ndimage import binary_erosion
+
+from .image_reading import Photo, read_image
+
+_PREVIEW_FILE = "preview.png"
+_TILE = 480
+"""Longer side of an image in the preview, in pixels."""
+_GAP, _LINE = 8, 24
+_LEAST_COVER = 1 / 3
+"""A pixel of the preview belongs to a label if this share of it does, so that thin vessels survive the reduction."""
+_GROW = (ImageFilter.MaxFilter(3), ImageFilter.MaxFilter(5))
+"""Growth by one pixel, and by two."""
+
+COLOURS = {
+    "sky blue": (86, 180, 233),
+    "yellow": (240, 228, 66),
+    "bluish green": (0, 158, 115),
+    "white": (255, 255, 255),
+    "reddish purple": (204, 121, 167),
+    "blue": (0, 114, 178),
+    "vermilion": (213, 94, 0),
+    "orange": (230, 159, 0),
+}
+"""Colours of the labels in order; a ninth label gets the first again.
+
+Okabe and Ito's, apart with every colour-vision deficiency (Wong, Nature Methods 2011), and white; those that a fundus
+hides come last.
+"""
+
+FILL = 0.35
+"""Share of the colour inside a contour."""
+_PIXELS_PER_LINE = 500
+"""A contour is one pixel wide per so many pixels of the shorter side."""
+
+
+def colour_of(index: int) -> str:
+    """Returns the name of the colour of the label with this rank, from 0."""
+    return list(COLOURS)[index % len(COLOURS)]
+
+
+def draw(pixels: np.ndarray, mask: np.ndarray, labels: list[int]) -> Image.Image:
+    """Tints each label's area in the photograph and draws its contour within the area.
+
+    Args:
+        pixels: (H, W) or (H, W, C), uint8 or uint16; of more than three channels the first is shown.
+        mask: (H, W) labels.
+        labels: those to draw; the first gets the first colour.
+    """
+    canvas = _as_rgb(pixels).astype(np.float32)
+    width = max(1, round(min(mask.shape) / _PIXELS_PER_LINE))
+    for index, label in enumerate(labels):
+        area = mask == label
+        if not area.any():
+            continue
+        colour = np.array(COLOURS[colour_of(index)], np.float32)
+        canvas[area] += FILL * (colour - canvas[area])
+        canvas[area & ~binary_erosion(area, iterations=width, border_value=1)] = colour
+    return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def draw_preview(folder: Path, cases: list[str], ending: str, labels: dict[str, int], number: int) -> None:
+    """Writes `preview.png` into a raw data set's folder: cases chosen at random, plain and with their labels' outlines.
+
+    Args:
+        cases: cases of the training set to choose from; the same cases give the same choice.
+        ending: suffix of the cases' files.
+        labels: name -> label, background included.
+        number: how many cases to show.
+    """
+    chosen = sorted(random.Random(0).sample(cases, min(number, len(cases))))
+    names = {label: name for name, label in labels.items() if label}
+    tiles = [_tile(folder, case, ending, list(names)) for case in chosen]
+    columns = 2 if len(tiles) > 1 else 1
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    width = _GAP + columns * (2 * _TILE + 2 * _GAP)
+    sheet = Image.new("RGB", (width, sum(heights) + _LINE + 2 * _GAP), "white")
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (_GAP + column * (2 * _TILE + 2 * _GAP), top))
+        top += height
+    _legend(ImageDraw.Draw(sheet), top, names)
+    sheet.save(folder / _PREVIEW_FILE)
+
+
+def _as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Returns (H, W, 3) uint8; 16 bits are stretched from the darkest to the brightest value."""
+    if pixels.dtype != np.uint8:
+        low, high = int(pixels.min()), int(pixels.max())
+        pixels = ((pixels.astype(np.float32) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        pixels = pixels[..., 0]
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Image:
+    """Draws the case's name above its image and the same image with outlines."""
+    image = read_image(folder / "imagesTr" / f"{case}_0000{ending}")
+    mask = read_image(folder / "labelsTr" / f"{case}{ending}").pixels
+    title = case
+    if mask.ndim == 3:
+        index = int((mask > 0).sum(axis=(1, 2)).argmax())
+        title = f"{case}, slice {index} of {len(mask)}"
+        shown, mask = _visible(image.pixels[index], stretch=True), mask[index]
+    else:
+        shown = _visible(image.pixels, stretch=image.pixels.dtype != np.uint8)
+    size = _display_size(image)
+    plain = shown.resize(size, Image.Resampling.LANCZOS)
+    outlined = _outlined(plain, mask, labels)
+    tile = Image.new("RGB", (2 * _TILE + _GAP, size[1] + _LINE + _GAP), "white")
+    ImageDraw.Draw(tile).text((0, 0), title, fill="black", font=ImageFont.load_default(16))
+    tile.paste(plain, (0, _LINE))
+    tile.paste(outlined, (_TILE + _GAP, _LINE))
+    return tile
+
+
+def _visible(pixels: np.ndarray, stretch: bool) -> Image.Image:
+    """Returns 8-bit RGB; `stretch` maps the values' 1st to 99th percentile to 0 to 255."""
+    if stretch:
+        low, high = np.percentile(pixels, (1, 99))
+        pixels = (255 * np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
+def _display_size(image: Photo) -> tuple[int, int]:
+    """Returns (width, height) on the sheet, in the proportions of the spacing."""
+    height, width = image.size[-2:]
+    spacing = image.geometry.spacing if image.geometry else (1, 1)
+    across, down = width * spacing[0], height * spacing[1]
+    scale = _TILE / max(across, down)
+    return max(1, round(across * scale)), max(1, round(down * scale))
+
+
+def _outlined(plain: Image.Image, mask: np.ndarray, labels: list[int]) -> Image.Image:
+    """Draws a line around each label, and a dark one around that, which shows it on bright ground too."""
+    drawn = np.asarray(plain).copy()
+    lines = {}
+    for label in labels:
+        cover = Image.fromarray((mask == label).astype(np.uint8) * 255).resize(plain.size, Image.Resampling.BOX)
+        shape = Image.fromarray((np.asarray(cover) >= 255 * _LEAST_COVER).astype(np.uint8))
+        inside, wider, widest = (np.asarray(grown) > 0 for grown in (shape, *map(shape.filter, _GROW)))
+        lines[label] = wider & ~inside
+        around = widest & ~inside
+        drawn[around] = np.asarray(plain)[around] // 3
+    for label, line in lines.items():
+        drawn[line] = _colour(label)
+    return Image.fromarray(drawn)
+
+
+def _legend(draw: ImageDraw.ImageDraw, top: int, names: dict[int, str]) -> None:
+    font = ImageFont.load_default(16)
+    left = float(_GAP)
+    for label, name in names.items():
+        draw.rectangle((left, top + 3, left + 14, top + 17), fill=_colour(label), outline="black")
+        draw.text((left + 20, top), f"{name} ({label})", fill="black", font=font)
+        left += 40 + draw.textlength(f"{name} ({label})", font=font)
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    return COLOURS[colour_of(label - 1)]
