@@ -1,20 +1,105 @@
-"""What the report says in sentences: the methods to paste, and what the figures cannot show."""
+"""The sentences of the report: the methods to paste with their citations, and what the figures cannot show."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
-from .citations import REFERENCES, Reference
-from .page_facts import Facts
+import pandas as pd
+
+from nnvit.compare.audit.fairness import Audit
+from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.options import Options
+from nnvit.compare.stats.analysis import Comparison
 
 
-def methods(facts: Facts) -> tuple[list[str], list[Reference]]:
-    """Paragraphs with numbered citations, and the references in the order of the numbers."""
-    cited: list[Reference] = []
+@dataclass(frozen=True, kw_only=True)
+class _Citation:
+    """A cited paper: bibtex is its entry in references.bib, text the same for a list of references."""
+
+    bibtex: str
+    text: str
+
+
+def _citations() -> dict[str, _Citation]:
+    """Key -> citation, from references.bib, whose entries have the fields author, title, note, year and url."""
+    source = (files(__package__) / "references.bib").read_text(encoding="utf-8")
+    found = {}
+    for bibtex, key in re.findall(r"(@misc\{(\w+),\n.*?\n\})", source, flags=re.DOTALL):
+        field = dict(re.findall(r"^  (\w+) = \{+(.*?)\}+,$", bibtex, flags=re.MULTILINE))
+        names = field["author"].replace(" and others", ", et al").replace(" and ", "; ").rstrip(".")
+        text = f"{names}. {field['title']}. {field['note']}, {field['year']}. {field['url']}"
+        found[key] = _Citation(bibtex=bibtex, text=text)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the sentences depend on.
+
+    cases: over all data sets. folds: the least of any data set. runs: the least number of trainings per fold of any arm.
+    metrics: keys that have values. missed: structures that an arm did not find at all, over arms, runs, cases and labels.
+    empty: pairs of case and label with an empty reference. unknown: titles of audit rows that some arm does not record.
+    left_out: cases without a value of the main metric in some arm.
+    """
+
+    arms: Sequence[str]
+    datasets: Sequence[str]
+    cases: int
+    folds: int
+    runs: int
+    metrics: Sequence[str]
+    resamples: int
+    human: bool
+    options: Options
+    missed: int
+    empty: int
+    unknown: Sequence[str]
+    devices: Sequence[str]
+    left_out: int
+
+    @classmethod
+    def of(
+        cls,
+        comparison: Comparison,
+        cases: pd.DataFrame,
+        audit: Audit,
+        cost: Sequence[ArmCost],
+        options: Options,
+    ) -> "Facts":
+        """Collects them from a comparison."""
+        results = comparison.datasets.values()
+        blocks = [comparison.main_block(dataset) for dataset in comparison.datasets]
+        references = cases.drop_duplicates(["dataset", "case", "label"])
+        return cls(
+            arms=comparison.arms,
+            datasets=list(comparison.datasets),
+            cases=sum(found.n_cases for found in results),
+            folds=min(len({name for arm in found.folds.values() for name in arm} - {""}) for found in results),
+            runs=min(len(runs) for found in results for runs in found.runs.values()),
+            metrics=[metric.key for metric in comparison.metrics],
+            resamples=int(comparison.settings["resamples"]),
+            human=any(block.human for block in blocks),
+            options=options,
+            missed=int(cases["missed"].sum()),
+            empty=int((references["n_ref"] == 0).sum()),
+            unknown=[row.title for row in audit.rows if row.status == "unknown"],
+            devices=sorted({row.device for row in cost if row.device}),
+            left_out=sum(block.left_out for block in blocks),
+        )
+
+
+def methods(facts: Facts) -> tuple[list[str], list[_Citation]]:
+    """Returns paragraphs with numbered citations, and the citations in the order of the numbers."""
+    known = _citations()
+    cited: list[_Citation] = []
 
     def cite(*keys: str) -> str:
         for key in keys:
-            if REFERENCES[key] not in cited:
-                cited.append(REFERENCES[key])
-        return "[" + ", ".join(str(cited.index(REFERENCES[key]) + 1) for key in keys) + "]"
+            if known[key] not in cited:
+                cited.append(known[key])
+        return "[" + ", ".join(str(cited.index(known[key]) + 1) for key in keys) + "]"
 
     paragraphs = [_protocol(facts, cite), _metrics(facts, cite), _tests(facts, cite)]
     if len(facts.datasets) > 1:
@@ -37,17 +122,16 @@ def _protocol(facts: Facts, cite: Any) -> str:
 
 
 def _metrics(facts: Facts, cite: Any) -> str:
-    tolerance = facts.options.get("nsd_tolerance_mm")
-    unit = facts.options.get("spacing_unit", "mm")
-    at = f" at a tolerance of {tolerance:g} {unit}" if isinstance(tolerance, (int, float)) else ""
+    tolerance, unit = facts.options.nsd_tolerance_mm, facts.options.spacing_unit
+    at = "" if tolerance is None else f" at a tolerance of {tolerance:g} {unit}"
     text = (
         f"Metrics follow Metrics Reloaded {cite('maierhein2024metrics')}: Dice and IoU for overlap, the normalised surface "
         f"distance (NSD{at}; {cite('nikolov2021surface')}) and the 95th percentile of the Hausdorff distance (HD95) for the "
         "boundary, each on cases with a non-empty reference only; where the reference is empty, the volume of false positives "
         "is reported."
     )
-    if facts.options.get("hd95_rule"):
-        text += f" HD95 is {facts.options['hd95_rule']}."
+    if facts.options.hd95_rule:
+        text += f" HD95 is {facts.options.hd95_rule}."
     if "cldice" in facts.metrics:
         text += f" Tubular structures were also scored by clDice {cite('shit2021cldice')}."
     return text
@@ -73,12 +157,12 @@ def _tests(facts: Facts, cite: Any) -> str:
 
 
 def limits(facts: Facts) -> list[str]:
-    """What this report cannot say, most important first; only what holds for these data."""
+    """Returns what this report cannot say, most important first; only what holds for these data."""
     return [text for holds, text in (*_of_runs(facts), *_of_scope(facts), *_of_records(facts)) if holds]
 
 
 def _of_runs(facts: Facts) -> list[tuple[bool, str]]:
-    """What few folds, seeds and cases leave open; each with whether it holds."""
+    """(holds, text) on few folds, seeds and cases."""
     freedom = f"{facts.folds - 1} degree{'s' * (facts.folds != 2)} of freedom"
     return [
         (
@@ -102,7 +186,7 @@ def _of_runs(facts: Facts) -> list[tuple[bool, str]]:
 
 
 def _of_scope(facts: Facts) -> list[tuple[bool, str]]:
-    """What no comparison of this kind shows."""
+    """(holds, text) on what no comparison of this kind shows."""
     return [
         (
             True,
@@ -129,7 +213,7 @@ def _of_scope(facts: Facts) -> list[tuple[bool, str]]:
 
 
 def _of_records(facts: Facts) -> list[tuple[bool, str]]:
-    """What is missing in these data and records."""
+    """(holds, text) on what is missing in these data and records."""
     return [
         (
             bool(facts.unknown),
