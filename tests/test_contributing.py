@@ -20,7 +20,7 @@ from .conftest import REPOSITORY
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The head lies in a folder that belongs to nnvit.heads, as if it were in the package's own."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    code = re.findall(r"## A new head.*?```python\n(.*?)```", text, flags=re.DOTALL)[0]
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.setattr(nnvit.heads, "__path__", [*nnvit.heads.__path__, str(tmp_path)])
     return code
