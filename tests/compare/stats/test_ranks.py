@@ -5,7 +5,7 @@ import pytest
 import scikit_posthocs
 from scipy import stats
 
-from nnvit.compare.stats.ranks import AcrossDatasets, Ranks, _critical_difference, _ranks_of
+from nnvit.compare.stats.ranks import AcrossDatasets, Ranks, _critical_difference, _groups, _ranks_of
 
 
 def test_the_best_mean_is_first_and_ties_share() -> None:
@@ -73,3 +73,8 @@ def test_arms_that_are_told_apart_share_no_bar() -> None:
     means = np.tile([0.9, 0.5, 0.1], (40, 1)) + np.random.default_rng(0).normal(0, 0.01, (40, 3))
     assert AcrossDatasets.of(means, list("abc"), [""] * 40, lower_is_better=False).groups == []
     assert AcrossDatasets.of(means[:2], list("abc"), [""] * 2, lower_is_better=True).groups == [["c", "b", "a"]]
+
+
+def test_groups_are_the_longest_runs_within_the_critical_difference() -> None:
+    assert _groups(np.array([1.0, 1.5, 2.4, 3.9]), list("abcd"), 1.0) == [["a", "b"], ["b", "c"]]
+    assert _groups(np.array([1.0, 3.0]), list("ab"), 1.0) == []

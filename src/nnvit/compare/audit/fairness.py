@@ -119,11 +119,7 @@ def _line(row: AuditRow) -> str:
 
 
 def audit(
-    arms: Sequence[Arm],
-    records: Mapping[str, ArmRecords],
-    *,
-    allow: Sequence[str] = (),
-    baseline: str | None = None,
+    arms: Sequence[Arm], records: Mapping[str, ArmRecords], *, allow: Sequence[str] = (), baseline: str | None = None
 ) -> Audit:
     """Audits the records of all arms. Raises CompareError for an unknown key in `allow`."""
     known = [question.key for question in QUESTIONS if question.equal]

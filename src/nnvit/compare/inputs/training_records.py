@@ -31,7 +31,7 @@ NOISE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
+class _Log:
     """What one fold's training_log_*.txt state, all of them in order; a continued fold has several.
 
     epochs: done. first_rate: the first learning rate. epoch_seconds: of each epoch. case_seconds: from case to case in the
@@ -112,7 +112,7 @@ class Records:
         return self.run.recipe.get("training", {})
 
     @cached_property
-    def log(self) -> Log:
+    def log(self) -> _Log:
         """The content of the log files."""
         return _read_log(self.fold.folder)
 
@@ -197,7 +197,7 @@ def tuning_of(recipe: dict[str, Any]) -> str | None:
     return "frozen" if model.get("head") != "plans" and model.get("freeze_backbone") else "full"
 
 
-def _read_log(folder: Path) -> Log:
+def _read_log(folder: Path) -> _Log:
     """Reads all log files of a fold."""
     paths = sorted(folder.glob("training_log_*.txt"))
     text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
@@ -206,7 +206,7 @@ def _read_log(folder: Path) -> Log:
     rates = re.findall(r"Current learning rate: ([\d.e+-]+)", text)
     first = re.search(TIME, text, re.MULTILINE)
     mirrored = re.findall(r"validating \d+ cases .*(with|without) mirroring", text)
-    return Log(
+    return _Log(
         epochs=max(seconds or begun) + 1 if begun else None,
         finished="Training done." in text,
         train_cases=int(split[-1][0]) if split else None,

@@ -28,7 +28,7 @@ from .overlays import Overlay
 from .paper_tables import latex_tables
 from .pictures import Picture, pictures
 from .sentences import Facts, limits, methods
-from .table_rows import page_tables, trainings
+from .table_rows import Tables, page_tables
 from .wording import number, without_home
 
 VERDICTS = {
@@ -80,22 +80,23 @@ def write(
     drawn = pictures(comparison, cases, cost)
     facts = Facts.of(comparison, cases, audit, cost, options)
     paragraphs, cited = methods(facts)
-    tables = latex_tables(comparison, audit, cost)
+    tables = Tables.of(comparison, audit, cost)
+    latex = latex_tables(comparison, tables, audit.verdict)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn.values():
         figure_style.save(picture.figure, out / "figures", picture.name)
-    for name, text in tables.items():
+    for name, text in latex.items():
         (out / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
     (out / "tables" / "references.bib").write_text("\n".join(paper.bibtex for paper in cited), encoding="utf-8")
     shown = overlays.overlays(cases, references, predictions, images, options.ignore_label)
     context = (
         _opening(comparison, audit, options, facts)
-        | page_tables(comparison, cases, audit, cost)
+        | page_tables(comparison, tables, cases, cost)
         | _figures(drawn)
         | _overlays(shown, comparison)
         | {"methods": paragraphs, "references": cited, "limits": limits(facts)}
-        | _closing(arms, options, drawn, tables)
+        | _closing(arms, options, drawn, latex)
     )
     page = out / "report.html"
     page.write_text(_render(context), encoding="utf-8")
@@ -122,7 +123,7 @@ def _opening(comparison: Comparison, audit: Audit, options: Options, facts: Fact
         f"{len(facts.arms)} arms",
         f"n = {facts.cases} case{'s' * (facts.cases != 1)}",
         f"{facts.folds or 'no'} fold{'s' * (facts.folds != 1)}",
-        f"{trainings(comparison)} per fold",
+        f"{facts.trainings} per fold",
     ]
     return {
         "title": f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
@@ -211,7 +212,7 @@ def _sides(overlay: Overlay, baseline: str | None) -> dict[str, int]:
 
 
 def _closing(
-    arms: Sequence[Arm], options: Options, drawn: Mapping[str, Picture], tables: Mapping[str, str]
+    arms: Sequence[Arm], options: Options, drawn: Mapping[str, Picture], latex: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "command": without_home(options.command),
@@ -220,6 +221,6 @@ def _closing(
             ("cases.csv", "every score: one row per arm, training, fold, case and class"),
             ("stats.json", "every statistic on this page, with its method's name; docs/statistics.md describes it"),
             ("figures/", f"{', '.join(drawn)}: each as svg and pdf"),
-            ("tables/", f"{', '.join(tables)} for LaTeX (booktabs), and references.bib"),
+            ("tables/", f"{', '.join(latex)} for LaTeX (booktabs), and references.bib"),
         ],
     }

@@ -247,7 +247,7 @@ def pareto(panels: Mapping[str, Sequence[Point]], *, ylabel: str, lower_is_bette
 
 
 def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_better: bool) -> None:
-    front = pareto_front([(float(point.x or 0), point.y) for point in points], lower_is_better)
+    front = _pareto_front([(float(point.x or 0), point.y) for point in points], lower_is_better)
     if front:
         xs, ys = zip(*front, strict=True)
         axes.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
@@ -256,14 +256,7 @@ def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_bet
         x = point.x or 0.0
         axes.plot([x, x], [point.low, point.high], color=colour, linewidth=1.2, zorder=2)
         axes.plot(
-            [x],
-            [point.y],
-            marker,
-            color=colour,
-            markersize=7.5,
-            markeredgecolor=GROUND,
-            markeredgewidth=1,
-            zorder=3,
+            [x], [point.y], marker, color=colour, markersize=7.5, markeredgecolor=GROUND, markeredgewidth=1, zorder=3
         )
     axes.xaxis.set_major_locator(MaxNLocator(4))
     positive = [point.x for point in points if point.x]
@@ -278,7 +271,7 @@ def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_bet
     axes.grid()
 
 
-def pareto_front(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:
+def _pareto_front(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:
     """The (cost, quality) points that no other beats at the same or lower cost, cheapest first."""
     sign = -1 if lower_is_better else 1
     front: list[tuple[float, float]] = []
@@ -288,11 +281,13 @@ def pareto_front(points: Sequence[tuple[float, float]], lower_is_better: bool = 
     return front
 
 
-def critical_difference(ranks: Mapping[str, float], cd: float, *, datasets: int) -> Figure:
-    """Demšar's diagram: mean ranks over data sets; arms joined by a bar differ by less than the critical difference."""
+def critical_difference(
+    ranks: Mapping[str, float], groups: Sequence[Sequence[str]], cd: float, *, datasets: int
+) -> Figure:
+    """Demšar's diagram: mean ranks over data sets; a bar joins each group, which differs by less than the critical difference."""
     order = sorted(ranks, key=lambda arm: ranks[arm])
     numbers = {arm: i for i, arm in enumerate(ranks)}
-    bars = cd_groups([ranks[arm] for arm in order], cd)
+    bars = [(ranks[group[0]], ranks[group[-1]]) for group in groups]
     half = -(-len(order) // 2)
     depth = 0.45 + 0.22 * len(bars)
     with styled():
@@ -317,17 +312,6 @@ def critical_difference(ranks: Mapping[str, float], cd: float, *, datasets: int)
         for i, (low, high) in enumerate(bars):
             axes.plot([low - 0.03, high + 0.03], [0.1 + 0.22 * i] * 2, color=INK, linewidth=3.2, solid_capstyle="butt")
         axes.set_title(
-            f"mean rank over {datasets} data sets (1 = best); critical difference {cd:.2f}, Nemenyi, 5%",
-            pad=8,
+            f"mean rank over {datasets} data sets (1 = best); critical difference {cd:.2f}, Nemenyi, 5%", pad=8
         )
     return figure
-
-
-def cd_groups(ranks: Sequence[float], cd: float) -> list[tuple[float, float]]:
-    """(first, last) rank of every longest run of sorted ranks that lies within the critical difference, pairs at least."""
-    groups: list[tuple[int, int]] = []
-    for start in range(len(ranks)):
-        stop = max(i for i in range(start, len(ranks)) if ranks[i] - ranks[start] < cd)
-        if stop > start and (not groups or stop > groups[-1][1]):
-            groups.append((start, stop))
-    return [(ranks[a], ranks[b]) for a, b in groups]

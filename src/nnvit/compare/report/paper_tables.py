@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nnvit.compare.audit.fairness import Audit
-from nnvit.compare.inputs.costs import ArmCost
 from nnvit.compare.stats.analysis import Comparison
 
-from .table_rows import COST_COLUMNS, audit_rows, cost_rows, pair_rows, score_rows
+from .table_rows import COST_COLUMNS, Tables
 from .wording import Cell
 
 _ESCAPES = str.maketrans({
@@ -18,8 +16,8 @@ _ESCAPES = str.maketrans({
 })  # fmt: skip
 
 
-def latex_tables(comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) -> dict[str, str]:
-    """Returns name -> LaTeX with booktabs rules and everything escaped."""
+def latex_tables(comparison: Comparison, tables: Tables, verdict: str) -> dict[str, str]:
+    """Returns name -> LaTeX with booktabs rules and everything escaped; verdict: of the audit."""
     metrics, main = comparison.metrics, comparison.main
     several = len(comparison.datasets) > 1
     ahead = ["data set"] if several else []
@@ -35,12 +33,12 @@ def latex_tables(comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) 
             str(row["n"]),
             *(_tex(row["cells"].get(metric.key)) for metric in metrics),
         ]
-        for row in score_rows(comparison)
+        for row in tables.scores
     ]
     pairs = [
         [*lead(row), row["label"], row["a"], row["b"], str(row["n"]), _tex(row["difference"]), row["p_holm"].text,
          row["fold_t"].text, row["nadeau_bengio"].text, row["level"]]
-        for row in pair_rows(comparison)
+        for row in tables.pairs
         if row["main"]
     ]  # fmt: skip
     _, unit = main.scale_in(comparison.spacing_unit)
@@ -63,15 +61,15 @@ def latex_tables(comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) 
         ),
         "cost": _table(
             ["arm", *columns],
-            [[row["arm"], *(cell.text for cell in row["cells"])] for row in cost_rows(cost)],
+            [[row["arm"], *(cell.text for cell in row["cells"])] for row in tables.cost],
             caption="What each arm costs, as its records tell.",
             label="tab:cost",
             align=f"l{'r' * len(columns)}",
         ),
         "audit": _table(
             ["what", "state", *comparison.arms],
-            [[row["key"], row["status"], *row["told"]] for row in audit_rows(audit, comparison.arms)],
-            caption=f"Audit of the arms: {audit.verdict}.",
+            [[row["key"], row["status"], *row["told"]] for row in tables.audit],
+            caption=f"Audit of the arms: {verdict}.",
             label="tab:audit",
             align=f"ll{'l' * len(comparison.arms)}",
         ),

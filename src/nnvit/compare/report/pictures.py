@@ -259,7 +259,7 @@ def _critical(comparison: Comparison) -> list[Picture]:
     return [
         Picture(
             name="critical-difference",
-            figure=figures.critical_difference(ranks, across.critical_difference, datasets=across.n),
+            figure=figures.critical_difference(ranks, across.groups, across.critical_difference, datasets=across.n),
             title="Critical-difference diagram of average ranks: "
             + "; ".join(f"{arm} {rank:.2f}" for arm, rank in ranks.items()),
             caption=f"Average ranks by {comparison.main.name} over {across.n} data sets; arms that a bar joins are not "

@@ -1,6 +1,7 @@
 """The tables of the page: from the numbers of a comparison to rows of cells, and lines of text about single figures."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,33 @@ STATES = {
 """Status of an audit row -> class of the page, in the order in which rows are shown."""
 
 
-def page_tables(comparison: Comparison, cases: pd.DataFrame, audit: Audit, cost: Sequence[ArmCost]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The rows of the tables that the page and the LaTeX files share, as dicts of texts and cells.
+
+    scores: per data set, class and arm. pairs: per data set, metric, class and pair. cost: per arm. audit: per question.
+    """
+
+    scores: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    cost: list[dict[str, Any]]
+    audit: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) -> "Tables":
+        """Makes the rows."""
+        return cls(
+            scores=_score_rows(comparison),
+            pairs=_pair_rows(comparison),
+            cost=_cost_rows(cost),
+            audit=_audit_rows(audit, comparison.arms),
+        )
+
+
+def page_tables(comparison: Comparison, tables: Tables, cases: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Any]:
     """Returns what the page's template needs for its tables."""
-    scores, pairs = score_rows(comparison), pair_rows(comparison)
     of_cases, data, left_out = _case_rows(cases, comparison)
-    labels = list(dict.fromkeys(row["label"] for row in scores))
+    labels = list(dict.fromkeys(row["label"] for row in tables.scores))
     main = comparison.main.name
     return {
         "main_metric": main,
@@ -49,19 +72,20 @@ def page_tables(comparison: Comparison, cases: pd.DataFrame, audit: Audit, cost:
         "claims": _claims(comparison),
         "omnibus": _omnibus(comparison),
         "human": _human_lines(comparison),
-        "scores": scores,
+        "scores": tables.scores,
         "score_labels": labels,
-        "pairs": pairs,
-        "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in pairs), key=lambda name: name != main) or [main],
+        "pairs": tables.pairs,
+        "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in tables.pairs), key=lambda name: name != main)
+        or [main],
         "case_rows": of_cases,
         "case_data": data,
         "cases_left_out": left_out,
         "case_labels": list(dict.fromkeys(row["label"] for row in of_cases)),
         "case_folds": sorted({row["fold"] for row in of_cases} - {""}),
-        "cost": cost_rows(cost),
+        "cost": tables.cost,
         "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
         "cost_note": _cost_note(cost),
-        "audit_rows": audit_rows(audit, comparison.arms),
+        "audit_rows": tables.audit,
     }
 
 
@@ -82,8 +106,8 @@ def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:
                     yield dataset, metric_of(key), "mean over classes", block
 
 
-def score_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Returns a row per data set, class and arm: the means of all metrics with their intervals."""
+def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row per data set, class and arm: the means of all metrics with their intervals."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for dataset, metric, label, block in _blocks(comparison):
         means = [arm.mean for arm in block.arms.values() if arm.mean is not None]
@@ -103,8 +127,8 @@ def _score(found: ArmScore, digits: int, best: bool) -> Cell:
     return Cell(text=number(found.mean, digits), value=found.mean, interval=text, best=best)
 
 
-def pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Returns a row per data set, metric, class and pair, with the two layers of the verdict."""
+def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row per data set, metric, class and pair, with the two layers of the verdict."""
     return [
         {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
         | _pair(pair, *metric.scale_in(comparison.spacing_unit))
@@ -151,13 +175,6 @@ def _claims(comparison: Comparison) -> list[dict[str, Any]]:
         for dataset in comparison.datasets
         for pair in comparison.shown_pairs(comparison.main_block(dataset))
     ]
-
-
-def trainings(comparison: Comparison) -> str:
-    """Returns `3 trainings`, or `1 to 3 trainings` where arms differ."""
-    counts = [len(runs) for results in comparison.datasets.values() for runs in results.runs.values()]
-    low, high = min(counts), max(counts)
-    return f"{low} training{'s' * (low != 1)}" if low == high else f"{low} to {high} trainings"
 
 
 def _omnibus(comparison: Comparison) -> list[str]:
@@ -258,8 +275,8 @@ def _spread(known: Sequence[float], digits: int) -> Cell:
     return Cell(text=number(max(known) - min(known), digits), value=max(known) - min(known))
 
 
-def cost_rows(cost: Sequence[ArmCost]) -> list[dict[str, Any]]:
-    """Returns a row per arm; what its records do not state is `unknown`."""
+def _cost_rows(cost: Sequence[ArmCost]) -> list[dict[str, Any]]:
+    """A row per arm; what its records do not state is `unknown`."""
     return [
         {
             "arm": row.arm,
@@ -287,8 +304,8 @@ def _cost_note(cost: Sequence[ArmCost]) -> str:
     return " ".join(notes)
 
 
-def audit_rows(audit: Audit, arms: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the rows in the order in which they need attention."""
+def _audit_rows(audit: Audit, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows in the order in which they need attention."""
     order = list(STATES)
     return [
         {

@@ -179,30 +179,3 @@ def metric_of(key: str) -> Metric:
 def columns() -> list[str]:
     """Returns the columns of cases.csv, in order."""
     return [*KEYS, "n_ref", "n_pred", *(metric.key for metric in METRICS), "missed"]
-
-
-def score_case(
-    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], labels: Labels, tolerance: float
-) -> dict[str, dict[str, float | int | bool]]:
-    """Scores two label maps of one shape, (H, W) or (D, H, W): label -> the columns from n_ref to missed, and `n_both`.
-
-    spacing: mm along each axis. tolerance: of the NSD, in mm. n_both: voxels that both masks share, for the check against
-    summary.json.
-    """
-    use = None if labels.ignore is None else reference != labels.ignore
-    found = {}
-    for name, values in labels.values.items():
-        pair = LabelPair(_mask(reference, values, use), _mask(prediction, values, use), spacing, tolerance)
-        found[name] = _score(pair, tubular=name in labels.tubular)
-    return found
-
-
-def _score(pair: LabelPair, *, tubular: bool = False) -> dict[str, float | int | bool]:
-    row: dict[str, float | int | bool] = {"n_ref": pair.n_ref, "n_pred": pair.n_pred}
-    row |= {metric.key: metric.value(pair, tubular=tubular) for metric in METRICS}
-    return row | {"missed": bool(pair.n_ref and not pair.n_pred), "n_both": pair.n_both}
-
-
-def _mask(array: np.ndarray, values: tuple[int, ...], use: np.ndarray | None) -> np.ndarray:
-    mask = array == values[0] if len(values) == 1 else np.isin(array, values)
-    return mask if use is None else mask & use

@@ -17,7 +17,7 @@ from nnvit.compare.inputs.mask_files import read_mask
 from nnvit.errors import CompareError
 from nnvit.records.json_files import read_json, write_json
 
-from .metrics import METRICS, Labels, score_case
+from .metrics import METRICS, LabelPair, Labels
 
 FORM = 1
 """Rises whenever the definition of a metric changes: cached scores of the old definition are then not used."""
@@ -93,7 +93,34 @@ def _score_job(job: ScoringJob) -> Scores:
                 f"{_listed(job.labels.known)}). Give the masks of this data set, with the numbers of its dataset.json."
             )
         arrays.append(array)
-    return score_case(arrays[0], arrays[1], reference.spacing, job.labels, job.tolerance)
+    return _score_case(arrays[0], arrays[1], reference.spacing, job.labels, job.tolerance)
+
+
+def _score_case(
+    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], labels: Labels, tolerance: float
+) -> dict[str, dict[str, float | int | bool]]:
+    """Scores two label maps of one shape, (H, W) or (D, H, W): label -> the columns from n_ref to missed, and `n_both`.
+
+    spacing: mm along each axis. tolerance: of the NSD, in mm. n_both: voxels that both masks share, for the check against
+    summary.json.
+    """
+    use = None if labels.ignore is None else reference != labels.ignore
+    found = {}
+    for name, values in labels.values.items():
+        pair = LabelPair(_mask(reference, values, use), _mask(prediction, values, use), spacing, tolerance)
+        found[name] = _score(pair, tubular=name in labels.tubular)
+    return found
+
+
+def _score(pair: LabelPair, *, tubular: bool = False) -> dict[str, float | int | bool]:
+    row: dict[str, float | int | bool] = {"n_ref": pair.n_ref, "n_pred": pair.n_pred}
+    row |= {metric.key: metric.value(pair, tubular=tubular) for metric in METRICS}
+    return row | {"missed": bool(pair.n_ref and not pair.n_pred), "n_both": pair.n_both}
+
+
+def _mask(array: np.ndarray, values: tuple[int, ...], use: np.ndarray | None) -> np.ndarray:
+    mask = array == values[0] if len(values) == 1 else np.isin(array, values)
+    return mask if use is None else mask & use
 
 
 def _scored(jobs: dict[str, ScoringJob], processes: int) -> Iterator[tuple[str, Scores]]:
