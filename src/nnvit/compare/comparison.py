@@ -30,7 +30,7 @@ HUMAN = "human"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What `compare` found. out: the folder of all files. cases: one row per arm, run, fold, case and label.
+    """The outcome of `compare`. out: the folder of all files. cases: one row per arm, run, fold, case and label.
 
     stats: the content of stats.json. report: the page.
     """

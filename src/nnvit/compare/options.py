@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What was asked for, and what it came to.
+    """The options as given, and the values that they resolved to.
 
     human: whether a second observer was given. nsd_tolerance_mm: of the first data set; nsd_tolerance_mm_of: of each. labels:
     name -> value or values. spacing_unit: "px" for photographs, else "mm". command: as typed, without home folders.

@@ -19,7 +19,7 @@ from .training_records import ArmRecords, Records
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """What the masks of one data set are scored against.
+    """The ground truth that the masks of one data set are scored against.
 
     references: case -> reference mask, of the cases that all arms have. tolerance: of the NSD, in mm. notes: for the report.
     """

@@ -1,4 +1,4 @@
-"""What a training recorded about itself: nnvit_run.json, debug.json, plans.json, dataset.json and its log.
+"""The records that a training left: nnvit_run.json, debug.json, plans.json, dataset.json and its log.
 
 Checkpoints are not opened. What no record states is None; nothing is inferred from a default.
 """
@@ -32,7 +32,7 @@ NOISE = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Log:
-    """What one fold's training_log_*.txt state, all of them in order; a continued fold has several.
+    """The content of one fold's training_log_*.txt, all of them in order; a continued fold has several.
 
     epochs: done. first_rate: the first learning rate. epoch_seconds: of each epoch. case_seconds: from case to case in the
     last final validation. checkpoint: "final" or "best", the one that was validated. mirrored: in that validation.

@@ -37,7 +37,7 @@ def _citations() -> dict[str, _Citation]:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the sentences depend on.
+    """The facts that the sentences depend on.
 
     cases: over all data sets. folds: the least of any data set. runs: the least number of trainings per fold of any arm.
     metrics: keys that have values. missed: structures that an arm did not find at all, over arms, runs, cases and labels.

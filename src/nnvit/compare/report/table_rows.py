@@ -195,7 +195,7 @@ def _omnibus(comparison: Comparison) -> list[str]:
 
 
 def _human_lines(comparison: Comparison) -> list[str]:
-    """How a second observer agrees with the reference, beside the arms on the same cases."""
+    """The agreement of a second observer with the reference, and the arms on the same cases."""
     lines = []
     for dataset in comparison.datasets:
         human = comparison.main_block(dataset).human
@@ -296,7 +296,7 @@ def _cost(value: float | None, factor: float, digits: int) -> Cell:
 
 
 def _cost_note(cost: Sequence[ArmCost]) -> str:
-    """What the seconds of an iteration comprise, and whether times can be compared."""
+    """Notes: what the seconds of an iteration comprise, and whether times can be compared."""
     of = {row.seconds_per_iteration_of for row in cost if row.seconds_per_iteration_of}
     devices = {row.device for row in cost if row.device}
     notes = [f"Seconds per iteration: {', '.join(sorted(of))}."] if of else []

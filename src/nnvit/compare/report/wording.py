@@ -1,4 +1,4 @@
-"""How the report writes numbers, and what several of its parts need: cells, means per case, paths without their owner."""
+"""Numbers as the report writes them, cells of tables, means per case, and paths without their owner's name."""
 
 import re
 from collections.abc import Sequence

@@ -81,7 +81,7 @@ def _effect(comparison: Comparison, block: Block, pair: ArmPair, a: str, b: str)
 
 
 def _over_datasets(comparison: Comparison, fair: bool) -> str:
-    """By average rank, and how often the leader's verdict is `better` on a data set of its own.
+    """The ranking by average rank, and how often the leader's verdict is `better` on a data set of its own.
 
     With few data sets, average ranks exceed Nemenyi's critical difference, an approximation, too early: a test of all arms
     has to agree.

@@ -150,7 +150,7 @@ class FoldStatistics:
         return FoldTest.paired(_differences(self._by_fold(a, b)))
 
     def _nadeau_bengio(self, a: str, b: str, reason: str | None) -> FoldTest:
-        """Over every trained fold where the arms' runs have the same names, otherwise over the folds' means."""
+        """Tests every trained fold where the arms' runs have the same names, otherwise the folds' means."""
         if reason is not None:
             return replace(FoldTest.nadeau_bengio(np.array([]), 0), reason=reason)
         same_runs = self.splits[a].by_run.keys() == self.splits[b].by_run.keys()

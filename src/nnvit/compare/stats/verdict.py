@@ -1,4 +1,4 @@
-"""The verdict on a pair of arms: the decision of both layers, in figures and words."""
+"""The verdict on a pair of arms: the decision of both layers, in numbers and words."""
 
 from dataclasses import dataclass
 
