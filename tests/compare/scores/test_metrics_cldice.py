@@ -1,4 +1,4 @@
-"""clDice, also where scikit-image's skeleton has nothing to say."""
+"""The metric clDice, also where scikit-image's skeleton is empty."""
 
 import numpy as np
 import pytest
