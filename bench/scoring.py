@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from nnvit.compare.scores.metrics import Labels
-from nnvit.compare.scores.scoring import Job, score_all
+from nnvit.compare.scores.scoring import ScoringJob, score_all
 
 SIZE = 512
 LABELS = Labels(values={"disc": (1,), "ring": (2,), "vessel": (3,)}, tubular=("vessel",))
@@ -40,7 +40,7 @@ def main(cases: int = 200, processes: int = 2) -> None:
             prediction = np.roll(reference, 2, axis=case % 2)
             for path, array in zip(paths, (reference, prediction), strict=True):
                 Image.fromarray(array).save(path)
-            jobs.append(Job(reference=paths[0], prediction=paths[1], labels=LABELS, tolerance=2.0))
+            jobs.append(ScoringJob(reference=paths[0], prediction=paths[1], labels=LABELS, tolerance=2.0))
         start = time.perf_counter()
         score_all(jobs, cache=Path(folder) / "cache.json", processes=processes)
         first = time.perf_counter()

@@ -18,6 +18,11 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from PIL import Image
 
+from nnvit.compare.audit.fairness import Audit, audit
+from nnvit.compare.comparison import _Masks
+from nnvit.compare.inputs.arms import find_arms
+from nnvit.compare.inputs.training_records import read_records
+
 DATASET = "Dataset777_Planted"
 CASES = [f"case_{number:02d}" for number in range(12)]
 FOLDS = {"0": CASES[:6], "1": CASES[6:]}
@@ -97,6 +102,17 @@ def recipe(**changes: Any) -> dict[str, Any]:
         "lora": LORA | changes.get("lora", {}),
         "training": training,
     }
+
+
+def examine(
+    arms: Sequence[str | Path], *, reference: Path | None = None, allow: Sequence[str] = (), out: Path
+) -> Audit:
+    """The audit alone, with what the masks tell, in the way of `compare`; it refuses nothing."""
+    found = find_arms(arms)
+    records = read_records(found)
+    fairness = audit(found, records, allow=allow)
+    masks = _Masks(found, records, reference, None, (), None)
+    return masks.score(fairness, records, out, processes=None, quiet=True)[1]
 
 
 class Study:

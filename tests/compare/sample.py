@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from nnvit.compare import report
-from nnvit.compare.audit.fairness import Audit, Row
+from nnvit.compare.audit.fairness import Audit, AuditRow
+from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.options import Options
 from nnvit.compare.stats import analysis
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'
@@ -66,10 +68,10 @@ class Sample:
         first = cases[(cases["arm"] == self.arms[0]) & cases["run"].isin(["", "0"])]
         return first.assign(arm="human", run="", fold="", dice=first["dice"] - 0.03)
 
-    def audit(self) -> dict[str, Any]:
+    def audit(self) -> Audit:
         """One row per status."""
         rows = [
-            Row(
+            AuditRow(
                 key=f"row_{status}",
                 title=f"row that is {status}",
                 equal_expected=status != "by design",
@@ -78,14 +80,11 @@ class Sample:
             )
             for status in self.verdict_rows
         ]
-        return Audit(rows=rows, notes=[f"segformer has no random-init twin {HOSTILE}"]).to_dict()
+        return Audit(rows=tuple(rows), notes=(f"segformer has no random-init twin {HOSTILE}",))
 
-    def cost(self) -> list[dict[str, Any]]:
+    def cost(self) -> list[ArmCost]:
         """Costs; the second arm doesn't tell its FLOPs, and nobody does where `costs` is off."""
-        keys = ("parameters_total", "parameters_trainable", "flops", "seconds_per_iteration", "train_hours")
-        keys += ("peak_memory_bytes", "checkpoint_bytes", "predict_seconds_per_case", "device")
-        unknown: dict[str, Any] = dict.fromkeys(keys)
-        known = [
+        known: list[dict[str, Any]] = [
             {
                 "parameters_total": 20_000_000 * (i + 1),
                 "parameters_trainable": 2_000_000,
@@ -100,7 +99,7 @@ class Sample:
             }
             for i in range(len(self.arms))
         ]
-        return [{"arm": arm} | (told if self.costs else unknown) for arm, told in zip(self.arms, known, strict=True)]
+        return [ArmCost(arm=arm, **(told if self.costs else {})) for arm, told in zip(self.arms, known, strict=True)]
 
 
 def whole_report(factory: pytest.TempPathFactory) -> Path:
@@ -115,20 +114,26 @@ def write(out: Path, sample: Sample | None = None, **changes: Any) -> Path:
     """Writes the report of a sample, changed by field; masks and photographs go to `out`/given. Returns the page."""
     sample = sample or Sample(**changes)
     cases = sample.cases()
-    stats = analysis.analyse(cases, sample.baseline, sample.metric, sample.observer(cases), num_bootstrap=199)
+    options = Options(
+        configuration="2d", version="0.1.0", date="2026-11-25", nsd_tolerance_mm=2.0,
+        hd95_rule="the larger of two percentiles", command=COMMAND, **sample.options,
+    )  # fmt: skip
+    comparison = analysis.analyse(
+        cases, sample.baseline, sample.metric, sample.observer(cases), num_bootstrap=199,
+        spacing_unit=options.spacing_unit,
+    )  # fmt: skip
     references, predictions, images = write_masks(out / "given", sample)
-    options = {"configuration": "2d", "version": "0.1.0", "date": "2026-11-25", "nsd_tolerance_mm": 2.0}
     return report.write(
         out,
         cases=cases,
-        stats=stats,
+        comparison=comparison,
         audit=sample.audit(),
         cost=sample.cost(),
         arms=[
             SimpleNamespace(name=arm, path=Path("/home/somebody/results") / f"folder_{i}")
             for i, arm in enumerate(sample.arms)
         ],  # type: ignore[misc]
-        options=options | {"hd95_rule": "the larger of two percentiles", "command": COMMAND} | sample.options,
+        options=options,
         images=images,
         references=references,
         predictions=predictions,

@@ -9,14 +9,14 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from nnvit.compare.comparison import compare, examine
+from nnvit.compare.comparison import compare
 from nnvit.compare.inputs import arms, references
-from nnvit.compare.inputs.mask_files import masks_in, read
+from nnvit.compare.inputs.mask_files import masks_in, read_mask
 from nnvit.compare.scores.metrics import Labels
-from nnvit.compare.scores.scoring import Job, score_job
+from nnvit.compare.scores.scoring import ScoringJob, _score_job
 from nnvit.errors import CompareError
 
-from .planted import Study, change_json, write_png
+from .planted import Study, change_json, examine, write_png
 
 LABELS = Labels(values={"disc": (1,), "vessel": (2,)})
 
@@ -35,14 +35,14 @@ def noise(shape: tuple[int, ...] = (12, 20, 24)) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
 
 
-def refused(job: Job) -> str:
+def refused(job: ScoringJob) -> str:
     with pytest.raises(CompareError) as caught:
-        score_job(job)
+        _score_job(job)
     return str(caught.value)
 
 
-def job(reference: Path, prediction: Path, labels: Labels = LABELS) -> Job:
-    return Job(reference=reference, prediction=prediction, labels=labels, tolerance=1.0)
+def job(reference: Path, prediction: Path, labels: Labels = LABELS) -> ScoringJob:
+    return ScoringJob(reference=reference, prediction=prediction, labels=labels, tolerance=1.0)
 
 
 # --- one mask ----------------------------------------------------------------------------------------------------------
@@ -57,36 +57,36 @@ def test_a_truncated_mask(tmp_path: Path, ending: str, share: float) -> None:
         write_png(path, noise((64, 64)))
     else:
         volume(path, noise())
-    assert read(path).labels.any()
+    assert read_mask(path).labels.any()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(CompareError, match=re.escape(str(path)) + ".*cut short or damaged; copy it again"):
-        read(path)
+        read_mask(path)
 
 
 def test_a_file_that_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "case.png"
     path.write_text("not an image")
     with pytest.raises(CompareError, match="cannot be read as a mask"):
-        read(path)
+        read_mask(path)
 
 
 def test_a_colour_picture_is_no_mask(tmp_path: Path) -> None:
     path = tmp_path / "case.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(path)
     with pytest.raises(CompareError, match="a mask has one channel that holds the labels"):
-        read(path)
+        read_mask(path)
 
 
 def test_probabilities_are_no_mask(tmp_path: Path) -> None:
     path = volume(tmp_path / "case.nii.gz", np.random.default_rng(0).random((4, 5, 6)))
     with pytest.raises(CompareError, match="not whole, or NaN"):
-        read(path)
+        read_mask(path)
 
 
 def test_whole_numbers_stored_as_floats_are_a_mask(tmp_path: Path) -> None:
     path = volume(tmp_path / "case.nii.gz", noise().astype(np.float32))
-    np.testing.assert_array_equal(read(path).labels, noise())
+    np.testing.assert_array_equal(read_mask(path).labels, noise())
 
 
 def test_two_masks_of_one_case(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_labels_outside_the_data_set(tmp_path: Path) -> None:
     write_png(tmp_path / "ref.png", noise((20, 20)))
     write_png(tmp_path / "pred.png", noise((20, 20)) * 7)
     said = refused(job(tmp_path / "ref.png", tmp_path / "pred.png"))
-    assert "pred.png holds the labels 7, 14, which the data set has not (it has 0, 1, 2)" in said
+    assert "pred.png holds the labels 7, 14, which the data set does not define (it has 0, 1, 2)" in said
 
 
 def test_a_second_observer_may_store_one_label_as_255(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_a_second_observer_may_store_one_label_as_255(tmp_path: Path) -> None:
     write_png(tmp_path / "ref.png", noise((20, 20)) > 0)
     write_png(tmp_path / "human.png", (noise((20, 20)) > 0) * 255)
     assert "holds the labels 255" in refused(job(tmp_path / "ref.png", tmp_path / "human.png", one))
-    lenient = Job(
+    lenient = ScoringJob(
         reference=tmp_path / "ref.png", prediction=tmp_path / "human.png", labels=one, tolerance=1.0, lenient=True
     )
-    assert score_job(lenient)["vessel"]["dice"] == 1
+    assert _score_job(lenient)["vessel"]["dice"] == 1
 
 
 # --- arms --------------------------------------------------------------------------------------------------------------
@@ -236,9 +236,9 @@ def test_no_references_at_all(study: Study, monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_tolerance_below_the_voxel_size(tmp_path: Path) -> None:
     path = volume(tmp_path / "case.nii.gz", noise(), (0.5, 0.5, 3))
     with pytest.raises(CompareError, match=r"--nsd-tolerance 0\.4 is below the voxels' shortest edge of 0\.5 mm"):
-        references.tolerance_for([path], 0.4)
-    assert references.tolerance_for([path], None) == (3, [])
-    tolerance, (note,) = references.tolerance_for([path], 1.0)
+        references._tolerance([path], 0.4)
+    assert references._tolerance([path], None) == (3, [])
+    tolerance, (note,) = references._tolerance([path], 1.0)
     assert tolerance == 1
     assert "below the longest edge of the voxels (3 mm)" in note
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nnvit.cli import app
-from nnvit.compare.comparison import Result, compare, examine
-from nnvit.compare.scores.metrics import COLUMNS
+from nnvit.compare.comparison import Result, compare
+from nnvit.compare.scores.metrics import columns
 from nnvit.compare.stats.analysis import analyse
 from nnvit.errors import CompareError
 
@@ -25,6 +25,7 @@ from .planted import (
     Study,
     change_json,
     copy_study,
+    examine,
     predicted_mask,
     recipe,
     reference_mask,
@@ -66,7 +67,7 @@ def whole(template: Study, tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def test_every_arm_run_fold_case_and_label_has_a_row(whole: Result) -> None:
     cases = whole.cases
-    assert list(cases.columns) == list(COLUMNS)
+    assert list(cases.columns) == columns()
     assert len(cases) == (1 + 3) * 12 * 2
     assert cases.groupby(["arm", "run"], sort=False).size().to_dict() == {
         ("nnUNetTrainer", ""): 24,
@@ -88,7 +89,7 @@ def test_all_files_are_written(whole: Result) -> None:
     assert list((whole.out / "figures").glob("*.svg"))
     assert list((whole.out / "tables").glob("*.tex"))
     table = pd.read_csv(whole.out / "cases.csv", keep_default_na=False, dtype=str)
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == columns()
     assert len(table) == len(whole.cases)
 
 
@@ -179,7 +180,7 @@ def test_help_names_every_flag() -> None:
 def rows(study: Study, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Result, dict[str, Any]]:
     """A comparison whose statistics and report are left out; and what the report would have been given."""
     from nnvit.compare import report
-    from nnvit.compare.stats import analysis
+    from nnvit.compare.stats import analysis, headline
 
     given: dict[str, Any] = {}
 
@@ -187,8 +188,12 @@ def rows(study: Study, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tupl
         given.update(parts)
         return out / "report.html"
 
-    monkeypatch.setattr(analysis, "analyse", lambda *_: {"schema": 1})
-    monkeypatch.setattr(analysis, "headline", lambda *_: "")
+    class Nothing:
+        def to_dict(self) -> dict[str, Any]:
+            return {"schema": 1}
+
+    monkeypatch.setattr(analysis, "analyse", lambda *_, **__: Nothing())
+    monkeypatch.setattr(headline, "headline", lambda *_: "")
     monkeypatch.setattr(report, "write", write)
     return compare(settings.pop("arms", models(study)), out=study.root / "out", quiet=True, **settings), given
 
@@ -242,8 +247,8 @@ def test_repeated_cross_validation_may_have_another_split_in_each_run(
     (splits,) = (row for row in result.audit.rows if row.key == "splits")
     assert splits.status == "equal"
     assert "run 1 fold 0: ffffffff" in splits.values["one"]
-    found = analyse(result.cases, num_bootstrap=99)["datasets"][PLANS["dataset_name"]]["metrics"]["dice"]["mean"]
-    assert found["pairs"][0]["method_layer"]["decides"] == "nadeau_bengio"
+    found = analyse(result.cases, num_bootstrap=99).main_block(PLANS["dataset_name"])
+    assert found.pairs[0].method_layer.decides == "nadeau_bengio"
 
 
 @pytest.mark.parametrize("split_anew", [("one_s1",), ("one_s0", "two_s1")])

@@ -21,7 +21,7 @@ def compare(
         typer.Argument(
             metavar="ARM...",
             help="Results folder of any nnU-Net 2 trainer, folder of masks, or (with --dataset) Trainer__Plans or a recipe's "
-            "name; NAME=… names it. Runs of one NAME, and recipes that differ in their seed alone, are one arm.",
+            "name; NAME=… names it. Runs with the same NAME, and recipes that differ only in their seed, form one arm.",
             show_default=False,
         ),
     ],
@@ -30,7 +30,7 @@ def compare(
         typer.Option(
             "-d",
             "--dataset",
-            help="Data set under nnUNet_results in which names are looked for; repeat it for several.",
+            help="Data set under nnUNet_results in which to look for names; repeat it for several.",
         ),
     ] = None,
     configuration: Annotated[
@@ -40,12 +40,12 @@ def compare(
         str | None,
         typer.Option("-f", "--folds", help="Folds to compare, such as 0,1,2; by default all that an arm has."),
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="The arm that the others are held against.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The arm that the others are compared with.")] = None,
     human: Annotated[Path | None, typer.Option(help="Masks of a second observer, shown as the human line.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Reference masks, where nnU-Net's own folders are not at hand.")
+        Path | None, typer.Option(help="Reference masks, if nnU-Net's own folders are not available.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Images, to lay the masks over in the report.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images on which the report draws the masks.")] = None,
     tubular: Annotated[
         list[str] | None,
         typer.Option(metavar="LABEL", help="Label that is thin and branches: it gets clDice. Repeat it for several."),
@@ -60,10 +60,10 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="KEY",
-            help="Key of the audit whose difference you declare; it is printed in the report. Repeatable.",
+            help="Audit key whose difference you declare; the report prints it. Repeatable.",
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="What the headline is about.")] = "dice",
+    metric: Annotated[str, typer.Option(help="The metric that the headline is about.")] = "dice",
     processes: Annotated[
         int | None, typer.Option(help="Processes that score masks; by default one for each core.", min=1)
     ] = None,

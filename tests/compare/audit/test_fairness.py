@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from nnvit.compare.audit.fairness import audit
-from nnvit.compare.comparison import examine
 from nnvit.compare.inputs.arms import find_arms
 from nnvit.compare.inputs.costs import costs
+from nnvit.compare.inputs.training_records import read_records
 from nnvit.errors import CompareError
 from tests.compare.planted import (
     MIRROR,
@@ -22,6 +22,7 @@ from tests.compare.planted import (
     TRANSFORMS,
     Study,
     change_json,
+    examine,
     folds_of,
     recipe,
     reference_mask,
@@ -416,7 +417,7 @@ def test_a_fork_may_write_what_nnunet_does_not(study: Study) -> None:
     assert rows["loss"]["values"]["nnUNetTrainer"] == "unknown"
     assert rows["mirroring_at_prediction"]["status"] == "equal"
     assert rows["patch_size"]["status"] == "equal"
-    assert [cost["arm"] for cost in costs(find_arms([stock]))] == ["nnUNetTrainer"]
+    assert [cost.arm for cost in costs(read_records(find_arms([stock])))] == ["nnUNetTrainer"]
 
 
 def test_an_unfinished_fold_is_named(study: Study) -> None:
@@ -455,8 +456,10 @@ def test_predictions_of_cases_that_other_folds_were_trained_on_are_not_known_to_
 def test_a_refusal_names_what_else_differs(study: Study) -> None:
     one_case_missing(study)
     other_patch_size(study)
+    arms = find_arms(sorted(study.results.iterdir()))
+    found = audit(arms, read_records(arms))
     with pytest.raises(CompareError, match=r"vit lacks case_03[\s\S]*would not stop[\s\S]*patch size \(patch_size\)"):
-        audit(find_arms(sorted(study.results.iterdir()))).refuse()
+        found.refuse()
 
 
 def test_values_are_told_by_run_and_fold_where_they_differ(study: Study) -> None:

@@ -32,7 +32,7 @@ def test_results_folders_of_any_trainer(study: Study) -> None:
         (run,) = arm.runs
         assert (run.dataset, run.name, run.configuration) == ("Dataset777_Planted", "", "2d")
         assert {fold.name: sorted(fold.predictions) for fold in run.folds} == FOLDS
-        assert sorted(run.predictions()) == CASES
+        assert sorted(run.predictions) == CASES
 
 
 def test_chosen_folds(study: Study) -> None:

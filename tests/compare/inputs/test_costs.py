@@ -1,18 +1,24 @@
 """What arms cost, from their records; None where they tell nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import costs
+from nnvit.compare.inputs.costs import ArmCost, costs
+from nnvit.compare.inputs.training_records import read_records
 from tests.compare.planted import Study
+
+
+def costs_of(*given: str | Path) -> list[ArmCost]:
+    return costs(read_records(find_arms(given)))
 
 
 def test_two_arms_of_nnvit_are_timed_by_their_steps(study: Study) -> None:
     model = study.results / "nnUNetTrainer_nnvit__nnUNetPlans_vit_s0__2d"
-    (cost,) = costs(find_arms([model]))
-    assert cost == {
+    (cost,) = costs_of(model)
+    assert cost.to_dict() == {
         "arm": "vit",
         "parameters_total": 26844386,
         "parameters_trainable": 4788194,
@@ -32,20 +38,20 @@ def test_an_iteration_is_all_its_parts_however_many_a_version_wrote(study: Study
     for path in model.glob("fold_*/nnvit_run.json"):
         seconds = {"data_wait": 0.25, "forward": 0.5, "backward": 1.0, "step": 0.25}
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds_per_iteration": seconds}))
-    (cost,) = costs(find_arms([model]))
-    assert cost["seconds_per_iteration"] == 2.0
+    (cost,) = costs_of(model)
+    assert cost.seconds_per_iteration == 2.0
 
 
 def test_beside_a_stock_arm_all_are_timed_in_the_one_way_that_both_record(study: Study) -> None:
-    found = {cost["arm"]: cost for cost in costs(find_arms(list(study.results.iterdir())))}
-    assert {cost["seconds_per_iteration"] for cost in found.values()} == {2.0}
-    assert {cost["seconds_per_iteration_of"] for cost in found.values()} == {"epoch, validation included"}
+    found = {cost.arm: cost for cost in costs_of(*study.results.iterdir())}
+    assert {cost.seconds_per_iteration for cost in found.values()} == {2.0}
+    assert {cost.seconds_per_iteration_of for cost in found.values()} == {"epoch, validation included"}
     stock = found["nnUNetTrainer"]
-    assert {stock[key] for key in ("parameters_total", "flops", "peak_memory_bytes")} == {None}
-    assert stock["predict_seconds_per_case"] == 2.0
-    assert stock["device"] == "cpu"
+    assert {getattr(stock, key) for key in ("parameters_total", "flops", "peak_memory_bytes")} == {None}
+    assert stock.predict_seconds_per_case == 2.0
+    assert stock.device == "cpu"
 
 
 def test_masks_alone_cost_nothing_that_is_known(study: Study) -> None:
-    (cost,) = costs(find_arms([f"plain={study.references}"]))
-    assert {value for key, value in cost.items() if key not in ("arm", "seconds_per_iteration_of")} == {None}
+    (cost,) = costs_of(f"plain={study.references}")
+    assert {value for key, value in cost.to_dict().items() if key not in ("arm", "seconds_per_iteration_of")} == {None}

@@ -11,7 +11,7 @@ import SimpleITK
 from PIL import Image
 
 from nnvit.compare.report import overlays
-from nnvit.compare.report.overlays import errors, outline
+from nnvit.compare.report.overlays import _errors, _outline
 from nnvit.errors import CompareError
 from tests.compare.sample import disc
 
@@ -36,7 +36,7 @@ def _png(path: Path, array: np.ndarray) -> Path:
 
 
 def test_best_worst_and_most_disputed_cases_are_chosen() -> None:
-    chosen = overlays.choose(_cases({"a": [0.9, 0.2, 0.8, 0.7], "b": [0.8, 0.1, 0.3, 0.7]}), extremes=1, disputed=1)
+    chosen = overlays._choose(_cases({"a": [0.9, 0.2, 0.8, 0.7], "b": [0.8, 0.1, 0.3, 0.7]}), extremes=1, disputed=1)
     assert {case: why for (_, case), (why, _) in chosen.items()} == {
         "c0": ["best"],
         "c1": ["worst"],
@@ -45,25 +45,27 @@ def test_best_worst_and_most_disputed_cases_are_chosen() -> None:
 
 
 def test_a_case_that_is_chosen_twice_is_shown_once() -> None:
-    chosen = overlays.choose(_cases({"a": [0.9, 0.2], "b": [0.8, 0.9]}), extremes=1, disputed=1)
+    chosen = overlays._choose(_cases({"a": [0.9, 0.2], "b": [0.8, 0.9]}), extremes=1, disputed=1)
     assert chosen["D", "c1"] == (["worst", "most disputed"], {"a": 0.2, "b": 0.9})
 
 
 def test_a_case_with_an_empty_reference_is_not_chosen() -> None:
-    assert [case for _, case in overlays.choose(_cases({"a": [float("nan"), 0.5], "b": [float("nan"), 0.4]}))] == ["c1"]
+    assert [case for _, case in overlays._choose(_cases({"a": [float("nan"), 0.5], "b": [float("nan"), 0.4]}))] == [
+        "c1"
+    ]
 
 
 def test_false_positives_false_negatives_and_confused_labels_are_told_apart() -> None:
     reference = np.array([[0, 0, 1, 1, 2]])
     mask = np.array([[0, 1, 1, 0, 1]])
-    assert errors(reference, mask).tolist() == [[0, 1, 0, 2, 3]]
+    assert _errors(reference, mask).tolist() == [[0, 1, 0, 2, 3]]
 
 
 def test_the_outline_lies_inside_the_label_and_parts_two_labels() -> None:
     mask = np.zeros((5, 7), np.uint8)
     mask[1:4, 1:4], mask[1:4, 4:6] = 1, 2
-    assert outline(mask)[2].tolist() == [0, 1, 0, 1, 1, 1, 0]
-    assert outline(np.ones((3, 3), np.uint8)).tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+    assert _outline(mask)[2].tolist() == [0, 1, 0, 1, 1, 1, 0]
+    assert _outline(np.ones((3, 3), np.uint8)).tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
 
 
 def test_a_photograph_lies_under_the_marks(tmp_path: Path) -> None:

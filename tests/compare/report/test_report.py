@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from nnvit.compare.options import Options
 from nnvit.compare.report import sentences
-from nnvit.compare.report.page_facts import Facts
+from nnvit.compare.report.sentences import Facts
 from tests.compare.sample import HOSTILE, Sample, whole_report, write
 
 SECTIONS = [
@@ -228,7 +229,8 @@ def test_too_many_cases_leave_those_that_arms_agree_on_to_the_file(
 
 def test_limits_follow_the_data() -> None:
     facts = Facts(
-        arms=["a", "b"], datasets=["D"], cases=300, folds=5, runs=3, metrics=["dice"], resamples=9999, human=True, options={},
+        arms=["a", "b"], datasets=["D"], cases=300, folds=5, runs=3, metrics=["dice"], resamples=9999, human=True,
+        options=Options(),
         missed=0, empty=0, unknown=[], devices=["cpu"], left_out=0,
     )  # fmt: skip
     few = sentences.limits(facts)

@@ -11,12 +11,23 @@ import SimpleITK
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnvit.compare.inputs.mask_files import read
-from nnvit.compare.scores.metrics import METRICS, Labels, score, score_case
-from nnvit.compare.scores.scoring import Job, score_job
+from nnvit.compare.inputs.mask_files import read_mask
+from nnvit.compare.scores.metrics import METRICS, LabelPair, Labels
+from nnvit.compare.scores.scoring import ScoringJob, _score, _score_case, _score_job
 from tests.compare.planted import Study, write_png
 
 REGIONS = Labels(values={"whole": (1, 2), "core": (2,)}, ignore=3)
+
+
+def score(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing: tuple[float, ...],
+    tolerance: float,
+    *,
+    tubular: bool = False,
+) -> dict[str, Any]:
+    return _score(LabelPair(reference, prediction, spacing, tolerance), tubular=tubular)
 
 
 def masks(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +43,7 @@ def masks(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
 def assert_as_nnunet(entry: dict[str, Any], labels: Labels) -> None:
     """One case of a summary.json against our scores of the same two files."""
     reference, prediction = Path(entry["reference_file"]), Path(entry["prediction_file"])
-    scores = score_job(Job(reference=reference, prediction=prediction, labels=labels, tolerance=1.0))
+    scores = _score_job(ScoringJob(reference=reference, prediction=prediction, labels=labels, tolerance=1.0))
     for name, values in labels.values.items():
         expected, got = entry["metrics"][str(values if len(values) > 1 else values[0])], scores[name]
         counts = (got["n_ref"], got["n_pred"], got["n_both"])
@@ -84,7 +95,7 @@ def test_an_empty_reference_leaves_all_metrics_out_whatever_was_predicted() -> N
     """nnU-Net scores NaN or 0, as the prediction has it."""
     for prediction, volume in ((empty(), 0.0), (square(), 100 * 0.5 * 2)):
         row = score(empty(), prediction, (0.5, 2), 2.0, tubular=True)
-        assert all(math.isnan(row[metric]) for metric in METRICS)
+        assert all(math.isnan(row[metric.key]) for metric in METRICS if not metric.on_empty)
         assert row["fp_volume_mm3"] == volume
         assert not row["missed"]
 
@@ -125,14 +136,14 @@ def test_anisotropic_voxels_count_in_mm() -> None:
 
 def test_only_tubular_labels_get_cldice() -> None:
     array = square().astype(np.uint8) + np.roll(square(), 15, axis=1) * np.uint8(2)
-    found = score_case(array, array, (1, 1), Labels(values={"a": (1,), "b": (2,)}, tubular=("b",)), 1.0)
+    found = _score_case(array, array, (1, 1), Labels(values={"a": (1,), "b": (2,)}, tubular=("b",)), 1.0)
     assert math.isnan(found["a"]["cldice"])
     assert found["b"]["cldice"] == 1
 
 
 def test_a_structure_that_is_wholly_ignored_counts_as_absent() -> None:
     reference = square().astype(np.uint8) * 3
-    row = score_case(reference, square().astype(np.uint8), (1, 1), Labels(values={"a": (1,)}, ignore=3), 1.0)["a"]
+    row = _score_case(reference, square().astype(np.uint8), (1, 1), Labels(values={"a": (1,)}, ignore=3), 1.0)["a"]
     assert (row["n_ref"], row["n_pred"], row["fp_volume_mm3"]) == (0, 0, 0)
 
 
@@ -146,6 +157,6 @@ def test_every_format_reads_as_it_was_written(tmp_path: Path, ending: str) -> No
         image = SimpleITK.GetImageFromArray(mask[None])
         image.SetSpacing((0.25, 0.5, 9.0))
         SimpleITK.WriteImage(image, str(path))
-    found = read(path)
+    found = read_mask(path)
     np.testing.assert_array_equal(found.labels, mask)
     assert found.spacing == ((1, 1) if ending in (".png", ".gif", ".tif", ".bmp") else (0.5, 0.25))

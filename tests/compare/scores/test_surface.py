@@ -7,7 +7,7 @@ from monai.metrics import compute_surface_dice
 from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 from scipy import ndimage
 
-from nnvit.compare.scores.surface import SurfaceDistances, element_sizes, neighbour_codes, surface_distances
+from nnvit.compare.scores.surface import SurfaceDistances, _element_sizes, _neighbour_codes, surface_distances
 
 
 def mean(distances: np.ndarray, sizes: np.ndarray) -> float:
@@ -100,15 +100,15 @@ def test_areas_of_all_256_neighbourhoods_equal_the_published_table(spacing: tupl
     weights = np.asarray(kernel).reshape(2, 2, 2)
     corners = np.arange(256)[:, None] >> np.arange(8) & 1
     published = np.asarray(table)[(corners.reshape(-1, 2, 2, 2) * weights).sum((1, 2, 3)).astype(int)]
-    np.testing.assert_allclose(element_sizes(spacing), published, rtol=1e-6)
+    np.testing.assert_allclose(_element_sizes(spacing), published, rtol=1e-6)
 
 
 def test_contour_of_a_rectangle_is_its_girth_with_corners_cut() -> None:
     mask = np.zeros((8, 9), bool)
     mask[2:5, 1:7] = True
-    codes = neighbour_codes(mask)
+    codes = _neighbour_codes(mask)
     assert codes.shape == (9, 10)
-    assert element_sizes((1.0, 1.0))[codes].sum() == pytest.approx(2 * (2 + 5) + 4 * 0.5 * 2**0.5)
+    assert _element_sizes((1.0, 1.0))[codes].sum() == pytest.approx(2 * (2 + 5) + 4 * 0.5 * 2**0.5)
 
 
 def test_a_mask_against_itself_has_no_distance() -> None:

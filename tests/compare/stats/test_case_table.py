@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from proofs.simulation import World
 
 from nnvit.compare.stats.case_table import cubes
-from nnvit.compare.stats.simulation import World
 from nnvit.errors import CompareError
 
 SMALL = World(cases=6, folds=2)

@@ -7,16 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnvit.compare.stats.paired_tests import (
-    add_holm,
-    friedman,
-    holm,
-    interval,
-    nadeau_bengio,
-    paired_t,
-    sign_test,
-    wilcoxon,
-)
+from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Interval, SignTest, Wilcoxon, holm, with_holm
 
 
 def _differences(n: int, kind: str) -> np.ndarray:
@@ -29,14 +20,14 @@ def _differences(n: int, kind: str) -> np.ndarray:
 def test_wilcoxon_is_scipys(n: int, kind: str) -> None:
     values = _differences(n, kind)
     theirs = stats.wilcoxon(np.round(values, 12), zero_method="pratt")
-    ours = wilcoxon(values)
-    assert (ours["statistic"], ours["p"]) == pytest.approx((theirs.statistic, theirs.pvalue), rel=1e-14)
-    assert (ours["n"], ours["n_zero"], ours["reason"]) == (n, (values == 0).sum(), None)
+    ours = Wilcoxon.of(values)
+    assert (ours.statistic, ours.p) == pytest.approx((theirs.statistic, theirs.pvalue), rel=1e-14)
+    assert (ours.n, ours.n_zero, ours.reason) == (n, (values == 0).sum(), None)
 
 
 def test_rank_biserial_by_hand() -> None:
     # |d| 0, 1, 2, 3, 3: ranks 1, 2, 3, 4.5, 4.5; above zero 2 + 4.5 + 4.5, below zero 3
-    assert wilcoxon(np.array([0.0, 1.0, -2.0, 3.0, 3.0]))["rank_biserial"] == pytest.approx((11 - 3) / 14)
+    assert Wilcoxon.of(np.array([0.0, 1.0, -2.0, 3.0, 3.0])).rank_biserial == pytest.approx((11 - 3) / 14)
 
 
 def test_rank_biserial_from_scipys_one_sided_sums() -> None:
@@ -44,49 +35,51 @@ def test_rank_biserial_from_scipys_one_sided_sums() -> None:
     above, below = (
         stats.wilcoxon(sign * values, zero_method="pratt", alternative="greater").statistic for sign in (1, -1)
     )
-    assert wilcoxon(values)["rank_biserial"] == pytest.approx((above - below) / (above + below), abs=1e-12)
+    assert Wilcoxon.of(values).rank_biserial == pytest.approx((above - below) / (above + below), abs=1e-12)
 
 
 def test_dust_from_averaging_makes_no_ranks() -> None:
-    assert wilcoxon(np.array([1e-16, -1e-17, 0.0]))["reason"] == "not computable: every difference is zero"
+    assert Wilcoxon.of(np.array([1e-16, -1e-17, 0.0])).reason == "not computable: every difference is zero"
 
 
 def test_the_sign_test_counts_who_is_ahead_and_leaves_ties_out() -> None:
     ahead = np.array([[1.0, 2.0]] * 6 + [[1.5, 1.5]] * 3)
-    assert sign_test(ahead)["p"] == pytest.approx(2 / 2**6)
-    assert sign_test(ahead[4:])["p"] == pytest.approx(0.5)
+    assert SignTest.of(ahead).p == pytest.approx(2 / 2**6)
+    assert SignTest.of(ahead[4:]).p == pytest.approx(0.5)
 
 
 def test_friedman_is_scipys_with_ties() -> None:
     values = np.round(np.random.default_rng(0).normal(size=(25, 4)), 1)
     theirs = stats.friedmanchisquare(*values.T)
-    ours = friedman(values)
-    assert (ours["statistic"], ours["p"]) == (theirs.statistic, theirs.pvalue)
+    ours = Friedman.of(values)
+    assert (ours.statistic, ours.p) == (theirs.statistic, theirs.pvalue)
 
 
 @pytest.mark.parametrize("n", [2, 5, 15])
 def test_paired_t_is_scipys(n: int) -> None:
     values = _differences(n, "smooth")
-    theirs, ours = stats.ttest_1samp(values, 0), paired_t(values)
+    theirs, ours = stats.ttest_1samp(values, 0), FoldTest.paired(values)
     bounds = theirs.confidence_interval(0.95)
     expected = [theirs.statistic, theirs.pvalue, theirs.df, bounds.low, bounds.high]
-    np.testing.assert_allclose([ours[key] for key in ("statistic", "p", "df", "low", "high")], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        [getattr(ours, key) for key in ("statistic", "p", "df", "low", "high")], expected, rtol=1e-12
+    )
 
 
 def test_nadeau_bengio_by_hand() -> None:
     # differences 1, 2, 3, 4, 5 of five folds: mean 3, variance 2.5; error sqrt((1/5 + 1/4) 2.5) = sqrt(1.125)
-    ours = nadeau_bengio(np.arange(1.0, 6.0), 5)
-    assert ours["statistic"] == pytest.approx(2.8284271247461903)  # 3 / sqrt(1.125) = sqrt(8)
-    assert ours["df"] == 4
-    assert ours["p"] == pytest.approx(0.0474, abs=5e-5)  # of t = 2.828, 4 degrees of freedom
-    assert ours["high"] == pytest.approx(3 + 2.7764451 * 1.0606602, abs=1e-6)
+    ours = FoldTest.nadeau_bengio(np.arange(1.0, 6.0), 5)
+    assert ours.statistic == pytest.approx(2.8284271247461903)  # 3 / sqrt(1.125) = sqrt(8)
+    assert ours.df == 4
+    assert ours.p == pytest.approx(0.0474, abs=5e-5)  # of t = 2.828, 4 degrees of freedom
+    assert ours.high == pytest.approx(3 + 2.7764451 * 1.0606602, abs=1e-6)
 
 
 def test_nadeau_bengio_of_three_repeats_by_hand() -> None:
     # fifteen differences, 5 x (0, 1, 2): mean 1, variance 10 / 14; factor 1/15 + 1/4 = 19/60
-    ours = nadeau_bengio(np.repeat([0.0, 1.0, 2.0], 5), 5)
-    assert ours["statistic"] == pytest.approx((10 / 14 * 19 / 60) ** -0.5)
-    assert (ours["df"], ours["n"]) == (14, 15)
+    ours = FoldTest.nadeau_bengio(np.repeat([0.0, 1.0, 2.0], 5), 5)
+    assert ours.statistic == pytest.approx((10 / 14 * 19 / 60) ** -0.5)
+    assert (ours.df, ours.n) == (14, 15)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
@@ -98,35 +91,34 @@ def test_holm_is_statsmodels(n: int) -> None:
 
 
 def test_a_test_that_was_not_computable_is_no_part_of_its_family() -> None:
-    tests: list[dict[str, Any]] = [{"p": p, "p_holm": None} for p in (0.01, None, 0.04)]
-    add_holm(tests)
-    assert [test["p_holm"] for test in tests] == [0.02, None, 0.04]
+    tests = with_holm([FoldTest(p=p, n=5, method="") for p in (0.01, None, 0.04)])
+    assert [test.p_holm for test in tests] == [0.02, None, 0.04]
 
 
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (wilcoxon(np.array([])), "0 cases, and two are the least"),
-        (wilcoxon(np.array([0.1])), "1 case, and two are the least"),
-        (wilcoxon(np.zeros(9)), "every difference is zero"),
-        (sign_test(np.zeros((9, 2))), "both arms are equal on every data set"),
-        (sign_test(np.zeros((9, 3))), "3 arms, and it is for two"),
-        (friedman(np.zeros((9, 2))), "two arms, and three are the least"),
-        (friedman(np.ones((1, 3))), "1 case, and two are the least"),
-        (friedman(np.ones((9, 3))), "all arms are equal on every case"),
-        (paired_t(np.array([])), "0 folds, and two are the least"),
-        (paired_t(np.array([0.3])), "1 fold, and two are the least"),
-        (paired_t(np.zeros(5)), "every fold has the same difference"),
-        (paired_t(np.full(5, 0.1 + 0.2)), "every fold has the same difference"),
-        (nadeau_bengio(np.array([0.1, 0.2]), 1), "one fold, and two are the least"),
+        (Wilcoxon.of(np.array([])), "0 cases, and two are the least"),
+        (Wilcoxon.of(np.array([0.1])), "1 case, and two are the least"),
+        (Wilcoxon.of(np.zeros(9)), "every difference is zero"),
+        (SignTest.of(np.zeros((9, 2))), "both arms are equal on every data set"),
+        (SignTest.of(np.zeros((9, 3))), "3 arms, and it is for two"),
+        (Friedman.of(np.zeros((9, 2))), "two arms, and three are the least"),
+        (Friedman.of(np.ones((1, 3))), "1 case, and two are the least"),
+        (Friedman.of(np.ones((9, 3))), "all arms are equal on every case"),
+        (FoldTest.paired(np.array([])), "0 folds, and two are the least"),
+        (FoldTest.paired(np.array([0.3])), "1 fold, and two are the least"),
+        (FoldTest.paired(np.zeros(5)), "every fold has the same difference"),
+        (FoldTest.paired(np.full(5, 0.1 + 0.2)), "every fold has the same difference"),
+        (FoldTest.nadeau_bengio(np.array([0.1, 0.2]), 1), "one fold, and two are the least"),
     ],
 )
-def test_what_cannot_be_computed_says_why(found: dict[str, Any], reason: str) -> None:
-    assert found["reason"] == f"not computable: {reason}"
-    assert (found["p"], found["statistic"]) == (None, None)
+def test_what_cannot_be_computed_says_why(found: Any, reason: str) -> None:
+    assert found.reason == f"not computable: {reason}"
+    assert (found.p, found.statistic) == (None, None)
 
 
 def test_an_interval_of_two_cases_is_none() -> None:
-    assert interval(0.1, 0.2, 2, 999)["reason"] == "not computable: 2 cases, and three are the least"
-    assert interval(np.nan, np.nan, 9, 999)["reason"] == "not computable: every case has the same value"
-    assert interval(np.nan, np.nan, 9, 999)["low"] is None
+    assert Interval.of(0.1, 0.2, 2, 999).reason == "not computable: 2 cases, and three are the least"
+    assert Interval.of(np.nan, np.nan, 9, 999).reason == "not computable: every case has the same value"
+    assert Interval.of(np.nan, np.nan, 9, 999).low is None

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from proofs.simulation import World
 
 from nnvit.compare.stats.analysis import analyse
-from nnvit.compare.stats.simulation import World
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = (REPOSITORY / "docs" / "statistics.md").read_text(encoding="utf-8")
@@ -22,7 +22,8 @@ def rates() -> dict[str, Any]:
     return found
 
 
-def test_the_table_is_the_proofs(rates: dict[str, Any]) -> None:
+def test_the_table_is_the_proofs(rates: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "proofs")  # as for every script, its folder
     tables = runpy.run_path(str(REPOSITORY / "proofs" / "verdict_rates.py"))["tables"]
     assert DOCS.split("--table -->\n")[1].split("\n<!-- end")[0] == tables(rates)
     assert rates["commit"][:7] in DOCS
@@ -52,7 +53,9 @@ def test_every_key_is_in_the_docs() -> None:
     world = World(arms=3, cases=30)
     cases = world.frame(world.scores(1, np.random.default_rng(0))[0])
     human = cases[cases["arm"] == "arm_0"]
-    found = analyse(pd.concat([cases, cases.assign(dataset="second")]), "arm_0", human=human, num_bootstrap=99)
+    found = analyse(
+        pd.concat([cases, cases.assign(dataset="second")]), "arm_0", human=human, num_bootstrap=99
+    ).to_dict()
     dataset, across = found["datasets"]["second"], found["across_datasets"]["dice"]
     block = dataset["metrics"]["dice"]["mean"]
     keys = _keys(found, "datasets", "across_datasets") | _keys(dataset, "metrics", "runs", "folds") | _keys(across)

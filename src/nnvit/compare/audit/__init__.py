@@ -1,1 +1,1 @@
-"""Fairness: what should be equal between arms, what differs by design, what is unknown."""
+"""The fairness audit: what must be equal between arms, what differs by design, what is unknown."""

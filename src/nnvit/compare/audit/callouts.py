@@ -1,34 +1,32 @@
-"""What a reviewer would ask about a set of arms: pretraining without its twin, a baseline that is easy to beat, one seed."""
+"""Points that a reviewer would raise: pretraining without a random-init twin, a weak baseline, a single seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnvit.compare.inputs.arms import Arm
-from nnvit.compare.inputs.training_records import Records
-
-from .rows import network_class, tuning_of
+from nnvit.compare.inputs.training_records import Records, tuning_of
 
 GIB = 2**30
 RESENC = {"M": 8, "L": 24, "XL": 40}
 """nnU-Net's ResEnc presets and the GPU memory in GB that they are planned for."""
 SEEDS = 3
 TRANSFERRED = "-pretrained_weights"
-"""The source of the weights in nnvit_run.json where a checkpoint was given: the recipe knows nothing of it."""
+"""The source of the weights in nnvit_run.json where a checkpoint was given, which the recipe does not name."""
 
 
-def call_outs(arms: Sequence[Arm], records: dict[str, list[Records]], baseline: str | None) -> list[str]:
-    """Sentences for the report, each with what to do."""
+def call_outs(arms: Sequence[Arm], records: Mapping[str, Sequence[Records]], baseline: str | None) -> list[str]:
+    """Returns sentences for the report, each with what to do."""
     return [*_twins(arms, records), *_weak_baseline(arms, records, baseline), *_few_runs(arms)]
 
 
-def _twins(arms: Sequence[Arm], records: dict[str, list[Records]]) -> list[str]:
-    """Every pretrained arm wants a random-init twin that is tuned alike, and one that is trained in full."""
+def _twins(arms: Sequence[Arm], records: Mapping[str, Sequence[Records]]) -> list[str]:
+    """Every pretrained arm needs a random-init twin that is tuned alike, and one that is trained in full."""
     recipes = {arm.name: arm.runs[0].recipe for arm in arms if arm.runs[0].recipe}
     transferred = {name for name in recipes if any(_is_transferred(record) for record in records[name])}
-    random = [recipe for name, recipe in recipes.items() if name not in transferred and not is_pretrained(recipe)]
+    random = [recipe for name, recipe in recipes.items() if name not in transferred and not _is_pretrained(recipe)]
     notes = []
     for name, recipe in recipes.items():
-        if name not in transferred and not is_pretrained(recipe):
+        if name not in transferred and not _is_pretrained(recipe):
             continue
         others = [other for other in random if _same_network(recipe, other)]
         alike = any(_training_alike(recipe, other) and other.get("lora") == recipe.get("lora") for other in others)
@@ -37,7 +35,7 @@ def _twins(arms: Sequence[Arm], records: dict[str, list[Records]]) -> list[str]:
         missing += [] if full or (tuning_of(recipe) == "full" and alike) else ["trained in full"]
         if missing:
             without = f" without {TRANSFERRED}" if name in transferred else ""
-            keys = ["model.weights=random"] if is_pretrained(recipe) else []
+            keys = ["model.weights=random"] if _is_pretrained(recipe) else []
             keys += ["lora.enabled=false model.freeze_backbone=false"] if alike else []
             hint = without + (f" with {' '.join(keys)}" if keys else "")
             notes.append(
@@ -47,8 +45,8 @@ def _twins(arms: Sequence[Arm], records: dict[str, list[Records]]) -> list[str]:
     return notes
 
 
-def is_pretrained(recipe: dict[str, Any]) -> bool:
-    """Whether a recipe starts from weights that were trained on something else."""
+def _is_pretrained(recipe: dict[str, Any]) -> bool:
+    """True if a recipe starts from weights that were trained on something else."""
     model = recipe.get("model", {})
     return model.get("head", "plans") != "plans" and model.get("weights") not in (None, "random")
 
@@ -72,9 +70,9 @@ def _training_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return trainings[0] == trainings[1] and frozen[0] == frozen[1]
 
 
-def _weak_baseline(arms: Sequence[Arm], records: dict[str, list[Records]], baseline: str | None) -> list[str]:
+def _weak_baseline(arms: Sequence[Arm], records: Mapping[str, Sequence[Records]], baseline: str | None) -> list[str]:
     """The baseline should be the ResEnc preset of like memory (nnU-Net Revisited, arXiv 2404.09556)."""
-    classes = {arm.name: network_class(records[arm.name][0]) if records[arm.name] else None for arm in arms}
+    classes = {arm.name: records[arm.name][0].network_class if records[arm.name] else None for arm in arms}
     nets = {name: found for name, found in classes.items() if found and "UNet" in found}
     if not nets:
         text = (
@@ -101,8 +99,8 @@ def _weak_baseline(arms: Sequence[Arm], records: dict[str, list[Records]], basel
     return []
 
 
-def _preset_for(arms: Sequence[Arm], records: dict[str, list[Records]], nets: dict[str, str]) -> str:
-    """The smallest preset that is planned for the memory of the hungriest other arm on a GPU; M where no record tells."""
+def _preset_for(arms: Sequence[Arm], records: Mapping[str, Sequence[Records]], nets: dict[str, str]) -> str:
+    """The smallest preset planned for the largest GPU memory that another arm used; M where no record states it."""
     used = [
         record.manifest.get("peak_memory_bytes", 0)
         for arm in arms

@@ -1,38 +1,32 @@
-"""Was it a fair fight? What should be equal between the arms, what differs by design, and what nobody wrote down."""
+"""Was it a fair fight? Finds what should be equal between the arms and is not, what differs by design, and what is unknown."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnvit.compare.inputs.arms import Arm
 from nnvit.compare.inputs.mask_files import case_of, some
-from nnvit.compare.inputs.training_records import Records, records_of
+from nnvit.compare.inputs.training_records import ArmRecords, Records
 from nnvit.compare.scores.metrics import Labels
 from nnvit.errors import CompareError, did_you_mean
 
 from .callouts import call_outs
-from .rows import FACTS, Fact, augmentation_parts
+from .rows import QUESTIONS, UNKNOWN, WRONG, Question, question_of
 
-Scored = dict[Path, dict[str, dict[str, Any]]]
+Scored = Mapping[Path, Mapping[str, Mapping[str, Any]]]
 """Path of a mask -> label -> its columns."""
-UNKNOWN = "unknown"
-STOPPING = {"cases", "splits", "labels", "held_out", "predictions"}
-"""Where these differ, a number would be wrong rather than unfair: nothing is compared unless --allow declares it."""
-OTHER_KEYS = {
-    "cases": "cases",
-    "predictions": "masks are those that were evaluated",
-    "recorded": "training is on record",
-}
-"""Rows that are not read off the records of a fold."""
-TITLES = OTHER_KEYS | {fact.key: fact.title for fact in FACTS}
-ALLOWED = tuple(OTHER_KEYS) + tuple(fact.key for fact in FACTS if fact.equal)
+Answers = Mapping[tuple[str, str, str], str | None]
+"""(data set, run, fold) -> the answer, of one arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """values: of each arm, "unknown" where no record tells. status: equal | by design | declared | different | unknown."""
+class AuditRow:
+    """The answers to one question. values: of each arm, "unknown" where no record states it.
+
+    status: equal | by design | declared | different | unknown.
+    """
 
     key: str
     title: str
@@ -41,15 +35,19 @@ class Row:
     status: str
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Audit:
-    """rows: one per thing that was asked. notes: what a reader should know. stop: what forbids the comparison."""
+    """The result of the audit.
 
+    rows: one per question. notes: what a reader should know. stop: what forbids the comparison. allow: keys whose difference
+    is declared. core_unknown: something without which a comparison cannot be called fair is not on record.
+    """
+
+    rows: tuple[AuditRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    stop: list[str] = field(default_factory=list)
-    _core_unknown: bool = False
+    core_unknown: bool = False
 
     @property
     def verdict(self) -> str:
@@ -57,10 +55,10 @@ class Audit:
         status = {row.status for row in self.rows if row.equal_expected}
         if self.stop or "different" in status:
             return "not comparable"
-        return "fair with declared differences" if "declared" in status or self._core_unknown else "fair"
+        return "fair with declared differences" if "declared" in status or self.core_unknown else "fair"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Returns plain data for stats.json."""
         return {
             "verdict": self.verdict,
             "rows": [asdict(row) for row in self.rows],
@@ -70,88 +68,96 @@ class Audit:
         }
 
     def lines(self) -> list[str]:
-        """The verdict, what speaks against it and what a reader should know, for a terminal."""
-        notes = [f"  note: {note}" for note in self.notes]
-        return [f"audit: {self.verdict}", *(f"  {line}" for line in self._differences()), *notes]
+        """Returns the verdict, what speaks against it and what a reader should know, for a terminal."""
+        differences = [f"  {_line(row)}" for row in self.rows if row.status in ("different", "declared")]
+        return [f"audit: {self.verdict}", *differences, *(f"  note: {note}" for note in self.notes)]
 
     def refuse(self) -> None:
-        """Raises CompareError where something forbids the comparison, with all that differs."""
+        """Raises CompareError with all that differs, if something forbids the comparison."""
         if not self.stop:
             return
         stopped = "\n".join(f"- {reason}" for reason in self.stop)
-        others = [line for line in self._differences() if line.startswith("different") and not self._stops(line)]
-        beside = "\nThey differ besides, which would not stop the comparison:\n" + "\n".join(
-            f"- {line}" for line in others
-        )
+        others = [
+            f"- {_line(row)}" for row in self.rows if row.status == "different" and not question_of(row.key).stops
+        ]
+        beside = "\nThey also differ in the following, which would not stop the comparison:\n" + "\n".join(others)
         raise CompareError(f"these arms cannot be compared:\n{stopped}{beside if others else ''}")
 
-    def _differences(self) -> list[str]:
-        return [
-            f"{row.status}: {row.title} ({row.key}): "
-            + "; ".join(f"{arm} {value}" for arm, value in row.values.items())
-            for row in self.rows
-            if row.status in ("different", "declared")
-        ]
+    def noted(self, notes: Iterable[str]) -> "Audit":
+        """Returns the audit with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
-    @staticmethod
-    def _stops(line: str) -> bool:
-        return any(f" ({key}): " in line for key in STOPPING)
+    def judged(
+        self, question: Question, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()
+    ) -> "Audit":
+        """Returns the audit with a row of something that must be equal.
 
-    def add(self, key: str, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()) -> None:
-        """A row of a thing that must be equal; its reasons stop the comparison unless --allow declares the difference."""
-        status = ("declared" if key in self.allow else "different") if differs else "equal"
+        reasons: they stop the comparison, unless --allow declares the difference; then they are notes.
+        """
+        status = ("declared" if question.key in self.allow else "different") if differs else "equal"
         if not differs and UNKNOWN in values.values():
             status = "unknown"
-        self.rows.append(Row(key=key, title=TITLES[key], equal_expected=True, values=values, status=status))
-        if status == "different":
-            self.stop += [f"{reason} (--allow {key} declares it)" for reason in reasons]
-        elif status == "declared":
-            self.notes += [f"declared by --allow {key}: {reason}" for reason in reasons]
+        stop = [f"{reason} (--allow {question.key} declares it)" for reason in reasons if status == "different"]
+        notes = [f"declared by --allow {question.key}: {reason}" for reason in reasons if status == "declared"]
+        return replace(self._with(question, values, status), stop=(*self.stop, *stop)).noted(notes)
+
+    def shown(self, question: Question, values: dict[str, str], *, unknown: bool) -> "Audit":
+        """Returns the audit with a row of something that differs by design."""
+        different = len({value for value in values.values() if value != UNKNOWN}) > 1
+        return self._with(question, values, "by design" if different else "unknown" if unknown else "equal")
+
+    def _with(self, question: Question, values: dict[str, str], status: str) -> "Audit":
+        row = AuditRow(
+            key=question.key, title=question.title, equal_expected=question.equal, values=values, status=status
+        )
+        return replace(self, rows=(*self.rows, row))
 
 
-def audit(arms: Sequence[Arm], *, allow: Sequence[str] = (), baseline: str | None = None) -> Audit:
-    """Reads the records of all arms. Raises CompareError for a key of `allow` that is none."""
+def _line(row: AuditRow) -> str:
+    values = "; ".join(f"{arm} {value}" for arm, value in row.values.items())
+    return f"{row.status}: {row.title} ({row.key}): {values}"
+
+
+def audit(
+    arms: Sequence[Arm], records: Mapping[str, ArmRecords], *, allow: Sequence[str] = (), baseline: str | None = None
+) -> Audit:
+    """Audits the records of all arms. Raises CompareError for an unknown key in `allow`."""
+    known = [question.key for question in QUESTIONS if question.equal]
     for key in allow:
-        if key not in ALLOWED:
+        if key not in known:
             raise CompareError(
-                f"--allow {key} is no key of the audit; they are {', '.join(ALLOWED)}.{did_you_mean(key, ALLOWED)}"
+                f"--allow {key} is no key of the audit; they are {', '.join(known)}.{did_you_mean(key, known)}"
             )
-    found = Audit(allow=tuple(dict.fromkeys(allow)))
-    records = {arm.name: [record for run in arm.runs for record in records_of(run)] for arm in arms}
-    _add_cases(found, arms)
-    _add_recorded(found, records)
-    for fact in FACTS:
-        _add_fact(found, fact, records)
-    _note_unknown(found, records)
-    _note_unfinished(found, arms, records)
-    found.notes += call_outs(arms, records, baseline)
-    return found
+    trained = {name: held.trained for name, held in records.items()}
+    found = _cases(Audit(allow=tuple(dict.fromkeys(allow))), arms)
+    found = _recorded(found, trained)
+    for question in QUESTIONS:
+        if question.answer is not None:
+            found = _answered(found, question, question.answer, trained)
+    notes = [*_unknown(found, trained), *_unfinished(arms, trained), *call_outs(arms, trained, baseline)]
+    return found.noted(notes)
 
 
-def check_masks(found: Audit, arms: Sequence[Arm], scores: Scored, labels: dict[str, Labels]) -> None:
-    """Adds whether the masks are those that were evaluated; labels: of each data set."""
+def check_masks(found: Audit, records: Mapping[str, ArmRecords], scores: Scored, labels: Mapping[str, Labels]) -> Audit:
+    """Returns the audit with a row on whether the masks are those that were evaluated; labels: of each data set."""
     values, every = {}, []
-    for arm in arms:
-        records = [Records(run, fold) for run in arm.runs for fold in run.folds]
-        reasons = [reason for record in records for reason in _changed(record, scores, labels[record.run.dataset])]
-        known = all(record.summary for record in records)
-        values[arm.name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
-        every += [f"{arm.name}: {reason}" for reason in reasons]
-    found.add("predictions", values, differs=bool(every), reasons=every)
+    for name, held in records.items():
+        reasons = [reason for record in held.masks for reason in _changed(record, scores, labels[record.run.dataset])]
+        known = all(record.summary for record in held.masks)
+        values[name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
+        every += [f"{name}: {reason}" for reason in reasons]
+    return found.judged(question_of("predictions"), values, differs=bool(every), reasons=every)
 
 
 # --- cases -------------------------------------------------------------------------------------------------------------
 
 
-def _add_cases(found: Audit, arms: Sequence[Arm]) -> None:
-    """The same cases in every arm and run, in the same folds where the arms have folds."""
-    values, reasons = {}, []
-    for arm in arms:
-        counts = [len(run.predictions()) for run in arm.runs]
-        values[arm.name] = " + ".join(str(count) for count in dict.fromkeys(counts))
-    for dataset in dict.fromkeys(run.dataset for arm in arms for run in arm.runs):
-        reasons += _differing_cases(arms, dataset)
-    found.add("cases", values, differs=bool(reasons), reasons=reasons)
+def _cases(found: Audit, arms: Sequence[Arm]) -> Audit:
+    """Adds whether every arm and run has the same cases, in the same folds where the arms have folds."""
+    values = {arm.name: " + ".join(dict.fromkeys(str(len(run.predictions)) for run in arm.runs)) for arm in arms}
+    datasets = dict.fromkeys(run.dataset for arm in arms for run in arm.runs)
+    reasons = [reason for dataset in datasets for reason in _differing_cases(arms, dataset)]
+    return found.judged(question_of("cases"), values, differs=bool(reasons), reasons=reasons)
 
 
 def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
@@ -177,7 +183,7 @@ def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
 
 
 def _same_runs(names: Sequence[set[Any]]) -> bool:
-    """Whether runs are compared with those of their name: repeated cross-validation may have another split in each run."""
+    """True if all arms name their runs alike; these are then compared one by one, as repeated splits may differ by run."""
     return all(of_arm == names[0] for of_arm in names)
 
 
@@ -189,57 +195,43 @@ def _shared_folds(runs: Iterable[Any]) -> str:
     )
 
 
-def _add_recorded(found: Audit, records: dict[str, list[Records]]) -> None:
-    values = {
-        name: "yes" if any(record.configuration or record.manifest or record.debug for record in listed) else "no"
-        for name, listed in records.items()
-    }
-    found.add("recorded", values, differs="no" in values.values())
+def _recorded(found: Audit, records: Mapping[str, Sequence[Records]]) -> Audit:
+    """Adds whether the trainings left any record."""
+    values = {name: "no" if all(record.is_empty for record in listed) else "yes" for name, listed in records.items()}
+    found = found.judged(question_of("recorded"), values, differs="no" in values.values())
     bare = [name for name, value in values.items() if value == "no"]
-    if bare:
-        declares = "declares" if "recorded" in found.allow else "would declare"
-        found.notes.append(
-            f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
-            f"{declares} that you know it was fair."
-        )
+    declares = "declares" if "recorded" in found.allow else "would declare"
+    note = (
+        f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
+        f"{declares} that you know it was fair."
+    )
+    return found.noted([note] if bare else [])
 
 
-# --- facts -------------------------------------------------------------------------------------------------------------
+# --- answers of the folds ----------------------------------------------------------------------------------------------
 
 
-def _add_fact(found: Audit, fact: Fact, records: dict[str, list[Records]]) -> None:
+def _answered(
+    found: Audit, question: Question, answer: Callable[[Records], str | None], records: Mapping[str, Sequence[Records]]
+) -> Audit:
+    """Adds the row of a question that every fold answers."""
     answers = {
-        name: {(r.run.dataset, r.run.name, r.fold.name): fact.of(r) for r in listed} for name, listed in records.items()
+        name: {(r.run.dataset, r.run.name, r.fold.name): answer(r) for r in listed} for name, listed in records.items()
     }
-    values = {name: _told(answer) for name, answer in answers.items()}
-    unknown = any(value is None for answer in answers.values() for value in answer.values())
-    if not fact.equal:
-        known = {value for value in values.values() if value != UNKNOWN}
-        status = "by design" if len(known) > 1 else "unknown" if unknown else "equal"
-        found.rows.append(Row(key=fact.key, title=fact.title, equal_expected=False, values=values, status=status))
-        return
-    differs = _differs(answers) or (fact.key == "held_out" and any("no:" in value for value in values.values()))
-    reasons = _reasons(fact, values, records) if differs and fact.key in STOPPING else ()
-    found.add(fact.key, values, differs=differs, reasons=reasons)
-    if differs and fact.key == "augmentation":
-        found.notes += _differing_transforms(records)
-    if fact.core and unknown and not differs:
-        found._core_unknown = True
+    values = {name: _told(held) for name, held in answers.items()}
+    every = [value for held in answers.values() for value in held.values()]
+    if not question.equal:
+        return found.shown(question, values, unknown=None in every)
+    differs = _differs(answers) or any(value is not None and value.startswith(WRONG) for value in every)
+    reasons = question.reasons(question.title, values) if differs and question.stops else ()
+    found = found.judged(question, values, differs=differs, reasons=reasons)
+    if differs and question.details:
+        found = found.noted(question.details({name: listed[0] for name, listed in records.items() if listed}))
+    return replace(found, core_unknown=found.core_unknown or (question.core and None in every and not differs))
 
 
-def _reasons(fact: Fact, values: dict[str, str], records: dict[str, list[Records]]) -> list[str]:
-    if fact.key == "held_out":
-        return [
-            f"{name} is validated on cases that it was trained on ({value.removeprefix('no: ')}): its Dice says nothing"
-            for name, value in values.items()
-            if "no:" in value
-        ]
-    listed = "; ".join(f"{name} has {value}" for name, value in values.items())
-    return [f"the arms differ in their {fact.title}: {listed}"]
-
-
-def _differs(answers: dict[str, dict[tuple[str, str, str], str | None]]) -> bool:
-    """Whether known answers differ; fold by fold where all arms have the same folds, else by data set; run by run likewise."""
+def _differs(answers: Mapping[str, Answers]) -> bool:
+    """True if known answers differ: fold by fold where all arms have the same folds, else by data set; likewise for runs."""
     folds = [{key[2] for key in answer} for answer in answers.values()]
     by_fold = all(names == folds[0] for names in folds)
     by_run = _same_runs([{key[:2] for key in answer} for answer in answers.values()])
@@ -258,8 +250,8 @@ def _differs(answers: dict[str, dict[tuple[str, str, str], str | None]]) -> bool
     return any(not (one <= other or other <= one) for one in known for other in known)
 
 
-def _told(answer: dict[tuple[str, str, str], str | None]) -> str:
-    """One text where all folds agree; else each fold's, those of several data sets and runs with their names."""
+def _told(answer: Answers) -> str:
+    """One text where all folds agree; else the text of each fold, with the names of data sets and runs where needed."""
     texts = {key: UNKNOWN if value is None else value for key, value in answer.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
@@ -273,35 +265,28 @@ def _told(answer: dict[tuple[str, str, str], str | None]) -> str:
     return "; ".join(dict.fromkeys(texts.values()))
 
 
-def _differing_transforms(records: dict[str, list[Records]]) -> list[str]:
-    parts = {name: augmentation_parts(listed[0]) or [] for name, listed in records.items() if listed}
-    shared = set.intersection(*map(set, parts.values()))
-    return [
-        f"augmentation that only {name} has: {'; '.join(part for part in own if part not in shared)}"
-        for name, own in parts.items()
-        if set(own) - shared
-    ]
-
-
-def _note_unknown(found: Audit, records: dict[str, list[Records]]) -> None:
+def _unknown(found: Audit, records: Mapping[str, Sequence[Records]]) -> list[str]:
+    """Names what each arm does not record; arms without any record have a note of their own."""
+    notes = []
     for name, listed in records.items():
-        if not any(record.configuration or record.manifest or record.debug for record in listed):
-            continue  # nothing at all is recorded, which was said
-        keys = [row.title for row in found.rows if row.equal_expected and UNKNOWN in row.values.get(name, "")]
-        if keys:
-            found.notes.append(f"{name} does not record: {', '.join(keys)}.")
+        titles = [row.title for row in found.rows if row.equal_expected and UNKNOWN in row.values.get(name, "")]
+        if titles and not all(record.is_empty for record in listed):
+            notes.append(f"{name} does not record: {', '.join(titles)}.")
+    return notes
 
 
-def _note_unfinished(found: Audit, arms: Sequence[Arm], records: dict[str, list[Records]]) -> None:
+def _unfinished(arms: Sequence[Arm], records: Mapping[str, Sequence[Records]]) -> list[str]:
+    notes = []
     for arm in arms:
-        for run in arm.runs:
-            if run.unfinished:
-                found.notes.append(
-                    f"{run.path}: fold {', '.join(run.unfinished)} holds no validation masks and is left out."
-                )
+        notes += [
+            f"{run.path}: fold {', '.join(run.unfinished)} holds no validation masks and is left out."
+            for run in arm.runs
+            if run.unfinished
+        ]
         stopped = [record.fold.name for record in records[arm.name] if _stopped(record)]
         if stopped:
-            found.notes.append(f"{arm.name}: the training of fold {', '.join(stopped)} is not recorded as finished.")
+            notes.append(f"{arm.name}: the training of fold {', '.join(stopped)} is not recorded as finished.")
+    return notes
 
 
 def _stopped(record: Records) -> bool:
@@ -314,7 +299,7 @@ def _stopped(record: Records) -> bool:
 
 
 def _changed(record: Records, scores: Scored, labels: Labels) -> list[str]:
-    """What speaks against the masks being those that nnU-Net evaluated at the end of this training."""
+    """Reasons to doubt that the masks are those that nnU-Net evaluated at the end of this training."""
     predictions, reasons = record.fold.predictions, []
     wanted = record.log.val_cases or record.manifest.get("cases", {}).get("val")
     if wanted and record.fold.name not in ("", "all") and len(predictions) != wanted:
@@ -330,7 +315,7 @@ def _changed(record: Records, scores: Scored, labels: Labels) -> list[str]:
             reasons.append(f"{path} is not in summary.json: it is left over from an earlier training, or came later")
         elif evaluated and not _as_evaluated(scores.get(path, {}), evaluated[case], labels):
             reasons.append(
-                f"{path} is not the mask that summary.json tells of: one of the two is stale; run --val again"
+                f"{path} is not the mask that summary.json describes: one of the two is stale; run --val again"
             )
         elif older:
             reasons.append(f"{path} is older than the start of this training: it is left over from an earlier one")
@@ -339,7 +324,7 @@ def _changed(record: Records, scores: Scored, labels: Labels) -> list[str]:
 
 
 def _started(record: Records) -> float:
-    """When the training began: by its log, whose clock may be another's, and by the file that it wrote first; the earlier."""
+    """The start of the training: by its log, whose clock may be that of another machine, or its first file; the earlier."""
     debug, start = record.fold.folder / "debug.json", record.log.start
     if start is None or not debug.is_file():
         return 0.0
@@ -351,8 +336,10 @@ def _case(entry: dict[str, Any]) -> str:
     return case_of(path) or path.name
 
 
-def _as_evaluated(scored: dict[str, dict[str, Any]], evaluated: dict[str, dict[str, Any]], labels: Labels) -> bool:
-    """Whether the voxel counts of all labels are those of summary.json; against another reference, of the mask alone."""
+def _as_evaluated(
+    scored: Mapping[str, Mapping[str, Any]], evaluated: dict[str, dict[str, Any]], labels: Labels
+) -> bool:
+    """True if all voxel counts are those of summary.json; if that has another reference, only those of the mask count."""
     entries = {tuple(sorted(map(int, re.findall(r"\d+", key)))): entry for key, entry in evaluated.items()}
     for name, columns in scored.items():
         entry = entries.get(tuple(sorted(labels.values[name])))

@@ -1,19 +1,21 @@
-"""What the audit asks of every fold: the things that must be equal, and those that differ by design.
+"""The questions of the audit, each declared once in `QUESTIONS`: what must be equal between arms, and what differs by design.
 
-Each answer is a short text to show and to compare; None where no record tells, which the audit calls unknown.
+The answer of a fold is a short text to show and to compare; None where no record states it, which the audit calls unknown.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnvit.compare.inputs import training_records as recorded
-from nnvit.compare.inputs.costs import device_of
 from nnvit.compare.inputs.mask_files import case_of
-from nnvit.compare.inputs.training_records import Records, digest
+from nnvit.compare.inputs.training_records import Records, tuning_of
+from nnvit.records.hashes import digest
 
+UNKNOWN = "unknown"
+WRONG = "no:"
+"""An answer that begins so is a difference in itself, even where all arms give it."""
 PREPROCESSING = (
     "preprocessor_name",
     "normalization_schemes",
@@ -24,46 +26,44 @@ PREPROCESSING = (
     "resampling_fn_seg_kwargs",
 )
 """Keys of a configuration that decide what the network sees of an image."""
+Answer = Callable[[Records], str | None]
+
+
+def _differ(title: str, values: Mapping[str, str]) -> list[str]:
+    """The reason why a difference stops the comparison."""
+    return [f"the arms differ in their {title}: " + "; ".join(f"{name} has {value}" for name, value in values.items())]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fact:
-    """key: for --allow. title: for people. of: the answer. core: a comparison cannot be called fair while it is unknown."""
+class Question:
+    """One question of the audit: everything that it and the report need to know about it.
+
+    key: its key in stats.json, and for --allow. title: in the report. answer: reads the records of one fold; None means the
+    answers are found by comparing whole arms (in fairness.py). equal: the answers must be equal; otherwise they differ by
+    design. core: a comparison cannot be called fair while the answer is unknown. stops: a difference makes the scores wrong,
+    not merely unfair, so the comparison stops unless --allow declares it; reasons tells why, from the title and the arms'
+    answers. details: notes on a difference, from the records of each arm.
+    """
 
     key: str
     title: str
-    of: Callable[[Records], str | None]
+    answer: Answer | None = None
     equal: bool = True
     core: bool = False
-
-
-def tuning_of(recipe: dict[str, Any]) -> str | None:
-    """ "lora", "frozen" or "full", as the recipe's own rule has it; None without a recipe."""
-    if not recipe:
-        return None
-    if recipe.get("lora", {}).get("enabled"):
-        return "lora"
-    model = recipe.get("model", {})
-    return "frozen" if model.get("head") != "plans" and model.get("freeze_backbone") else "full"
-
-
-def network_class(record: Records) -> str | None:
-    """The last part of the class that the plans name, such as PlainConvUNet."""
-    name = record.configuration.get("architecture", {}).get("network_class_name") or record.debug.get("network")
-    return name.split(".")[-1] if name else None
-
-
-def labels_of(record: Records) -> dict[str, Any]:
-    """Of dataset.json: name -> value, or the values of a region."""
-    return record.dataset.get("labels", {})
+    stops: bool = False
+    reasons: Callable[[str, Mapping[str, str]], list[str]] = _differ
+    details: Callable[[Mapping[str, Records]], list[str]] | None = None
 
 
 # --- what must be equal ------------------------------------------------------------------------------------------------
 
 
 def _fingerprint(record: Records) -> str | None:
-    path = record.run.model / "dataset_fingerprint.json" if record.run.model else None
-    return digest(recorded.read_json(path)) if path and path.is_file() else None
+    return _short_hash(record.fingerprint) if record.fingerprint else None
+
+
+def _short_hash(content: Any) -> str:
+    return digest(content)[:8]
 
 
 def _split(record: Records) -> str | None:
@@ -80,23 +80,31 @@ def _training_cases(record: Records) -> str | None:
 
 def _held_out(record: Records) -> str | None:
     if record.fold.name == "all" and record.fold.predictions:
-        return "no: trained on all cases"
+        return f"{WRONG} trained on all cases"
     if record.log.overlap:
-        return "no: validation cases were trained on"
+        return f"{WRONG} validation cases were trained on"
     if _predicts_its_own_cases(record):
         return None
     return "yes" if record.log.train_cases or "split_hash" in record.manifest else None
 
 
 def _predicts_its_own_cases(record: Records) -> bool:
-    """Whether a folder of masks holds cases of its model's cross-validation, which some of the folds were trained on."""
+    """True if a folder of masks holds cases of its model's cross-validation, which some of the folds were trained on."""
     held = {case for fold in record.run.folds if not fold.name for case in fold.predictions}
     own = {case_of(Path(entry["prediction_file"])) for entry in record.summary.get("metric_per_case", ())}
     return bool(held & own)
 
 
+def _not_held_out(title: str, values: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} is validated on cases that it was trained on ({value.removeprefix(f'{WRONG} ')}): its Dice says nothing"
+        for name, value in values.items()
+        if WRONG in value
+    ]
+
+
 def _labels(record: Records) -> str | None:
-    labels = labels_of(record)
+    labels = record.dataset.get("labels", {})
     order = record.dataset.get("regions_class_order")
     shown = ", ".join(f"{name} {value}" for name, value in labels.items())
     return f"{shown}; regions in the order {order}" if order else shown or None
@@ -111,7 +119,7 @@ def _preprocessing(record: Records) -> str | None:
         for key in ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
     }
     schemes = ", ".join(dict.fromkeys(name.removesuffix("Normalization") for name in held["normalization_schemes"]))
-    return f"{schemes}, {digest(content)}"
+    return f"{schemes}, {_short_hash(content)}"
 
 
 def _preprocessed(record: Records) -> str | None:
@@ -119,7 +127,7 @@ def _preprocessed(record: Records) -> str | None:
     return held[:8] if held else None
 
 
-def _of_configuration(key: str) -> Callable[[Records], str | None]:
+def _of_configuration(key: str) -> Answer:
     def of(record: Records) -> str | None:
         value = record.manifest.get(key) or record.configuration.get(key)
         return _shown(value) if value is not None else None
@@ -128,34 +136,34 @@ def _of_configuration(key: str) -> Callable[[Records], str | None]:
 
 
 def _epochs(record: Records) -> str | None:
-    planned = record.debug.get("num_epochs") or _training(record).get("num_epochs")
+    planned = record.debug.get("num_epochs") or record.training.get("num_epochs")
     done = record.log.epochs or record.manifest.get("epochs_done")
     if done is None:
         return None
     return f"{done} of {planned}" if planned and str(planned) != str(done) else str(done)
 
 
-def _debug_or_recipe(key: str) -> Callable[[Records], str | None]:
+def _debug_or_recipe(key: str) -> Answer:
     def of(record: Records) -> str | None:
-        value = record.debug.get(key, _training(record).get(key))
+        value = record.debug.get(key, record.training.get(key))
         return None if value is None else str(value)
 
     return of
 
 
-def _transforms_text(record: Records) -> str | None:
-    return record.manifest.get("augmentation") or record.debug.get("dataloader_train.generator.transforms")
-
-
-def augmentation_parts(record: Records) -> list[str] | None:
-    """The transforms of the training in their order, None where no record tells."""
-    text = _transforms_text(record)
-    return recorded.transforms(text if isinstance(text, str) else None)
-
-
 def _augmentation(record: Records) -> str | None:
-    parts = augmentation_parts(record)
-    return None if parts is None else f"{len(parts)} transforms, {digest(parts)}"
+    parts = record.transforms
+    return None if parts is None else f"{len(parts)} transforms, {_short_hash(parts)}"
+
+
+def _differing_transforms(records: Mapping[str, Records]) -> list[str]:
+    parts = {name: record.transforms or [] for name, record in records.items()}
+    shared = set.intersection(*map(set, parts.values()))
+    return [
+        f"augmentation that only {name} has: {'; '.join(part for part in own if part not in shared)}"
+        for name, own in parts.items()
+        if set(own) - shared
+    ]
 
 
 def _oversampling(record: Records) -> str | None:
@@ -166,11 +174,7 @@ def _oversampling(record: Records) -> str | None:
 
 
 def _mirroring(record: Records) -> str | None:
-    text = _transforms_text(record)
-    axes = recorded.mirror_axes(text if isinstance(text, str) else None)
-    if axes is None and "mirroring_axes" in record.manifest:
-        axes = record.manifest["mirroring_axes"] or []
-    return None if axes is None else _axes(axes)
+    return None if record.mirror_axes is None else _axes(record.mirror_axes)
 
 
 def _mirroring_at_prediction(record: Records) -> str | None:
@@ -190,23 +194,19 @@ def _predictor(record: Records) -> str | None:
     return f"nnvit's fast one, {fast}" if fast else "nnU-Net's"
 
 
-def _loss(record: Records) -> str | None:
-    return recorded.loss_name(record.debug.get("loss"))
-
-
 def _checkpoint(record: Records) -> str | None:
     held = record.manifest.get("validation", {}).get("checkpoint")
     return held.removeprefix("checkpoint_").removesuffix(".pth") if held else record.log.checkpoint
 
 
-def _version(name: str) -> Callable[[Records], str | None]:
+def _version(name: str) -> Answer:
     return lambda record: record.manifest.get("versions", {}).get(name)
 
 
 # --- what differs by design --------------------------------------------------------------------------------------------
 
 
-def _model_part(place: int) -> Callable[[Records], str | None]:
+def _model_part(place: int) -> Answer:
     def of(record: Records) -> str | None:
         name = record.run.model.resolve().name if record.run.model else ""
         return name.split("__")[place] if name.count("__") == 2 else None
@@ -217,7 +217,7 @@ def _model_part(place: int) -> Callable[[Records], str | None]:
 def _network(record: Records) -> str | None:
     model = record.run.recipe.get("model", {})
     if model.get("head", "plans") == "plans":
-        return network_class(record)
+        return record.network_class
     return f"{model['head']} on {model['backbone']} {model['backbone_size']}, neck {model['neck']}"
 
 
@@ -233,14 +233,14 @@ def _weights(record: Records) -> str | None:
 
 def _optimizer(record: Records) -> str | None:
     text = record.debug.get("optimizer", "")
-    name = text.split(" ")[0].strip() or _training(record).get("optimizer")
+    name = text.split(" ")[0].strip() or record.training.get("optimizer")
     settings = [f"{key} {found[1]}" for key in ("momentum", "betas", "nesterov")
                 if (found := re.search(rf"^\s*{key}: (.+)$", text, re.MULTILINE))]  # fmt: skip
     return f"{name}{', ' if settings else ''}{', '.join(settings)}" if name else None
 
 
 def _rate(record: Records) -> str | None:
-    training = _training(record)
+    training = record.training
     if training:
         backbone = record.run.recipe["model"].get("backbone") and tuning_of(record.run.recipe) != "frozen"
         return f"{training['lr']:g}" + (f", backbone {training['backbone_lr']:g}" if backbone else "")
@@ -250,8 +250,8 @@ def _rate(record: Records) -> str | None:
 
 def _schedule(record: Records) -> str | None:
     held = re.search(r"\.(\w+) object", record.debug.get("lr_scheduler", ""))
-    name = _training(record).get("schedule") or (held[1] if held else None)
-    warmup = _training(record).get("warmup_epochs")
+    name = record.training.get("schedule") or (held[1] if held else None)
+    warmup = record.training.get("warmup_epochs")
     return f"{name}, {warmup} epochs of warm-up" if warmup else ("poly" if name == "PolyLRScheduler" else name)
 
 
@@ -266,12 +266,8 @@ def _seed(record: Records) -> str | None:
     return ("none" if record.run.seed is None else str(record.run.seed)) if record.run.recipe else None
 
 
-def _training(record: Records) -> dict[str, Any]:
-    return record.run.recipe.get("training", {})
-
-
-def _recipe_key(key: str) -> Callable[[Records], str | None]:
-    return lambda record: str(_training(record)[key]) if key in _training(record) else None
+def _recipe_key(key: str) -> Answer:
+    return lambda record: str(record.training[key]) if key in record.training else None
 
 
 def _shown(value: Any) -> str:
@@ -284,43 +280,68 @@ def _axes(axes: Any) -> str:
     return "axes " + ", ".join(str(axis) for axis in axes) if axes else "none"
 
 
-FACTS = (
-    Fact(key="fingerprint", title="data-set fingerprint", of=_fingerprint),
-    Fact(key="splits", title="split (training and validation cases)", of=_split),
-    Fact(key="training_cases", title="training cases", of=_training_cases),
-    Fact(key="held_out", title="validated on cases that were held out", of=_held_out),
-    Fact(key="labels", title="labels", of=_labels, core=True),
-    Fact(key="preprocessing", title="preprocessing", of=_preprocessing, core=True),
-    Fact(key="preprocessed_data", title="preprocessed files", of=_preprocessed),
-    Fact(key="spacing", title="spacing", of=_of_configuration("spacing"), core=True),
-    Fact(key="patch_size", title="patch size", of=_of_configuration("patch_size"), core=True),
-    Fact(key="batch_size", title="batch size", of=_of_configuration("batch_size"), core=True),
-    Fact(key="epochs", title="epochs", of=_epochs, core=True),
-    Fact(key="iterations", title="iterations per epoch", of=_debug_or_recipe("num_iterations_per_epoch"), core=True),
-    Fact(key="augmentation", title="augmentation", of=_augmentation, core=True),
-    Fact(key="oversampling", title="oversampling of foreground", of=_oversampling),
-    Fact(key="mirroring", title="mirroring in training", of=_mirroring, core=True),
-    Fact(key="mirroring_at_prediction", title="mirroring at prediction", of=_mirroring_at_prediction, core=True),
-    Fact(key="predictor", title="predictor of the masks", of=_predictor),
-    Fact(key="loss", title="loss", of=_loss, core=True),
-    Fact(key="batch_dice", title="Dice loss over the batch", of=_of_configuration("batch_dice")),
-    Fact(key="checkpoint", title="checkpoint that was validated", of=_checkpoint),
-    Fact(key="nnunet_version", title="nnU-Net version", of=_version("nnunetv2")),
-    Fact(key="trainer", title="trainer", of=_model_part(0), equal=False),
-    Fact(key="plans", title="plans", of=_model_part(1), equal=False),
-    Fact(key="network", title="network", of=_network, equal=False),
-    Fact(key="parameters", title="parameters", of=_parameters, equal=False),
-    Fact(key="weights", title="weights at the start", of=_weights, equal=False),
-    Fact(key="tuning", title="tuning", of=lambda record: tuning_of(record.run.recipe), equal=False),
-    Fact(key="optimizer", title="optimiser", of=_optimizer, equal=False),
-    Fact(key="learning_rate", title="learning rate", of=_rate, equal=False),
-    Fact(key="schedule", title="schedule", of=_schedule, equal=False),
-    Fact(key="weight_decay", title="weight decay", of=_debug_or_recipe("weight_decay"), equal=False),
-    Fact(key="deep_supervision", title="deep supervision", of=_debug_or_recipe("enable_deep_supervision"), equal=False),
-    Fact(key="ema", title="mean of the weights", of=_recipe_key("ema"), equal=False),
-    Fact(key="seeds", title="seeds", of=_seed, equal=False),
-    Fact(key="precision", title="precision", of=_precision, equal=False),
-    Fact(key="torch_version", title="torch version", of=lambda record: record.debug.get("torch_version"), equal=False),
-    Fact(key="device", title="device", of=device_of, equal=False),
+QUESTIONS: tuple[Question, ...] = (
+    Question(key="cases", title="cases", stops=True),
+    Question(key="recorded", title="training is on record"),
+    Question(key="fingerprint", title="data-set fingerprint", answer=_fingerprint),
+    Question(key="splits", title="split (training and validation cases)", answer=_split, stops=True),
+    Question(key="training_cases", title="training cases", answer=_training_cases),
+    Question(
+        key="held_out",
+        title="validated on cases that were held out",
+        answer=_held_out,
+        stops=True,
+        reasons=_not_held_out,
+    ),
+    Question(key="labels", title="labels", answer=_labels, core=True, stops=True),
+    Question(key="preprocessing", title="preprocessing", answer=_preprocessing, core=True),
+    Question(key="preprocessed_data", title="preprocessed files", answer=_preprocessed),
+    Question(key="spacing", title="spacing", answer=_of_configuration("spacing"), core=True),
+    Question(key="patch_size", title="patch size", answer=_of_configuration("patch_size"), core=True),
+    Question(key="batch_size", title="batch size", answer=_of_configuration("batch_size"), core=True),
+    Question(key="epochs", title="epochs", answer=_epochs, core=True),
+    Question(
+        key="iterations", title="iterations per epoch", answer=_debug_or_recipe("num_iterations_per_epoch"), core=True
+    ),
+    Question(key="augmentation", title="augmentation", answer=_augmentation, core=True, details=_differing_transforms),
+    Question(key="oversampling", title="oversampling of foreground", answer=_oversampling),
+    Question(key="mirroring", title="mirroring in training", answer=_mirroring, core=True),
+    Question(
+        key="mirroring_at_prediction", title="mirroring at prediction", answer=_mirroring_at_prediction, core=True
+    ),
+    Question(key="predictor", title="predictor of the masks", answer=_predictor),
+    Question(key="loss", title="loss", answer=lambda record: record.loss, core=True),
+    Question(key="batch_dice", title="Dice loss over the batch", answer=_of_configuration("batch_dice")),
+    Question(key="checkpoint", title="checkpoint that was validated", answer=_checkpoint),
+    Question(key="nnunet_version", title="nnU-Net version", answer=_version("nnunetv2")),
+    Question(key="trainer", title="trainer", answer=_model_part(0), equal=False),
+    Question(key="plans", title="plans", answer=_model_part(1), equal=False),
+    Question(key="network", title="network", answer=_network, equal=False),
+    Question(key="parameters", title="parameters", answer=_parameters, equal=False),
+    Question(key="weights", title="weights at the start", answer=_weights, equal=False),
+    Question(key="tuning", title="tuning", answer=lambda record: tuning_of(record.run.recipe), equal=False),
+    Question(key="optimizer", title="optimiser", answer=_optimizer, equal=False),
+    Question(key="learning_rate", title="learning rate", answer=_rate, equal=False),
+    Question(key="schedule", title="schedule", answer=_schedule, equal=False),
+    Question(key="weight_decay", title="weight decay", answer=_debug_or_recipe("weight_decay"), equal=False),
+    Question(
+        key="deep_supervision",
+        title="deep supervision",
+        answer=_debug_or_recipe("enable_deep_supervision"),
+        equal=False,
+    ),
+    Question(key="ema", title="mean of the weights", answer=_recipe_key("ema"), equal=False),
+    Question(key="seeds", title="seeds", answer=_seed, equal=False),
+    Question(key="precision", title="precision", answer=_precision, equal=False),
+    Question(
+        key="torch_version", title="torch version", answer=lambda record: record.debug.get("torch_version"), equal=False
+    ),
+    Question(key="device", title="device", answer=lambda record: record.device, equal=False),
+    Question(key="predictions", title="masks are those that were evaluated", stops=True),
 )
-"""All rows of the audit but those of the cases and the masks, in the order in which they are shown."""
+"""All questions, in the order of stats.json."""
+
+
+def question_of(key: str) -> Question:
+    """Returns the question of that key."""
+    return next(question for question in QUESTIONS if question.key == key)

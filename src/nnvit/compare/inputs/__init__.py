@@ -1,1 +1,1 @@
-"""What is compared: arms with their runs, what their trainings recorded, and the masks."""
+"""The inputs of a comparison: arms with their runs, the records of their trainings, masks, ground truth, costs."""

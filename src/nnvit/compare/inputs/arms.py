@@ -1,10 +1,9 @@
-"""What is compared: an arm is one way of training, with the folds and the repeated runs that it has.
+"""Finds the arms of a comparison: an arm is one way of training, with its folds and its repeated runs.
 
-Found are results folders of any nnU-Net 2 trainer (`Trainer__Plans__configuration` with fold_k/validation), folders of
-folds without one, and plain folders of masks.
+An arm is a results folder of any nnU-Net 2 trainer (`Trainer__Plans__configuration` with fold_k/validation), a folder of
+folds of masks, or a folder of masks.
 """
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -14,30 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from nnvit.errors import CompareError, did_you_mean
+from nnvit.records.json_files import read_json
 
 from .mask_files import ENDINGS, masks_in
 
 SEED = re.compile(r"_s\d+$")
 GENERIC = {
-    "predicted",
-    "predictions",
-    "prediction",
-    "preds",
-    "validation",
-    "masks",
-    "segmentations",
-    "labels",
-    "out",
-    "output",
-}
+    "predicted", "predictions", "prediction", "preds", "validation", "masks", "segmentations", "labels", "out", "output"
+}  # fmt: skip
 """Names of folders that say nothing about what made the masks."""
 TRAINING = ("debug.json", "training_log_*", "nnvit_run.json", "checkpoint_*.pth", "progress.png")
-"""What a training writes into its fold: pictures beside it are nnU-Net's, not masks."""
+"""Files that a training writes into its fold: pictures beside them are nnU-Net's, not masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """name: "0", "all", or "" for a plain folder of masks. folder: with the fold's records. predictions: case -> mask."""
+    """One fold. name: "0", "all", or "" for a plain folder of masks. folder: holds its records. predictions: case -> mask."""
 
     name: str
     folder: Path
@@ -49,7 +40,7 @@ class Run:
     """One training of an arm on one data set: all its folds.
 
     name: "" where the arm has one run. model: the folder with plans.json and dataset.json, None where there is none.
-    unfinished: folds that were begun and hold no masks. recipe, recipe_hash, seed: of nnvit's own plans.
+    unfinished: folds that were begun and hold no masks. plans: the content of plans.json.
     """
 
     dataset: str
@@ -59,22 +50,37 @@ class Run:
     configuration: str
     folds: tuple[Fold, ...]
     unfinished: tuple[str, ...] = ()
-    recipe: dict[str, Any] = field(default_factory=dict)
-    recipe_hash: str = ""
+    plans: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def _block(self) -> dict[str, Any]:
+        """The block that nnvit adds to the configuration in plans.json."""
+        return self.plans.get("configurations", {}).get(self.configuration, {}).get("nnvit", {})
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe in nnvit's plans; empty for other trainers."""
+        return self._block.get("recipe", {})
+
+    @property
+    def recipe_hash(self) -> str:
+        """The hash of the recipe, which leaves out the seed."""
+        return self._block.get("hash", "")
 
     @property
     def seed(self) -> int | None:
-        """Of the recipe."""
+        """The seed in the recipe."""
         return self.recipe.get("training", {}).get("seed")
 
+    @property
     def predictions(self) -> dict[str, Path]:
-        """Case -> mask, of all folds."""
+        """Case -> mask, over all folds."""
         return {case: path for fold in self.folds for case, path in fold.predictions.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """name: as the report shows it. runs: one for each data set and each repetition."""
+    """One way of training. name: as the report shows it. runs: one per data set and repetition."""
 
     name: str
     runs: tuple[Run, ...]
@@ -86,16 +92,8 @@ class Arm:
 
     @property
     def datasets(self) -> list[str]:
-        """In the order in which they were given."""
+        """Its data sets, in the order in which they were given."""
         return list(dict.fromkeys(run.dataset for run in self.runs))
-
-
-def read_json(path: Path) -> Any:
-    """Raises CompareError for a file that is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CompareError(f"{path} is not valid JSON ({error}); copy the results folder again.") from error
 
 
 def find_arms(
@@ -106,10 +104,10 @@ def find_arms(
     folds: Sequence[str] | None = None,
     unnamed: str = "data",
 ) -> list[Arm]:
-    """The arms of `given`: paths, names under nnUNet_results/<dataset>, or NAME=either.
+    """Returns the arms that `given` names: paths, names under nnUNet_results/<dataset>, or NAME=either.
 
-    Runs are one arm where they are given one NAME, or where their recipes differ in the seed alone. unnamed: what to call
-    the data set where no arm says one. Raises CompareError for what is not there, is there twice, or cannot be told apart.
+    Runs form one arm if they are given one NAME or if their recipes differ only in the seed. unnamed: the name of the data
+    set where no arm states one. Raises CompareError for arms that do not exist, are given twice or cannot be told apart.
     """
     found: list[tuple[str, Run]] = []
     for word in given:
@@ -124,7 +122,7 @@ def find_arms(
 
 
 def _split(word: str) -> tuple[str, str]:
-    """NAME and PATH of `NAME=PATH`; the name is empty where none is given."""
+    """Splits `NAME=PATH`; the name is empty where none is given."""
     name, equals, where = word.partition("=")
     if not equals or Path(word).exists():
         return "", word
@@ -137,7 +135,7 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _folders(where: str, datasets: Sequence[str], configuration: str) -> list[tuple[Path, str]]:
-    """The folders that a word means, each with the data set it was looked for in ("" where it is a path)."""
+    """The folders that a word stands for, each with the data set under which it was found ("" for a path)."""
     path = Path(where).expanduser()
     if path.is_dir():
         return [(path, "")]
@@ -171,23 +169,19 @@ def _under_results(word: str, dataset: str, configuration: str) -> list[tuple[Pa
 
 
 def _means(word: str, trainer: str, plans: str) -> bool:
-    """Whether a word names a trainer, plans, or the recipe in the plans' name, with or without its seed."""
-    return any(word == name or plans_name_ends(name, word) for name in (plans, SEED.sub("", plans))) or (
+    """Returns True if a word names the trainer, the plans, or the recipe in the plans' name, with or without its seed."""
+    names = (plans, SEED.sub("", plans))
+    return any(word == name or name.endswith(f"_{word}") for name in names) or (
         word == trainer and plans == "nnUNetPlans"
     )
-
-
-def plans_name_ends(plans: str, recipe: str) -> bool:
-    """Whether plans are called `<base>_<recipe>`."""
-    return plans.endswith(f"_{recipe}")
 
 
 def _results_of(dataset: str) -> Path:
     value = os.environ.get("nnUNet_results", "")
     if not value or not Path(value).is_dir():
         raise CompareError(
-            "--dataset looks for arms in the folder that the environment variable nnUNet_results names, which is "
-            f"{'not set' if not value else value + ', no folder'}. Set it, or give the arms as paths."
+            "--dataset looks for arms in the folder of the environment variable nnUNet_results, which is "
+            f"{'not set' if not value else value + ', not a folder'}. Set it, or give the arms as paths."
         )
     known = sorted(path.name for path in Path(value).glob("Dataset*") if path.is_dir())
     number = f"Dataset{int(dataset):03d}_" if dataset.isdigit() else None
@@ -204,7 +198,7 @@ def _results_of(dataset: str) -> Path:
 
 
 def _run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | None) -> Run:
-    """Reads what a folder holds. Raises CompareError where it holds nothing to compare."""
+    """Reads one folder. Raises CompareError where it holds nothing to compare."""
     folders = sorted(sub for sub in path.iterdir() if sub.is_dir() and sub.name.startswith("fold_"))
     if path.name == "validation" and path.resolve().parent.name.startswith("fold_"):
         path = path.resolve().parent
@@ -224,12 +218,12 @@ def _run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | N
 
 
 def _loose_masks(folder: Path) -> dict[str, Path]:
-    """Of a folder that masks alone were copied to; none of one that a training writes to."""
+    """The masks of a folder that holds only masks; empty for a folder that a training writes to."""
     return {} if any(any(folder.glob(name)) for name in TRAINING) else masks_in(folder)
 
 
 def _model_of_masks(path: Path) -> Path | None:
-    """The results folder that a folder of masks lies in; else the folder itself, where nnUNetv2_predict copied the plans to."""
+    """The results folder around a folder of masks; else the folder itself, if nnUNetv2_predict copied the plans into it."""
     above = [folder for folder in list(path.resolve().parents)[:2] if any(folder.glob("fold_*"))]
     return next((folder for folder in (*above, path) if (folder / "plans.json").is_file()), None)
 
@@ -241,7 +235,8 @@ def _run_of_folds(
     missing = [name for name in wanted or () if name not in there]
     if missing:
         raise CompareError(
-            f"{path} has no fold {', '.join(missing)}; it has {', '.join(there)}. Train what is missing, or name other --folds."
+            f"{path} has no fold {', '.join(missing)}; it has {', '.join(there)}. "
+            "Train the missing folds, or choose others with --folds."
         )
     found, unfinished = [], []
     for name in wanted if wanted is not None else there:
@@ -253,7 +248,7 @@ def _run_of_folds(
             unfinished.append(name)
     if not found or (wanted and unfinished):
         raise CompareError(
-            f"{path}: {'fold ' + ', '.join(unfinished)} holds no masks in validation/, so that there is nothing to compare. "
+            f"{path}: {'fold ' + ', '.join(unfinished)} holds no masks in validation/, so there is nothing to compare. "
             "Finish the training, or run its validation with `nnUNetv2_train … --val` (`nnvit train … --val`)."
         )
     model = next((folder for folder in (path, path.parent) if (folder / "plans.json").is_file()), None)
@@ -268,15 +263,14 @@ def _described(
     folds: tuple[Fold, ...],
     unfinished: tuple[str, ...],
 ) -> Run:
-    """Adds what the plans say: the data set, the configuration, the recipe."""
-    plans = read_json(model / "plans.json") if model else {}
+    """Adds the plans, and the data set and configuration that they name."""
+    plans = read_json(model / "plans.json", CompareError) if model else {}
     configurations = plans.get("configurations", {})
     named = model.resolve().name.split("__")[-1] if model and model.resolve().name.count("__") == 2 else ""
     for choice in (named, configuration, *(configurations if len(configurations) == 1 else ())):
         if choice in configurations:
             configuration = choice
             break
-    block = configurations.get(configuration, {}).get("nnvit", {})
     return Run(
         dataset=plans.get("dataset_name") or _dataset_in(path) or dataset,
         path=path,
@@ -284,8 +278,7 @@ def _described(
         configuration=configuration,
         folds=folds,
         unfinished=unfinished,
-        recipe=block.get("recipe", {}),
-        recipe_hash=block.get("hash", ""),
+        plans=plans,
     )
 
 
@@ -297,19 +290,19 @@ def _dataset_in(path: Path) -> str:
 
 
 def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
-    """Name -> runs: by the given name, the recipe, or, over several data sets, the folder's name."""
+    """Name -> runs, grouped by the given name, the recipe, or (over several data sets) the folder's name."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for name, run in found:
         key = (
             ("name", name) if name else ("recipe", run.recipe_hash) if run.recipe_hash else ("folder", _model_name(run))
         )
         there = any(other.dataset == run.dataset for other in groups.get(key, ()))
-        if key[0] == "folder" and (there or not _is_model(run)):  # equal names are no proof of equal trainings
+        if key[0] == "folder" and (there or not _is_model(run)):  # equal names do not prove equal trainings
             key = ("path", str(run.path.resolve()))
         groups[key].append(run)
     names = {key: key[1] if key[0] == "name" else _short_name(runs[0]) for key, runs in groups.items()}
     taken = list(names.values())
-    for key, runs in groups.items():  # a short name that two arms would share gives way to the long one
+    for key, runs in groups.items():  # where two arms would share a short name, both get the long one
         if taken.count(names[key]) > 1 and key[0] != "name":
             names[key] = _long_name(runs[0])
     for name in names.values():
@@ -328,7 +321,7 @@ def _model_name(run: Run) -> str:
 
 
 def _short_name(run: Run) -> str:
-    """The recipe's name without its seed; the trainer of stock plans; else the folder's name."""
+    """The recipe's name without its seed; the trainer for stock plans; else the folder's name."""
     if run.recipe.get("name"):
         return SEED.sub("", run.recipe["name"])
     if _is_model(run):
@@ -343,7 +336,7 @@ def _long_name(run: Run) -> str:
 
 
 def _number(runs: list[Run]) -> tuple[Run, ...]:
-    """Repetitions on one data set are called by their seeds, or counted where seeds do not tell them apart."""
+    """Names repetitions on one data set by their seeds, or by numbers where seeds do not tell them apart."""
     numbered: list[Run] = []
     for dataset in dict.fromkeys(run.dataset for run in runs):
         same = [run for run in runs if run.dataset == dataset]
@@ -360,12 +353,13 @@ def _number(runs: list[Run]) -> tuple[Run, ...]:
 
 
 def _with_dataset(found: list[tuple[str, Run]], unnamed: str) -> list[tuple[str, Run]]:
-    """Folders of masks say no data set: they belong to that of the other arms, or to one that is called `unnamed`."""
+    """Gives folders of masks, which name no data set, that of the other arms, or else the name `unnamed`."""
     known = list(dict.fromkeys(run.dataset for _, run in found if run.dataset))
     bare = [run.path for _, run in found if not run.dataset]
     if bare and len(known) > 1:
         raise CompareError(
-            f"{bare[0]} does not say which of the data sets it belongs to ({', '.join(known)}); put it in a folder of that name."
+            f"{bare[0]} does not say which of the data sets it belongs to ({', '.join(known)}); "
+            "put it into a folder of that name."
         )
     only = known[0] if known else unnamed
     return [(name, replace(run, dataset=run.dataset or only)) for name, run in found]
@@ -381,16 +375,16 @@ def _refuse_twice(runs: list[Run]) -> None:
 
 
 def _refuse_mixed(arms: list[Arm]) -> None:
-    """The runs of one arm are one recipe, of one set of folds."""
+    """Raises CompareError where the runs of one arm are not of one recipe."""
     for arm in arms:
         hashes = {run.recipe_hash for run in arm.runs if run.recipe_hash}
         if len(hashes) > 1:
             paths = ", ".join(f"{run.path} ({run.recipe_hash[:8]})" for run in arm.runs)
             raise CompareError(
-                f"the arm '{arm.name}' is given runs of different recipes: {paths}. Runs of one arm differ in their seed "
-                "alone; give the others names of their own."
+                f"the arm '{arm.name}' is given runs of different recipes: {paths}. Runs of one arm may differ in their "
+                "seed only; give the others names of their own."
             )
         if len(arm.runs) > 1 and any(not run.recipe_hash for run in arm.runs) and hashes:
             raise CompareError(
-                f"the arm '{arm.name}' mixes runs of nnvit with runs of another trainer; name them apart."
+                f"the arm '{arm.name}' mixes runs of nnvit with runs of another trainer; give them different names."
             )

@@ -1,7 +1,6 @@
-"""Masks from all the formats that nnU-Net reads, as label maps with their geometry."""
+"""Reads masks of all formats that nnU-Net reads, as label maps with their geometry."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nnvit.errors import CompareError
+from nnvit.records.json_files import read_json
 
 NATURAL = (".png", ".bmp", ".gif", ".tif", ".tiff")
 MEDICAL = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -19,11 +19,11 @@ ENDINGS = (*MEDICAL, *NATURAL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mask:
+class LabelMap:
     """A label map (H, W) or (D, H, W) of whole numbers.
 
-    spacing: mm along each of its axes (1 for photographs, whose unit is the pixel). origin, direction: of the world, as
-    SimpleITK has them; empty where the format knows none.
+    spacing: mm along each of its axes (1 for photographs, whose unit is the pixel). origin, direction: as in SimpleITK;
+    empty where the format has none.
     """
 
     labels: np.ndarray
@@ -31,16 +31,30 @@ class Mask:
     origin: tuple[float, ...] = ()
     direction: tuple[float, ...] = ()
 
+    def difference_to(self, other: "LabelMap") -> str:
+        """Describes how its geometry differs from that of another mask of the case; empty where it does not."""
+        if self.labels.shape != other.labels.shape:
+            return f"shape {_times(self.labels.shape)} against {_times(other.labels.shape)}"
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-3):
+            return f"spacing {_times(self.spacing)} mm against {_times(other.spacing)} mm"
+        if self.origin and other.origin:
+            tolerance = 0.01 * min(self.spacing)
+            if not np.allclose(self.origin, other.origin, rtol=0, atol=tolerance):
+                return f"origin {_times(self.origin)} mm against {_times(other.origin)} mm"
+            if not np.allclose(self.direction, other.direction, rtol=0, atol=1e-3):
+                return "another orientation in space"
+        return ""
+
 
 def case_of(path: Path) -> str | None:
-    """The name of the case, None for a file that is no mask."""
+    """Returns the name of the case, None for a file that is no mask."""
     name = path.name.lower()
     ending = next((ending for ending in ENDINGS if name.endswith(ending)), None)
     return path.name[: -len(ending)] if ending and not name.startswith(".") else None
 
 
 def masks_in(folder: Path) -> dict[str, Path]:
-    """Case -> file of all masks in a folder. Raises CompareError where two files have a case's name."""
+    """Returns case -> file of all masks in a folder. Raises CompareError where one case has two files."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         case = case_of(path)
@@ -54,26 +68,22 @@ def masks_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_mask(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Label map (H, W) or (D, H, W), and mm along each axis. Raises CompareError for a file that is none."""
-    mask = read(path)
-    return mask.labels, mask.spacing
+def read_mask(path: Path) -> LabelMap:
+    """Reads a mask with its geometry; a volume of one slice becomes 2D.
 
-
-def read(path: Path) -> Mask:
-    """A mask with its geometry; a volume of one slice becomes a picture.
-
-    Raises CompareError for a file that is cut short, is no image, or holds what no label map holds.
+    Raises CompareError for a file that is cut short, is no image, or does not hold whole numbers.
     """
     if not path.is_file():
         raise CompareError(f"{path} does not exist; every arm needs a mask of every case.")
     mask = _photograph(path) if path.suffix.lower() in NATURAL else _volume(path)
-    return Mask(labels=_whole(mask.labels, path), spacing=mask.spacing, origin=mask.origin, direction=mask.direction)
+    return LabelMap(
+        labels=_whole(mask.labels, path), spacing=mask.spacing, origin=mask.origin, direction=mask.direction
+    )
 
 
 def spacing_of(path: Path) -> tuple[float, ...]:
-    """mm along each axis, from the header alone where the format has one."""
-    if path.suffix.lower() in (".tif", ".tiff"):  # which may be volumes
+    """Returns the mm along each axis, from the header alone where the format has one."""
+    if path.suffix.lower() in (".tif", ".tiff"):  # may be volumes
         return _photograph(path).spacing
     if path.suffix.lower() in NATURAL:
         return 1.0, 1.0
@@ -82,22 +92,7 @@ def spacing_of(path: Path) -> tuple[float, ...]:
     return tuple(spacing[1:]) if len(size) == 3 and size[0] == 1 else tuple(spacing)
 
 
-def same_geometry(one: Mask, other: Mask) -> str:
-    """What differs between two masks of one case, in words; empty where nothing does."""
-    if one.labels.shape != other.labels.shape:
-        return f"shape {_times(one.labels.shape)} against {_times(other.labels.shape)}"
-    if not np.allclose(one.spacing, other.spacing, rtol=1e-3):
-        return f"spacing {_times(one.spacing)} mm against {_times(other.spacing)} mm"
-    if one.origin and other.origin:
-        tolerance = 0.01 * min(one.spacing)
-        if not np.allclose(one.origin, other.origin, rtol=0, atol=tolerance):
-            return f"origin {_times(one.origin)} mm against {_times(other.origin)} mm"
-        if not np.allclose(one.direction, other.direction, rtol=0, atol=1e-3):
-            return "another orientation in space"
-    return ""
-
-
-def _photograph(path: Path) -> Mask:
+def _photograph(path: Path) -> LabelMap:
     try:
         with Image.open(path) as image:
             frames = []
@@ -114,20 +109,20 @@ def _photograph(path: Path) -> Mask:
                 "Convert it, as `nnvit dataset import` does."
             )
         labels = labels[..., 0]
-    return Mask(labels=labels, spacing=_sidecar(path, labels.ndim))
+    return LabelMap(labels=labels, spacing=_sidecar(path, labels.ndim))
 
 
 def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
-    """nnU-Net keeps the spacing of a tif volume in a json file of its name."""
+    """nnU-Net keeps the spacing of a tif volume in a JSON file of the same name."""
     beside = path.with_suffix(".json")
     if ndim == 3 and beside.is_file():
-        spacing = tuple(float(mm) for mm in json.loads(beside.read_text(encoding="utf-8")).get("spacing", ()))
+        spacing = tuple(float(mm) for mm in read_json(beside, CompareError).get("spacing", ()))
         if len(spacing) == ndim:
             return spacing
     return (1.0,) * ndim
 
 
-def _volume(path: Path) -> Mask:
+def _volume(path: Path) -> LabelMap:
     import SimpleITK
 
     _check_whole_file(path)
@@ -142,11 +137,11 @@ def _volume(path: Path) -> Mask:
         )
     if labels.ndim == 3 and labels.shape[0] == 1:
         labels, spacing = labels[0], spacing[1:]
-    return Mask(labels=labels, spacing=spacing, origin=image.GetOrigin(), direction=image.GetDirection())
+    return LabelMap(labels=labels, spacing=spacing, origin=image.GetOrigin(), direction=image.GetDirection())
 
 
 def _check_whole_file(path: Path) -> None:
-    """SimpleITK fills what a cut .nii or .nii.gz lacks with zeros, without a word."""
+    """SimpleITK silently fills the missing part of a truncated .nii or .nii.gz with zeros."""
     if path.name.lower().endswith(".gz"):
         try:
             with gzip.open(path) as file:
@@ -159,7 +154,7 @@ def _check_whole_file(path: Path) -> None:
         voxels = int(np.prod(reader.GetSize())) * reader.GetNumberOfComponents()
         wanted = 352 + voxels * _bytes_of(reader.GetPixelID())
         if path.stat().st_size < wanted:
-            raise _broken(path, f"its header tells of {wanted} bytes, it has {path.stat().st_size}")
+            raise _broken(path, f"its header announces {wanted} bytes, it has {path.stat().st_size}")
 
 
 def _header(path: Path) -> Any:
@@ -181,7 +176,7 @@ def _bytes_of(pixel_id: int) -> int:
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
-    """As integers; label maps are sometimes stored as floats."""
+    """Converts to integers; label maps are sometimes stored as floats."""
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     if np.issubdtype(labels.dtype, np.integer):
@@ -207,6 +202,6 @@ def _times(numbers: tuple[float, ...]) -> str:
 
 
 def some(names: Sequence[str], most: int = 10) -> str:
-    """The first names of many, and how many more there are."""
+    """Returns the first names of many, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -1,9 +1,8 @@
-"""What the arms are scored against: the data set's labels, the references, the second observer."""
+"""The ground truth of each data set: its labels, the reference masks, the second observer's masks, the tolerance of the NSD."""
 
-import json
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,95 @@ import numpy as np
 
 from nnvit.compare.scores.metrics import Labels
 from nnvit.errors import CompareError, did_you_mean
+from nnvit.records.json_files import read_json
 
-from .arms import Arm, Run, read_json
+from .arms import Arm
 from .mask_files import masks_in, read_mask, some, spacing_of
-from .training_records import records_of
+from .training_records import ArmRecords, Records
 
 
-def labels_of(arms: Sequence[Arm], dataset: str, references: dict[str, Path], tubular: Sequence[str]) -> Labels:
-    """The labels or regions that all arms know; the values that the references hold where no dataset.json is at hand.
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """The ground truth that the masks of one data set are scored against.
 
-    Raises CompareError for a name of `tubular` that is none of them.
+    references: case -> reference mask, of the cases that all arms have. tolerance: of the NSD, in mm. notes: for the report.
     """
-    described = _described(arms, dataset, references)
+
+    references: dict[str, Path]
+    labels: Labels
+    tolerance: float
+    notes: list[str]
+
+
+def ground_truth(
+    arms: Sequence[Arm],
+    records: Mapping[str, ArmRecords],
+    dataset: str,
+    *,
+    given: Path | None,
+    several: bool,
+    tubular: Sequence[str],
+    tolerance: float | None,
+) -> GroundTruth:
+    """Finds the references and labels of a data set.
+
+    given: a folder of reference masks; where there are several data sets, its folder `dataset`, if there is one. tolerance:
+    mm, None means the longest edge of a voxel. Raises CompareError where a reference is missing, where the arms share no case
+    or no label, and for a tubular label or a tolerance that does not fit.
+    """
+    shared = set.intersection(*(set(run.predictions) for arm in arms for run in arm.runs if run.dataset == dataset))
+    of_dataset = [r for held in records.values() for r in held.trained if r.run.dataset == dataset]
+    found = _references(arms, of_dataset, dataset, given, several=several)
+    if not shared:
+        raise CompareError(f"{dataset}: there is no case that all arms have.")
+    references = {case: path for case, path in found.items() if case in shared}
+    labels = _labels(of_dataset, dataset, references, tubular)
+    millimetres, notes = _tolerance(list(references.values()), tolerance)
+    return GroundTruth(references=references, labels=labels, tolerance=millimetres, notes=notes)
+
+
+def human_masks(folder: Path, references: dict[str, Path]) -> dict[str, Path]:
+    """Returns case -> the second observer's mask, whose name is the case's or begins with it (`Image_01L_2ndHO.png`).
+
+    Cases without such a mask are left out. Raises CompareError where there is none at all.
+    """
+    if not folder.is_dir():
+        raise CompareError(f"--human {folder} is not a folder; give the folder of the second observer's masks.")
+    masks = masks_in(folder)
+    found = {}
+    for case in references:
+        names = [name for name in masks if name == case] or [
+            name for name in masks if name.startswith(case) and not name[len(case)].isalnum()
+        ]
+        if len(names) > 1:
+            raise CompareError(
+                f"--human {folder} holds several masks of '{case}': {', '.join(sorted(names))}; keep only one of them."
+            )
+        if names:
+            found[case] = masks[names[0]]
+    if not found:
+        raise CompareError(
+            f"--human {folder} holds no mask whose name is or begins with a case's, such as {next(iter(references))}.png; "
+            f"it holds {some(sorted(masks)) or 'no masks'}."
+        )
+    return found
+
+
+def _labels(records: Sequence[Records], dataset: str, references: dict[str, Path], tubular: Sequence[str]) -> Labels:
+    """The labels or regions that all arms define; without any dataset.json, the values that the references hold."""
+    described = _described(records, references)
     if not described:
-        found = sorted({int(value) for path in references.values() for value in np.unique(read_mask(path)[0])} - {0})
+        found = sorted(
+            {int(value) for path in references.values() for value in np.unique(read_mask(path).labels)} - {0}
+        )
         described = [{"labels": {str(value): value for value in found}}]
     tables = [_table(content) for content in described]
     shared = {name: values for name, values in tables[0].items() if all(table.get(name) == values for table in tables)}
     ignore = described[0]["labels"].get("ignore")
     if not shared:
         raise CompareError(
-            f"{dataset}: there is no label to compare; the arms know {'; '.join(', '.join(table) or 'none' for table in tables)}."
+            f"{dataset}: there is no label to compare; the arms define "
+            f"{'; '.join(', '.join(table) or 'none' for table in tables)}."
         )
     for name in tubular:
         if name not in shared:
@@ -47,16 +114,20 @@ def labels_of(arms: Sequence[Arm], dataset: str, references: dict[str, Path], tu
     )
 
 
-def references_of(arms: Sequence[Arm], dataset: str, given: Path | None, *, several: bool) -> dict[str, Path]:
+def _references(
+    arms: Sequence[Arm], records: Sequence[Records], dataset: str, given: Path | None, *, several: bool
+) -> dict[str, Path]:
     """Case -> reference mask, of every case that an arm has.
 
-    Looked for in `given` (its folder DATASET, where there are several), where nnU-Net took them for summary.json, in
-    nnUNet_preprocessed and in nnUNet_raw. Raises CompareError where one is missing.
+    Places: `given`, or else those from which nnU-Net took the references of summary.json, nnUNet_preprocessed, nnUNet_raw.
     """
-    wanted = sorted({case for arm in arms for run in arm.runs if run.dataset == dataset for case in run.predictions()})
-    places = [given / dataset if several and (given / dataset).is_dir() else given] if given else _places(arms, dataset)
-    if given and not given.is_dir():
-        raise CompareError(f"--reference {given} is not a folder; give the folder of the reference masks.")
+    wanted = sorted({case for arm in arms for run in arm.runs if run.dataset == dataset for case in run.predictions})
+    if given:
+        places = [given / dataset if several and (given / dataset).is_dir() else given]
+        if not given.is_dir():
+            raise CompareError(f"--reference {given} is not a folder; give the folder of the reference masks.")
+    else:
+        places = _places(records, dataset)
     best: list[str] = wanted
     for place in places:
         masks = masks_in(place)
@@ -67,42 +138,14 @@ def references_of(arms: Sequence[Arm], dataset: str, given: Path | None, *, seve
     looked = ", ".join(str(place) for place in places) or "nowhere: neither nnUNet_preprocessed nor nnUNet_raw is set"
     raise CompareError(
         f"{dataset}: no reference mask of {some(best)}; looked in {looked}. Give the folder of the reference masks with "
-        f"--reference; a mask is called as its case, such as {wanted[0]}.png."
+        f"--reference; a mask has the name of its case, such as {wanted[0]}.png."
     )
 
 
-def human_masks(folder: Path, references: dict[str, Path]) -> dict[str, Path]:
-    """Case -> the second observer's mask; its name is the case's, or begins with it (`Image_01L_2ndHO.png`).
+def _tolerance(references: Sequence[Path], given: float | None) -> tuple[float, list[str]]:
+    """The tolerance of the NSD in mm, and notes on it.
 
-    Cases that the observer has not drawn are left out. Raises CompareError where there is none at all.
-    """
-    if not folder.is_dir():
-        raise CompareError(f"--human {folder} is not a folder; give the folder of the second observer's masks.")
-    masks = masks_in(folder)
-    found = {}
-    for case in references:
-        names = [name for name in masks if name == case] or [
-            name for name in masks if name.startswith(case) and not name[len(case)].isalnum()
-        ]
-        if len(names) > 1:
-            raise CompareError(
-                f"--human {folder} holds several masks of '{case}': {', '.join(sorted(names))}; leave one of them."
-            )
-        if names:
-            found[case] = masks[names[0]]
-    if not found:
-        raise CompareError(
-            f"--human {folder} holds no mask whose name is or begins with a case's, such as {next(iter(references))}.png; "
-            f"it holds {some(sorted(masks)) or 'no masks'}."
-        )
-    return found
-
-
-def tolerance_for(references: Sequence[Path], given: float | None) -> tuple[float, list[str]]:
-    """The NSD's tolerance in mm, and what there is to say about it.
-
-    By default the longest edge of any voxel. Raises CompareError for one below the shortest, which no mask can meet
-    but by being equal.
+    A tolerance below the shortest edge of a voxel is refused: only equal masks would meet it.
     """
     edges = [edge for path in references for edge in spacing_of(path)]
     shortest, longest = min(edges), max(edges)
@@ -121,19 +164,18 @@ def tolerance_for(references: Sequence[Path], given: float | None) -> tuple[floa
     return given, []
 
 
-def _described(arms: Sequence[Arm], dataset: str, references: dict[str, Path]) -> list[dict[str, Any]]:
-    """dataset.json of all arms that have one; else the one beside the references."""
-    runs = [run for arm in arms for run in arm.runs if run.dataset == dataset and run.model]
-    files = [run.model / "dataset.json" for run in runs if run.model]
+def _described(records: Sequence[Records], references: dict[str, Path]) -> list[dict[str, Any]]:
+    """The dataset.json of every run that has one; else the one beside the references."""
+    contents = list({id(record.run): record.dataset for record in records}.values())
     first = next(iter(references.values()), None)
-    if first is not None and not any(path.is_file() for path in files):
+    if first is not None and not any(contents):
         files = [first.parent / "dataset.json", first.parent.parent / "dataset.json"]
-    contents = [read_json(path) for path in files if path.is_file()]
+        contents = [read_json(path, CompareError) for path in files if path.is_file()]
     return [content for content in contents if content.get("labels")]
 
 
 def _table(content: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> values, without the background and what is to be ignored."""
+    """Name -> values, without the background and the ignore label."""
     table = {
         name: tuple(_numbers(value))
         for name, value in content["labels"].items()
@@ -146,11 +188,12 @@ def _numbers(value: Any) -> list[int]:
     return [int(number) for number in value] if isinstance(value, list | tuple) else [int(value)]
 
 
-def _places(arms: Sequence[Arm], dataset: str) -> list[Path]:
-    """Where nnU-Net keeps references, the place that it took them from first."""
+def _places(records: Sequence[Records], dataset: str) -> list[Path]:
+    """The folders in which nnU-Net keeps references, the one that summary.json names first."""
     places: list[Path] = []
-    runs = [run for arm in arms for run in arm.runs if run.dataset == dataset]
-    places += [place for run in runs for place in _of_summary(run)]
+    for record in records:
+        entries = record.summary.get("metric_per_case", ())
+        places += [Path(entry["reference_file"]).parent for entry in entries[:1] if entry.get("reference_file")]
     for variable, folder in (
         ("nnUNet_preprocessed", "gt_segmentations"),
         ("nnUNet_raw", "labelsTr"),
@@ -159,23 +202,3 @@ def _places(arms: Sequence[Arm], dataset: str) -> list[Path]:
         if os.environ.get(variable):
             places.append(Path(os.environ[variable]) / dataset / folder)
     return [place for place in dict.fromkeys(places) if place.is_dir()]
-
-
-def _of_summary(run: Run) -> list[Path]:
-    found = []
-    for record in records_of(run):
-        entries = record.summary.get("metric_per_case", ())
-        found += [Path(entry["reference_file"]).parent for entry in entries[:1] if entry.get("reference_file")]
-    return found
-
-
-def without_home(text: str) -> str:
-    """Absolute paths by their last two parts: a page or a file that is mailed need not say whose machine it was."""
-    return re.sub(r"(?<![\w.…])/(?:[^/\s=]+/)+(?=[^/\s]+/[^/\s]+)", "…/", text)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes beside and renames, so that nobody ever reads half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)

@@ -1,13 +1,11 @@
-"""What a training wrote down about itself: nnvit_run.json, debug.json, plans.json, dataset.json and its log.
+"""The records that a training left: nnvit_run.json, debug.json, plans.json, dataset.json and its log.
 
-Checkpoints are not opened. What no record tells is not in the answer; nobody guesses it from a default.
+Checkpoints are not opened. What no record states is None; nothing is inferred from a default.
 """
 
 import ast
-import hashlib
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,20 +13,30 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from nnvit.errors import CompareError
+from nnvit.records.json_files import read_json
 
-from .arms import Fold, Run, read_json
+from .arms import Arm, Fold, Run
 
 TIME = r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?): "
 WRAPPERS = {"DeepSupervisionWrapper", "OptimizedModule"}
-"""What wraps a loss without changing which loss it is; deep supervision is a row of its own."""
+"""Classes that wrap a loss without changing it; deep supervision has a row of its own in the audit."""
 WITHOUT_EFFECT = {"MirrorTransform", "DownsampleSegForDSTransform"}
-"""Transforms that have rows of their own: mirroring, deep supervision."""
+"""Transforms that have rows of their own in the audit: mirroring, deep supervision."""
+NOISE = (
+    r"patch_size = \[[^\]]*\], ", r"patch_size = \([^)]*\), ", r", _grid_cache = \{[^}]*\}",
+    r", benchmark_use_fft = \{[^}]*\}", r"benchmark = \w+, ", r" at 0x[0-9a-f]+",
+)  # fmt: skip
+"""Parts of a transform's text that have a row of their own or differ from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
-    """Of one fold's training_log_*.txt, all of them in order; a fold that was continued has several."""
+class _Log:
+    """The content of one fold's training_log_*.txt, all of them in order; a continued fold has several.
+
+    epochs: done. first_rate: the first learning rate. epoch_seconds: of each epoch. case_seconds: from case to case in the
+    last final validation. checkpoint: "final" or "best", the one that was validated. mirrored: in that validation.
+    """
 
     epochs: int | None
     finished: bool
@@ -44,66 +52,153 @@ class Log:
 
 
 class Records:
-    """The records of one fold."""
+    """The records of one fold. Every file is read at most once, when it is first asked for."""
 
-    def __init__(self, run: Run, fold: Fold) -> None:
-        self.run, self.fold = run, fold
+    def __init__(self, run: Run, fold: Fold, files: dict[Path, dict[str, Any]]) -> None:
+        self.run, self.fold, self._files = run, fold, files
 
-    @cached_property
+    def _json(self, path: Path | None) -> dict[str, Any]:
+        """The content of a JSON file, empty where there is none; Records of one comparison share what was read."""
+        if path is None or not path.is_file():
+            return {}
+        if path not in self._files:
+            content = read_json(path, CompareError)
+            self._files[path] = content if isinstance(content, dict) else {}
+        return self._files[path]
+
+    def _model_json(self, name: str) -> dict[str, Any]:
+        return self._json(self.run.model / name if self.run.model else None)
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """nnvit_run.json."""
-        return _json(self.fold.folder / "nnvit_run.json")
+        return self._json(self.fold.folder / "nnvit_run.json")
 
-    @cached_property
+    @property
     def debug(self) -> dict[str, Any]:
         """debug.json: the trainer's attributes as text."""
-        return _json(self.fold.folder / "debug.json")
+        return self._json(self.fold.folder / "debug.json")
 
-    @cached_property
+    @property
     def plans(self) -> dict[str, Any]:
         """plans.json of the results folder."""
-        return _json(self.run.model / "plans.json") if self.run.model else {}
+        return self.run.plans
 
-    @cached_property
+    @property
     def dataset(self) -> dict[str, Any]:
         """dataset.json of the results folder."""
-        return _json(self.run.model / "dataset.json") if self.run.model else {}
+        return self._model_json("dataset.json")
 
-    @cached_property
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """dataset_fingerprint.json of the results folder."""
+        return self._model_json("dataset_fingerprint.json")
+
+    @property
     def summary(self) -> dict[str, Any]:
         """validation/summary.json, nnU-Net's own scores."""
-        for folder in (self.fold.folder / "validation", self.fold.folder):
-            if (folder / "summary.json").is_file():
-                return _json(folder / "summary.json")
-        return {}
+        inner = self.fold.folder / "validation" / "summary.json"
+        return self._json(inner if inner.is_file() else self.fold.folder / "summary.json")
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
-        """As the trainer had it, else as the plans have it, with what it inherits."""
+        """The configuration that the trainer used, else the one in the plans with what it inherits."""
         held = _literal(self.debug.get("configuration_manager"))
-        if held:
-            return held
-        return _inherited(self.plans.get("configurations", {}), self.run.configuration)
+        return held or _inherited(self.plans.get("configurations", {}), self.run.configuration)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The section `training` of the recipe; empty for other trainers."""
+        return self.run.recipe.get("training", {})
 
     @cached_property
-    def log(self) -> Log:
-        """What the log files tell."""
-        return read_log(self.fold.folder)
+    def log(self) -> _Log:
+        """The content of the log files."""
+        return _read_log(self.fold.folder)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing at all is recorded about the training."""
+        return not (self.configuration or self.manifest or self.debug)
+
+    @property
+    def network_class(self) -> str | None:
+        """The last part of the class that the plans name, such as PlainConvUNet."""
+        name = self.configuration.get("architecture", {}).get("network_class_name") or self.debug.get("network")
+        return name.split(".")[-1] if name else None
+
+    @property
+    def loss(self) -> str | None:
+        """`DC_and_CE_loss(RobustCrossEntropyLoss, MemoryEfficientSoftDiceLoss)`, without its wrappers."""
+        return _loss_name(self.debug.get("loss"))
+
+    @property
+    def transforms(self) -> list[str] | None:
+        """The transforms of the training in their order, None where no record states them."""
+        return _transforms(self._augmentation)
+
+    @property
+    def mirror_axes(self) -> list[int] | None:
+        """The axes that training mirrors; empty where it does not mirror, None where no record states it."""
+        axes = _mirror_axes(self._augmentation)
+        if axes is None and "mirroring_axes" in self.manifest:
+            axes = self.manifest["mirroring_axes"] or []
+        return axes
+
+    @property
+    def _augmentation(self) -> str | None:
+        text = self.manifest.get("augmentation") or self.debug.get("dataloader_train.generator.transforms")
+        return text if isinstance(text, str) else None
+
+    @property
+    def device(self) -> str | None:
+        """`NVIDIA A100`, `cpu (x86_64, AVX512)`; None where no record states it."""
+        return self.manifest.get("device") or self.debug.get("gpu_name") or self.debug.get("device")
 
 
-def records_of(run: Run) -> Iterator[Records]:
-    """Of each fold; for masks that a results folder's model predicted, of each fold that the model has."""
-    plain = len(run.folds) == 1 and run.folds[0].name == ""
-    trained = sorted(run.model.glob("fold_*")) if plain and run.model else []
-    if not trained:
-        yield from (Records(run, fold) for fold in run.folds)
-        return
-    for folder in trained:
-        yield Records(run, Fold(name=folder.name.removeprefix("fold_"), folder=folder, predictions={}))
+@dataclass(frozen=True, kw_only=True)
+class ArmRecords:
+    """The records of one arm: trained: one per fold that was trained. masks: one per fold whose masks are compared.
+
+    They are the same, except for masks that a results folder's model predicted later: those have the model's folds.
+    """
+
+    trained: tuple[Records, ...]
+    masks: tuple[Records, ...]
 
 
-def read_log(folder: Path) -> Log:
-    """Everything that the log files of a fold tell."""
+def read_records(arms: Sequence[Arm]) -> dict[str, ArmRecords]:
+    """Returns the records of each arm, by its name."""
+    files: dict[Path, dict[str, Any]] = {}
+    found = {}
+    for arm in arms:
+        trained: list[Records] = []
+        masks: list[Records] = []
+        for run in arm.runs:
+            own = [Records(run, fold, files) for fold in run.folds]
+            plain = len(run.folds) == 1 and run.folds[0].name == ""
+            folders = sorted(run.model.glob("fold_*")) if plain and run.model else []
+            masks += own
+            trained += [
+                Records(run, Fold(name=folder.name.removeprefix("fold_"), folder=folder, predictions={}), files)
+                for folder in folders
+            ] or own
+        found[arm.name] = ArmRecords(trained=tuple(trained), masks=tuple(masks))
+    return found
+
+
+def tuning_of(recipe: dict[str, Any]) -> str | None:
+    """Returns "lora", "frozen" or "full", by the recipe's own rule; None without a recipe."""
+    if not recipe:
+        return None
+    if recipe.get("lora", {}).get("enabled"):
+        return "lora"
+    model = recipe.get("model", {})
+    return "frozen" if model.get("head") != "plans" and model.get("freeze_backbone") else "full"
+
+
+def _read_log(folder: Path) -> _Log:
+    """Reads all log files of a fold."""
     paths = sorted(folder.glob("training_log_*.txt"))
     text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
     begun, seconds = _epochs(text)
@@ -111,7 +206,7 @@ def read_log(folder: Path) -> Log:
     rates = re.findall(r"Current learning rate: ([\d.e+-]+)", text)
     first = re.search(TIME, text, re.MULTILINE)
     mirrored = re.findall(r"validating \d+ cases .*(with|without) mirroring", text)
-    return Log(
+    return _Log(
         epochs=max(seconds or begun) + 1 if begun else None,
         finished="Training done." in text,
         train_cases=int(split[-1][0]) if split else None,
@@ -126,45 +221,31 @@ def read_log(folder: Path) -> Log:
     )
 
 
-def loss_name(text: str | None) -> str | None:
-    """`DC_and_CE_loss(RobustCrossEntropyLoss, MemoryEfficientSoftDiceLoss)`, without what wraps it."""
+def _loss_name(text: str | None) -> str | None:
     names = [name for name in re.findall(r"(\w+)\(", text or "") if name not in WRAPPERS]
     if not names:
         return None
     return f"{names[0]}({', '.join(names[1:])})" if len(names) > 1 else names[0]
 
 
-def transforms(text: str | None) -> list[str] | None:
-    """The augmentation's parts in order, without patch size and mirroring, which have rows of their own."""
+def _transforms(text: str | None) -> list[str] | None:
+    """The transforms in order, without patch size and mirroring, which have rows of their own."""
     if not text or "ComposeTransforms" not in text:
         return None
     inner = text[text.index("[") + 1 : text.rindex("]")]
     parts = [re.sub(r"\s+", " ", part).strip() for part in _top_level(inner)]
     parts = [part for part in parts if part and not any(f"{name}(" in part for name in WITHOUT_EFFECT)]
-    noise = (r"patch_size = \[[^\]]*\], ", r"patch_size = \([^)]*\), ", r", _grid_cache = \{[^}]*\}",
-             r", benchmark_use_fft = \{[^}]*\}", r"benchmark = \w+, ", r" at 0x[0-9a-f]+")  # fmt: skip
-    for pattern in noise:
+    for pattern in NOISE:
         parts = [re.sub(pattern, "", part) for part in parts]
     return parts
 
 
-def mirror_axes(text: str | None) -> list[int] | None:
-    """Of the augmentation; an empty list where nothing is mirrored, None where no record tells."""
+def _mirror_axes(text: str | None) -> list[int] | None:
+    """The axes in the augmentation's text; empty without mirroring, None for text that is no augmentation."""
     if not text or "ComposeTransforms" not in text:
         return None
     found = re.search(r"MirrorTransform\(\s*allowed_axes = (\([^)]*\)|\[[^\]]*\])", text)
     return list(ast.literal_eval(found[1])) if found else []
-
-
-def digest(content: Any) -> str:
-    """Eight hex digits of the canonical JSON of plain data."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content = read_json(path) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
 
 
 def _literal(text: str | None) -> dict[str, Any]:
@@ -182,7 +263,7 @@ def _inherited(configurations: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _epochs(text: str) -> tuple[set[int], dict[int, float]]:
-    """The epochs that were begun, and the seconds of those that were ended; one that was done twice counts once."""
+    """The epochs that were begun, and the seconds of those that ended; an epoch that was repeated counts once."""
     begun: set[int] = set()
     seconds: dict[int, float] = {}
     current = 0
@@ -196,7 +277,7 @@ def _epochs(text: str) -> tuple[set[int], dict[int, float]]:
 
 
 def _validated(text: str) -> str | None:
-    """Which checkpoint was validated last, as nnvit's log shows it; stock nnU-Net writes the same for both."""
+    """The checkpoint that was validated last, by nnvit's log; stock nnU-Net writes the same text for both."""
     place = text.rfind("validating ")
     if place < 0:
         return None
@@ -226,8 +307,3 @@ def _top_level(text: str) -> list[str]:
             parts.append(text[start:place])
             start = place + 1
     return [*parts, text[start:]]
-
-
-def median(values: tuple[float, ...]) -> float | None:
-    """None of nothing."""
-    return float(np.median(values)) if values else None

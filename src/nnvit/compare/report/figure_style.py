@@ -1,7 +1,7 @@
-"""How the pictures of a comparison look, and how they are written: svg and pdf for a paper, an svg for the report's page.
+"""The style of the figures, and writing them: svg and pdf for a paper, an inline svg for the report's page.
 
-In the page, its own colours (light or dark) and type take over. Colours are told apart with the common colour-vision
-deficiencies, and every arm has a marker of its own besides.
+In the page, the page's own colours (light or dark) and type apply. The colours can be told apart with the common colour-vision
+deficiencies, and every arm also has a marker of its own.
 """
 
 import html
@@ -19,7 +19,7 @@ WIDTH = 7.2
 INK, SOFT, GRID, GROUND = "#1b1f24", "#5b6470", "#d5dae0", "#fdfdfc"
 HUMAN = "#7a5c00"
 ARMS = ("#0067a5", "#c4501b", "#00785c", "#8a4fa3", "#946200", "#2a7fa8", "#b8407a", "#4f5965")
-"""One colour per arm, in the order of the arms; the page has a lighter twin of each for dark."""
+"""One colour per arm, in the order of the arms; the page has a lighter one of each for dark mode."""
 MARKERS = "osD^vPX*"
 VARIABLES = {INK: "--ink", SOFT: "--soft", GRID: "--rule", GROUND: "--ground", HUMAN: "--human"} | {
     colour: f"--arm{i}" for i, colour in enumerate(ARMS)
@@ -54,7 +54,7 @@ STYLE: dict[Any, Any] = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """Matplotlib's defaults and these, whatever else in the process has set."""
+    """Applies this style on top of matplotlib's defaults, whatever the rest of the process has set."""
     return style.context(["default", STYLE])
 
 
@@ -67,9 +67,9 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def inline(figure: Figure, name: str, title: str) -> str:
-    """The figure as an <svg> for the page: without a ground, in the page's colours, with ids of its own.
+    """Returns the figure as an <svg> for the page: no background, the page's colours, ids of its own.
 
-    `title` is what screen readers say.
+    title: for screen readers.
     """
     buffer = io.StringIO()
     with styled():
@@ -91,7 +91,7 @@ def _settle(figure: Figure) -> None:
 
 
 def _tag_of_the_page(tag: str, name: str) -> str:
-    """A tag with the figure's name before its ids, the page's colours, and hundredths of a point for coordinates."""
+    """Puts the figure's name before the ids of a tag, and uses the page's colours and two decimals for coordinates."""
     tag = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", tag)
     for colour, variable in VARIABLES.items():
         tag = tag.replace(colour, f"var({variable})")

@@ -1,6 +1,6 @@
-"""The pictures of a comparison, drawn with matplotlib: one function each, from plain numbers to a Figure.
+"""Draws the figures with matplotlib: one function each, from plain numbers to a Figure.
 
-`figure_style` says how they look and writes them. No state is kept: neither pyplot nor a backend is touched.
+`figure_style` has their style and writes them. No global state: neither pyplot nor a backend is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Point:
 
     name: str
     x: float | None
-    """The cost; None where it isn't known."""
+    """The cost; None if unknown."""
     y: float
     low: float
     high: float
@@ -59,7 +59,7 @@ class Band:
 
 
 def short(name: str, longest: int = 34) -> str:
-    """The name, or its two ends with an ellipsis between; ends differ more often than middles."""
+    """Shortens a long name to its two ends with an ellipsis between; ends differ more often than middles."""
     if len(name) <= longest:
         return name
     head = (longest - 1) // 2
@@ -69,9 +69,9 @@ def short(name: str, longest: int = 34) -> str:
 def forest(
     groups: Mapping[str, Sequence[ForestRow]], *, xlabel: str, better: str, worse: str, digits: int = 2
 ) -> Figure:
-    """Differences with their intervals: a thick line over cases, a thin one over folds and cases; one group per class.
+    """Draws differences with their intervals: a thick line over cases, a thin one over folds and cases; one group per class.
 
-    `better` and `worse` say what lies on each side of zero.
+    better, worse: the labels of the two sides of zero.
     """
     entries: list[tuple[str, ForestRow | None]] = []
     for title, rows in groups.items():
@@ -122,7 +122,7 @@ def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool]) -> None:
 
 
 def _sides(axes: Axes, xlabel: str, better: str, worse: str) -> None:
-    """Zero stays in the picture, and each side of it says whom it favours."""
+    """Keeps zero in the picture, and labels each side with the arm that it favours."""
     low, high = axes.get_xlim()
     span = max(abs(low), abs(high)) * 1.05 or 1.0
     axes.set_xlim(min(low, -0.25 * span), max(high, 0.25 * span))
@@ -138,9 +138,9 @@ def paired_strip(
     ylabel: str,
     human: Band | None = None,
 ) -> Figure:
-    """Every case as a point per arm, joined by a line; beside the points the mean with its interval.
+    """Draws every case as a point per arm, joined by a line; beside the points the mean with its interval.
 
-    `values`: arm -> (cases,), the same cases in the same order in every arm; `means`: arm -> mean, low, high.
+    values: arm -> (cases,), the same cases in the same order in every arm. means: arm -> (mean, low, high).
     """
     arms = list(values)
     table_AN = np.array([values[arm] for arm in arms], dtype=float)
@@ -188,7 +188,7 @@ def _human(axes: Axes, human: Band) -> None:
 
 
 def _stacked(name: str, arms: int) -> str:
-    """The name in lines that fit its share of the width; broken at separators where there are any."""
+    """Breaks a name into lines that fit its share of the width, at separators if it has any."""
     width = max(9, 66 // max(arms, 1))
     lines, rest = [], short(name, 3 * width)
     while len(rest) > width:
@@ -202,9 +202,9 @@ def _stacked(name: str, arms: int) -> str:
 def rank_blobs(
     shares: Mapping[str, Sequence[Sequence[float]]], mean: Mapping[str, tuple[float, float, float]]
 ) -> Figure:
-    """How often each arm took each rank over the bootstrap samples: the blob's area is the share.
+    """Draws how often each arm took each rank over the bootstrap samples: the blob's area is the share.
 
-    `shares`: arm -> (rank, share) of every rank that it took, halves for ties; `mean`: arm -> mean rank, low, high.
+    shares: arm -> [rank, share] of every rank that it took, halves for ties. mean: arm -> (mean rank, low, high).
     """
     arms = list(shares)
     with styled():
@@ -226,7 +226,7 @@ def rank_blobs(
 
 
 def pareto(panels: Mapping[str, Sequence[Point]], *, ylabel: str, lower_is_better: bool = False) -> Figure:
-    """Quality against cost: a panel per cost (its name with the unit), less of it to the left; the step is the Pareto front.
+    """Draws quality against cost: a panel per cost (its name with the unit); the step is the Pareto front.
 
     Arms whose cost isn't known are left out of a panel.
     """
@@ -247,7 +247,7 @@ def pareto(panels: Mapping[str, Sequence[Point]], *, ylabel: str, lower_is_bette
 
 
 def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_better: bool) -> None:
-    front = pareto_front([(float(point.x or 0), point.y) for point in points], lower_is_better)
+    front = _pareto_front([(float(point.x or 0), point.y) for point in points], lower_is_better)
     if front:
         xs, ys = zip(*front, strict=True)
         axes.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
@@ -256,14 +256,7 @@ def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_bet
         x = point.x or 0.0
         axes.plot([x, x], [point.low, point.high], color=colour, linewidth=1.2, zorder=2)
         axes.plot(
-            [x],
-            [point.y],
-            marker,
-            color=colour,
-            markersize=7.5,
-            markeredgecolor=GROUND,
-            markeredgewidth=1,
-            zorder=3,
+            [x], [point.y], marker, color=colour, markersize=7.5, markeredgecolor=GROUND, markeredgewidth=1, zorder=3
         )
     axes.xaxis.set_major_locator(MaxNLocator(4))
     positive = [point.x for point in points if point.x]
@@ -278,7 +271,7 @@ def _pareto_panel(axes: Axes, points: Sequence[Point], xlabel: str, lower_is_bet
     axes.grid()
 
 
-def pareto_front(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:
+def _pareto_front(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:
     """The (cost, quality) points that no other beats at the same or lower cost, cheapest first."""
     sign = -1 if lower_is_better else 1
     front: list[tuple[float, float]] = []
@@ -288,11 +281,13 @@ def pareto_front(points: Sequence[tuple[float, float]], lower_is_better: bool = 
     return front
 
 
-def critical_difference(ranks: Mapping[str, float], cd: float, *, datasets: int) -> Figure:
-    """Demšar's diagram: mean ranks over data sets; arms joined by a bar differ by less than the critical difference."""
+def critical_difference(
+    ranks: Mapping[str, float], groups: Sequence[Sequence[str]], cd: float, *, datasets: int
+) -> Figure:
+    """Draws Demšar's diagram: mean ranks over data sets; a bar joins the arms of each group."""
     order = sorted(ranks, key=lambda arm: ranks[arm])
     numbers = {arm: i for i, arm in enumerate(ranks)}
-    bars = cd_groups([ranks[arm] for arm in order], cd)
+    bars = [(ranks[group[0]], ranks[group[-1]]) for group in groups]
     half = -(-len(order) // 2)
     depth = 0.45 + 0.22 * len(bars)
     with styled():
@@ -317,17 +312,6 @@ def critical_difference(ranks: Mapping[str, float], cd: float, *, datasets: int)
         for i, (low, high) in enumerate(bars):
             axes.plot([low - 0.03, high + 0.03], [0.1 + 0.22 * i] * 2, color=INK, linewidth=3.2, solid_capstyle="butt")
         axes.set_title(
-            f"mean rank over {datasets} data sets (1 = best); critical difference {cd:.2f}, Nemenyi, 5%",
-            pad=8,
+            f"mean rank over {datasets} data sets (1 = best); critical difference {cd:.2f}, Nemenyi, 5%", pad=8
         )
     return figure
-
-
-def cd_groups(ranks: Sequence[float], cd: float) -> list[tuple[float, float]]:
-    """(first, last) rank of every longest run of sorted ranks that lies within the critical difference, pairs at least."""
-    groups: list[tuple[int, int]] = []
-    for start in range(len(ranks)):
-        stop = max(i for i in range(start, len(ranks)) if ranks[i] - ranks[start] < cd)
-        if stop > start and (not groups or stop > groups[-1][1]):
-            groups.append((start, stop))
-    return [(ranks[a], ranks[b]) for a, b in groups]

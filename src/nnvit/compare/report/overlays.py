@@ -2,8 +2,8 @@
 
 Every case is a stack of layers of one size, so that the page can show any two arms against each other without storing a
 picture twice: the image (JPEG), the outline of the reference, and for each arm its outline and its errors (PNG with a
-palette, transparent elsewhere). False positives are gold, false negatives blue, one label taken for another magenta: apart
-with every common colour-vision deficiency.
+palette, transparent elsewhere). False positives are gold, false negatives blue, one label taken for another magenta, which
+the common colour-vision deficiencies can tell apart.
 
 Shapes: H, W are the displayed slice's voxels; h, w the picture's pixels.
 """
@@ -36,8 +36,8 @@ VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layers:
-    """What one arm adds to a case's picture, as data URIs."""
+class _Layers:
+    """The layers of one arm in a case's picture, as data URIs."""
 
     errors: str
     outline: str
@@ -50,17 +50,17 @@ class Overlay:
     dataset: str
     case: str
     reasons: tuple[str, ...]
-    """Why it is shown: best, worst, most disputed."""
+    """The reasons why it is shown: best, worst, most disputed."""
     width: int
     height: int
     image: str
-    """Data URI of the ground of the picture."""
+    """Data URI of the background of the picture."""
     reference: str
-    arms: dict[str, Layers]
+    arms: dict[str, _Layers]
     scores: dict[str, float]
     """Arm -> Dice, mean over labels and runs."""
     notes: tuple[str, ...]
-    """What was cut, which slice, which channel."""
+    """Remarks on the crop, the slice and the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,13 @@ class _View:
     notes: tuple[str, ...]
 
 
-def choose(
+def _choose(
     cases: pd.DataFrame, *, extremes: int = 2, disputed: int = 3
 ) -> dict[tuple[str, str], tuple[list[str], dict[str, float]]]:
-    """(dataset, case) -> why it is shown, and its Dice per arm; best first, then worst, then most disputed.
+    """(data set, case) -> why it is shown, and its Dice per arm; best first, then worst, then most disputed.
 
-    A case's score is the mean over labels and runs, on non-empty references; it is disputed by the spread between arms.
+    A case's score is the mean over labels and runs, on non-empty references; the most disputed case has the largest spread
+    between arms.
     """
     scored = cases.dropna(subset=["dice"])
     table = scored.groupby(["dataset", "case", "arm"], sort=False)["dice"].mean().unstack("arm")
@@ -102,17 +103,17 @@ def overlays(
     images: Path | None = None,
     ignore_label: int | None = None,
 ) -> list[Overlay]:
-    """Pictures of the chosen cases; those whose masks are not at hand are left out.
+    """Draws the chosen cases; those without masks are left out.
 
-    `references`, `predictions`: by case, or by `DATASET/CASE` where there are several data sets. `images`: a folder of
-    photographs `case.*`, or nnU-Net's `case_0000.*`; without it, or without the case in it, the reference itself is the
-    ground of the picture.
+    references: case -> mask; predictions: arm -> case -> mask; cases are named `DATASET/CASE` where there are several data
+    sets. images: a folder of photographs `case.*`, or nnU-Net's `case_0000.*`; without it, or without the case in it, the
+    reference itself is the background of the picture.
 
     Raises CompareError for an image that can't be read.
     """
     several = cases["dataset"].nunique() > 1
     chosen, views = {}, {}
-    for key, why in choose(cases).items():
+    for key, why in _choose(cases).items():
         name = "/".join(key) if several else key[1]
         masks = {arm: predictions[arm][name] for arm in why[1] if name in predictions.get(arm, {})}
         if name in references and len(masks) == len(why[1]):
@@ -134,9 +135,10 @@ def _size(overlay: Overlay) -> int:
 def _view(
     case: str, reference: Path, predictions: Mapping[str, Path], images: Path | None, ignore: int | None
 ) -> _View:
-    """Reads a case, takes the slice with most disagreement and cuts the surroundings of what is marked."""
-    mask, spacing = read_mask(reference)
-    masks = {arm: read_mask(path)[0] for arm, path in predictions.items()}
+    """Reads a case, takes the slice with most disagreement and crops it to what is marked and its surroundings."""
+    truth = read_mask(reference)
+    mask, spacing = truth.labels, truth.spacing
+    masks = {arm: read_mask(path).labels for arm, path in predictions.items()}
     if ignore is not None:
         masks = {arm: np.where(mask == ignore, 0, array) for arm, array in masks.items()}
         mask = np.where(mask == ignore, 0, mask)
@@ -174,7 +176,7 @@ def _slice(mask: np.ndarray, masks: Sequence[np.ndarray], axis: int) -> int:
 
 
 def _window(marked_HW: np.ndarray) -> tuple[slice, slice]:
-    """What is marked with a third around it; the whole slice where that would save less than half of it."""
+    """The marked region with a margin of a third; the whole slice where the crop would be more than half of it."""
     whole = (slice(0, marked_HW.shape[0]), slice(0, marked_HW.shape[1]))
     if not marked_HW.any():
         return whole
@@ -188,7 +190,7 @@ def _window(marked_HW: np.ndarray) -> tuple[slice, slice]:
 
 
 def _image(case: str, folder: Path | None, shape: tuple[int, ...]) -> tuple[np.ndarray | None, list[str]]:
-    """The case's image as uint8, the mask's shape and a last axis of 1 or 3 channels; None where there is none that fits."""
+    """The case's image as uint8, (*shape, 1 or 3); None where no image fits. And notes."""
     path = _find(case, folder) if folder else None
     if path is None:
         return None, ["no image given: the grey ground is the reference"] if folder is None else [
@@ -225,7 +227,7 @@ def _read_image(path: Path) -> np.ndarray:
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise CompareError(
-            f"{path} can't be read as an image ({error}); mend the file, or leave --images out."
+            f"{path} can't be read as an image ({error}); repair the file, or leave out --images."
         ) from error
     return array if array.dtype == np.uint8 else _stretched(array)
 
@@ -242,9 +244,9 @@ def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], vi
     layers = {}
     for arm, mask_HW in view.predictions.items():
         mask_hw = _enlarged(mask_HW, height, width)
-        layers[arm] = Layers(
-            errors=_png(_see_through(errors(reference_hw, mask_hw)), (FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED) * 2),
-            outline=_png(outline(mask_hw), (PREDICTION,)),
+        layers[arm] = _Layers(
+            errors=_png(_see_through(_errors(reference_hw, mask_hw)), (FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED) * 2),
+            outline=_png(_outline(mask_hw), (PREDICTION,)),
         )
     return Overlay(
         dataset=key[0],
@@ -253,7 +255,7 @@ def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], vi
         width=width,
         height=height,
         image=_ground(view, height, width),
-        reference=_png(outline(reference_hw), (REFERENCE,)),
+        reference=_png(_outline(reference_hw), (REFERENCE,)),
         arms=layers,
         scores=scores,
         notes=view.notes,
@@ -268,25 +270,25 @@ def _size_on_page(shape: Sequence[int], spacing: Sequence[float], side: int) -> 
 
 
 def _enlarged(mask_HW: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The mask at the picture's size: every pixel takes the voxel at its centre."""
+    """The mask at the picture's size (h, w): every pixel takes the voxel at its centre."""
     rows = ((np.arange(height) + 0.5) * mask_HW.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask_HW.shape[1] / width).astype(int)
     return mask_HW[rows[:, None], columns]
 
 
-def errors(reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _errors(reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """1 where only the mask marks something, 2 where only the reference does, 3 where both do and differ, 0 elsewhere."""
     wrong = np.select([reference == 0, mask == 0], [1, 2], default=3)
     return np.where(reference == mask, 0, wrong).astype(np.uint8)
 
 
 def _see_through(errors_hw: np.ndarray) -> np.ndarray:
-    """Errors as 1 to 3 along their edges and as 4 to 6 further inside, where the image shall shine through."""
+    """Errors as 1 to 3 along their edges and as 4 to 6 further inside, where the image shows through."""
     inside = np.any([ndimage.binary_erosion(errors_hw == kind, iterations=EDGE) for kind in (1, 2, 3)], axis=0)
     return np.where(inside, errors_hw + 3, errors_hw).astype(np.uint8)
 
 
-def outline(mask_hw: np.ndarray) -> np.ndarray:
+def _outline(mask_hw: np.ndarray) -> np.ndarray:
     """1 on the pixels of a label that touch another label or the background from inside, also along the picture's edge."""
     padded = np.pad(mask_hw, 1)
     inner = padded[1:-1, 1:-1]

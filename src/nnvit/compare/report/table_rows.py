@@ -1,28 +1,19 @@
-"""From the numbers of a comparison to the rows of the page's tables, and its lines of text about single figures."""
+"""The tables of the page: from the numbers of a comparison to rows of cells, and lines of text about single figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .wording import (
-    NAMES,
-    Cell,
-    blocks,
-    bounds,
-    case_means,
-    digits_of,
-    label_name,
-    long_name,
-    main_block,
-    main_name,
-    metrics_shown,
-    number,
-    p_value,
-    pairs_to_show,
-    scale_of,
-)
+from nnvit.compare.audit.fairness import Audit
+from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
+from nnvit.compare.stats.analysis import MEAN, ArmScore, Block, Comparison
+from nnvit.compare.stats.verdict import ArmPair
+
+from .wording import Cell, case_means, number, p_value
 
 MAX_CASES = 2000
 COST_COLUMNS = (
@@ -37,146 +28,200 @@ COST_COLUMNS = (
 )
 """(key, name, unit, factor, decimals)"""
 STATES = {
-    "equal": "equal",
-    "by design": "design",
-    "declared": "declared",
-    "different": "different",
-    "unknown": "unknown",
-}
+    "different": "different", "declared": "declared", "unknown": "unknown", "by design": "design", "equal": "equal"
+}  # fmt: skip
+"""Status of an audit row -> class of the page, in the order in which rows are shown."""
 
 
-def score_rows(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per data set, class and arm: the means of all metrics with their intervals."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for dataset, metric, label, block in blocks(stats):
-        means = [arm["mean"] for arm in block["arms"].values() if arm["mean"] is not None]
-        best = (min if block["lower_is_better"] else max)(means, default=None)
-        for arm, found in block["arms"].items():
-            labels = stats["datasets"][dataset]["labels"]
-            head = {"dataset": dataset, "label": label_name(label, labels), "arm": arm, "n": found["n"], "cells": {}}
-            row = rows.setdefault((dataset, label, arm), head)
-            row["n"] = max(row["n"], found["n"])
-            row["cells"][metric] = _score(found, digits_of(metric), found["mean"] == best and len(means) > 1)
-    return list(rows.values())
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The rows of the tables that the page and the LaTeX files share, as dicts of texts and cells.
+
+    scores: per data set, class and arm. pairs: per data set, metric, class and pair. cost: per arm. audit: per question.
+    """
+
+    scores: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    cost: list[dict[str, Any]]
+    audit: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) -> "Tables":
+        """Makes the rows."""
+        return cls(
+            scores=_score_rows(comparison),
+            pairs=_pair_rows(comparison),
+            cost=_cost_rows(cost),
+            audit=_audit_rows(audit, comparison.arms),
+        )
 
 
-def _score(found: Mapping[str, Any], digits: int, best: bool) -> Cell:
-    spread = found["interval"]
-    known = spread["low"] is not None
-    text = f"{number(spread['low'], digits)} to {number(spread['high'], digits)}" if known else ""
-    return Cell(text=number(found["mean"], digits), value=found["mean"], interval=text, best=best)
-
-
-def pair_rows(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per data set, metric, class and pair, with the two layers of the verdict."""
-    rows = []
-    for dataset, metric, label, block in blocks(stats):
-        labels = stats["datasets"][dataset]["labels"]
-        for pair in block["pairs"]:
-            row = {"dataset": dataset, "metric": NAMES[metric], "label": label_name(label, labels)}
-            rows.append(row | {"main": metric == stats["metric"]} | _pair(stats, pair, metric))
-    return rows
-
-
-def _pair(stats: Mapping[str, Any], pair: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    scale, unit = scale_of(stats, metric)
-    folds, test = pair["method_layer"], pair["wilcoxon"]
+def page_tables(comparison: Comparison, tables: Tables, cases: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Any]:
+    """Returns what the page's template needs for its tables."""
+    of_cases, data, left_out = _case_rows(cases, comparison)
+    labels = list(dict.fromkeys(row["label"] for row in tables.scores))
+    main = comparison.main.name
     return {
-        "a": pair["a"],
-        "b": pair["b"],
-        "n": pair["n"],
-        "unit": unit,
-        "difference": _difference(pair["difference"], pair["interval"], scale),
-        "hierarchical": _range(folds["hierarchical"], scale),
-        "p_holm": p_value(test["p_holm"]),
-        "p": p_value(test["p"]),
-        "effect": Cell(text=number(test["rank_biserial"], 2, sign=True), value=test["rank_biserial"]),
-        "fold_t": p_value(folds["paired_t"]["p_holm"]),
-        "nadeau_bengio": p_value(folds["nadeau_bengio"]["p_holm"]),
-        "n_folds": folds["n_folds"],
-        "n_runs": folds["n_runs"],
-        "level": pair["verdict"]["level"],
-        "cases": pair["verdict"]["cases"],
-        "method": pair["verdict"]["method"],
+        "main_metric": main,
+        "averaged": ", mean over classes" if len(labels) > 1 else "",
+        "many_labels": len(labels) > 1,
+        "metrics": [
+            {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
+        ],
+        "less_is_better": _less_is_better(),
+        "claims": _claims(comparison),
+        "omnibus": _omnibus(comparison),
+        "human": _human_lines(comparison),
+        "scores": tables.scores,
+        "score_labels": labels,
+        "pairs": tables.pairs,
+        "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in tables.pairs), key=lambda name: name != main)
+        or [main],
+        "case_rows": of_cases,
+        "case_data": data,
+        "cases_left_out": left_out,
+        "case_labels": list(dict.fromkeys(row["label"] for row in of_cases)),
+        "case_folds": sorted({row["fold"] for row in of_cases} - {""}),
+        "cost": tables.cost,
+        "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
+        "cost_note": _cost_note(cost),
+        "audit_rows": tables.audit,
     }
 
 
-def _difference(value: float | None, spread: Mapping[str, Any], scale: float) -> Cell:
-    scaled = None if value is None else scale * value
-    return Cell(text=number(scaled, 2, sign=True), value=scaled, interval=_range(spread, scale).text)
+def _less_is_better() -> str:
+    """`HD95 and FP volume (of false positives)`: the metrics where less is better."""
+    *names, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
+    return f"{', '.join(names)} and {last}" if names else last
 
 
-def _range(spread: Mapping[str, Any], scale: float) -> Cell:
-    if spread["low"] is None:
-        return Cell(text="–")
-    low, high = scale * spread["low"], scale * spread["high"]
-    return Cell(text=f"{number(low, 2, sign=True)} to {number(high, 2, sign=True)}", value=low)
+def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:
+    """(data set, metric, name of the label, block); the mean only where there are several labels."""
+    for dataset, results in comparison.datasets.items():
+        for key, by_label in results.metrics.items():
+            for label, block in by_label.items():
+                if label != MEAN:
+                    yield dataset, metric_of(key), label, block
+                elif len(results.labels) > 1:
+                    yield dataset, metric_of(key), "mean over classes", block
 
 
-def claims(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdict's words on the headline's metric: against the baseline, or on all pairs, the largest differences first."""
+def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row per data set, class and arm: the means of all metrics with their intervals."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for dataset, metric, label, block in _blocks(comparison):
+        means = [arm.mean for arm in block.arms.values() if arm.mean is not None]
+        best = (min if block.lower_is_better else max)(means, default=None)
+        for arm, found in block.arms.items():
+            head = {"dataset": dataset, "label": label, "arm": arm, "n": found.n, "cells": {}}
+            row = rows.setdefault((dataset, label, arm), head)
+            row["n"] = max(row["n"], found.n)
+            row["cells"][metric.key] = _score(found, metric.digits, found.mean == best and len(means) > 1)
+    return list(rows.values())
+
+
+def _score(found: ArmScore, digits: int, best: bool) -> Cell:
+    spread = found.interval
+    known = spread.low is not None
+    text = f"{number(spread.low, digits)} to {number(spread.high, digits)}" if known else ""
+    return Cell(text=number(found.mean, digits), value=found.mean, interval=text, best=best)
+
+
+def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row per data set, metric, class and pair, with the two layers of the verdict."""
     return [
-        {"dataset": dataset, "a": pair["a"], "b": pair["b"], **pair["verdict"]}
-        for dataset in stats["datasets"]
-        for pair in pairs_to_show(stats, main_block(stats, dataset))
+        {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
+        | _pair(pair, *metric.scale_in(comparison.spacing_unit))
+        for dataset, metric, label, block in _blocks(comparison)
+        for pair in block.pairs
     ]
 
 
-def trainings(stats: Mapping[str, Any]) -> str:
-    """`3 trainings`, or `1 to 3 trainings` where arms differ."""
-    counts = [len(runs) for results in stats["datasets"].values() for runs in results["runs"].values()]
-    low, high = min(counts), max(counts)
-    return f"{low} training{'s' * (low != 1)}" if low == high else f"{low} to {high} trainings"
+def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
+    folds, test = pair.method_layer, pair.wilcoxon
+    difference = scale * pair.difference
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "n": pair.n,
+        "unit": unit,
+        "difference": Cell(
+            text=number(difference, 2, sign=True), value=difference, interval=_range(pair.interval, scale).text
+        ),
+        "hierarchical": _range(folds.hierarchical, scale),
+        "p_holm": p_value(test.p_holm),
+        "effect": Cell(text=number(test.rank_biserial, 2, sign=True), value=test.rank_biserial),
+        "fold_t": p_value(folds.paired_t.p_holm),
+        "nadeau_bengio": p_value(folds.nadeau_bengio.p_holm),
+        "n_folds": folds.n_folds,
+        "n_runs": folds.n_runs,
+        "level": pair.verdict.level,
+        "method": pair.verdict.method,
+    }
 
 
-def omnibus(stats: Mapping[str, Any]) -> list[str]:
-    """Friedman's test of each data set, or why there is none."""
+def _range(spread: Any, scale: float) -> Cell:
+    """The text of an interval, sorted by its lower end."""
+    if spread.low is None:
+        return Cell(text="–")
+    low, high = scale * spread.low, scale * spread.high
+    return Cell(text=f"{number(low, 2, sign=True)} to {number(high, 2, sign=True)}", value=low)
+
+
+def _claims(comparison: Comparison) -> list[dict[str, Any]]:
+    """The verdict's words on the headline's metric."""
+    return [
+        {"dataset": dataset, "a": pair.a, "b": pair.b, "cases": pair.verdict.cases, "method": pair.verdict.method}
+        for dataset in comparison.datasets
+        for pair in comparison.shown_pairs(comparison.main_block(dataset))
+    ]
+
+
+def _omnibus(comparison: Comparison) -> list[str]:
+    """Friedman's test of each data set, where there is one, and the notes on its numbers."""
     lines = []
-    for dataset in stats["datasets"]:
-        test = main_block(stats, dataset)["friedman"]
-        if test["p"] is not None:
-            p = p_value(test["p"]).text
+    for dataset in comparison.datasets:
+        block = comparison.main_block(dataset)
+        test = block.friedman
+        if test.p is not None:
+            p = p_value(test.p).text
             equals = "" if "<" in p else "= "
             lines.append(
-                f"Friedman over all {test['arms']} arms on {dataset}: χ² = {test['statistic']:.2f}, p {equals}{p}, "
-                f"n = {test['n']} cases."
+                f"Friedman over all {test.arms} arms on {dataset}: χ² = {test.statistic:.2f}, p {equals}{p}, "
+                f"n = {test.n} cases."
             )
-        lines += main_block(stats, dataset)["notes"]
+        lines += block.notes
     return lines
 
 
-def human_lines(stats: Mapping[str, Any]) -> list[str]:
-    """How a second observer agrees with the reference, beside the arms on the same cases."""
+def _human_lines(comparison: Comparison) -> list[str]:
+    """The agreement of a second observer with the reference, and the arms on the same cases."""
     lines = []
-    for dataset in stats["datasets"]:
-        human = main_block(stats, dataset)["human"]
-        if not human:
+    for dataset in comparison.datasets:
+        human = comparison.main_block(dataset).human
+        if human is None:
             continue
-        if not human["n"]:
-            lines.append(f"Second observer on {dataset}: {human['reason']}.")
+        if not human.n:
+            lines.append(f"Second observer on {dataset}: {human.reason}.")
             continue
-        mean, low, high = bounds(human)
-        digits = digits_of(stats["metric"])
-        arms = ", ".join(f"{arm} {number(score, digits)}" for arm, score in human["arms_on_same_cases"].items())
+        digits = comparison.main.digits
+        mean, low, high = (number(value, digits) for value in human.bounds)
+        arms = ", ".join(f"{arm} {number(score, digits)}" for arm, score in human.arms_on_same_cases.items())
         lines.append(
-            f"A second observer agrees with the reference at a mean {main_name(stats)} of {number(mean, digits)} "
-            f"(95% interval {number(low, digits)} to {number(high, digits)}, n = {human['n']} cases of {dataset}); "
-            f"on the same cases: {arms}."
+            f"A second observer agrees with the reference at a mean {comparison.main.name} of {mean} "
+            f"(95% interval {low} to {high}, n = {human.n} cases of {dataset}); on the same cases: {arms}."
         )
     return lines
 
 
-def case_rows(cases: pd.DataFrame, stats: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
-    """Rows of the table of cases with the headline's metric, the other metrics' values for the page's script, and how many rows
-    were left out: where there are too many, those with the widest spread between arms stay."""
-    arms, metric = stats["arms"], stats["metric"]
-    tables = {name: case_means(cases, name, arms) for name in metrics_shown(stats)}
-    main = tables[metric]
-    spread = (main.max(axis=1) - main.min(axis=1)).fillna(-1)
-    kept = main.index
-    if len(main) > MAX_CASES:
-        chosen = set(spread.sort_values(ascending=False, kind="stable").index[:MAX_CASES])
-        kept = pd.MultiIndex.from_tuples([key for key in main.index if key in chosen], names=main.index.names)
+def _case_rows(cases: pd.DataFrame, comparison: Comparison) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
+    """Rows of the table of cases with the headline's metric, all metrics' values for the page's script, and the rows left out.
+
+    Where there are too many rows, those with the widest spread between arms stay.
+    """
+    tables = {metric.key: case_means(cases, metric.key, comparison.arms) for metric in comparison.metrics}
+    main, digits = tables[comparison.metric], comparison.main.digits
+    kept = _widest(main)
     facts = cases.groupby(["dataset", "case", "label"], sort=False).agg(
         fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
         n_ref=("n_ref", "first"),
@@ -184,28 +229,40 @@ def case_rows(cases: pd.DataFrame, stats: Mapping[str, Any]) -> tuple[list[dict[
     )
     rows = []
     for key in kept:
-        values = _plain(main.loc[key])
-        known = [value for value in values if value is not None]
-        fact = facts.loc[key]
+        values, fact = _plain(main.loc[key]), facts.loc[key]
         rows.append(
-            {"dataset": key[0], "case": key[1], "label": key[2], "fold": fact["fold"], "n_ref": int(fact["n_ref"])}
-            | {
+            {
+                "dataset": key[0],
+                "case": key[1],
+                "label": key[2],
+                "fold": fact["fold"],
+                "n_ref": int(fact["n_ref"]),
                 "missed": int(fact["missed"]),
-                "cells": [Cell(text=number(v, digits_of(metric)), value=v) for v in values],
+                "cells": [Cell(text=number(value, digits), value=value) for value in values],
+                "spread": _spread([value for value in values if value is not None], digits),
             }
-            | {"spread": _spread(known, digits_of(metric))}
         )
     data = {
-        name: {
-            "name": long_name(stats, name),
-            "digits": digits_of(name),
+        metric.key: {
+            "name": metric.title_in(comparison.spacing_unit),
+            "digits": metric.digits,
             "values": [
-                [None if v is None else round(v, 5) for v in _plain(row)] for _, row in table.loc[kept].iterrows()
+                [None if value is None else round(value, 5) for value in _plain(row)]
+                for _, row in tables[metric.key].loc[kept].iterrows()
             ],
         }
-        for name, table in tables.items()
+        for metric in comparison.metrics
     }
     return rows, data, len(main) - len(kept)
+
+
+def _widest(table: pd.DataFrame) -> Any:
+    """The keys of the rows that are shown."""
+    if len(table) <= MAX_CASES:
+        return table.index
+    spread = (table.max(axis=1) - table.min(axis=1)).fillna(-1)
+    chosen = set(spread.sort_values(ascending=False, kind="stable").index[:MAX_CASES])
+    return pd.MultiIndex.from_tuples([key for key in table.index if key in chosen], names=table.index.names)
 
 
 def _plain(row: pd.Series) -> list[float | None]:
@@ -218,13 +275,13 @@ def _spread(known: Sequence[float], digits: int) -> Cell:
     return Cell(text=number(max(known) - min(known), digits), value=max(known) - min(known))
 
 
-def cost_rows(cost: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per arm; what its records do not tell is `unknown`."""
+def _cost_rows(cost: Sequence[ArmCost]) -> list[dict[str, Any]]:
+    """A row per arm; what its records do not state is `unknown`."""
     return [
         {
-            "arm": row["arm"],
-            "device": row.get("device") or "unknown",
-            "cells": [_cost(row.get(key), factor, digits) for key, _, _, factor, digits in COST_COLUMNS],
+            "arm": row.arm,
+            "device": row.device or "unknown",
+            "cells": [_cost(getattr(row, key), factor, digits) for key, _, _, factor, digits in COST_COLUMNS],
         }
         for row in cost
     ]
@@ -238,25 +295,24 @@ def _cost(value: float | None, factor: float, digits: int) -> Cell:
     return Cell(text=text, value=value * factor)
 
 
-def cost_note(cost: Sequence[Mapping[str, Any]]) -> str:
-    """What an iteration's seconds are of, and where times can't be compared."""
-    of = {row["seconds_per_iteration_of"] for row in cost if row.get("seconds_per_iteration_of")}
-    devices = {row["device"] for row in cost if row.get("device")}
+def _cost_note(cost: Sequence[ArmCost]) -> str:
+    """Notes: what the seconds of an iteration comprise, and whether times can be compared."""
+    of = {row.seconds_per_iteration_of for row in cost if row.seconds_per_iteration_of}
+    devices = {row.device for row in cost if row.device}
     notes = [f"Seconds per iteration: {', '.join(sorted(of))}."] if of else []
     notes += ["The records name different devices, so that times may not be comparable."] if len(devices) > 1 else []
     return " ".join(notes)
 
 
-def audit_rows(audit: Mapping[str, Any], arms: Sequence[str]) -> list[dict[str, Any]]:
-    """What must be looked at first: different, then declared, unknown, by design, equal."""
-    order = ["different", "declared", "unknown", "by design", "equal"]
-    rows = sorted(audit["rows"], key=lambda row: order.index(row["status"]))
+def _audit_rows(audit: Audit, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows in the order in which they need attention."""
+    order = list(STATES)
     return [
         {
-            "key": row.get("title") or row["key"].replace("_", " "),
-            "status": row["status"],
-            "state": STATES[row["status"]],
-            "told": [str(row["values"].get(arm, "unknown")) for arm in arms],
+            "key": row.title,
+            "status": row.status,
+            "state": STATES[row.status],
+            "told": [row.values.get(arm, "unknown") for arm in arms],
         }
-        for row in rows
+        for row in sorted(audit.rows, key=lambda row: order.index(row.status))
     ]

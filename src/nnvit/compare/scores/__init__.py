@@ -1,1 +1,1 @@
-"""Metrics of one label of one case, and the scoring of all masks."""
+"""The metrics, one declaration each, and the scoring of all masks."""

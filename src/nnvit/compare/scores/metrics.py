@@ -1,72 +1,36 @@
-"""What is measured of one label of one case, and the rules where there is nothing to measure.
+"""The metrics of one label of one case, each declared once in `METRICS`, and the rules where there is nothing to measure.
 
 The counts are nnU-Net's own (`evaluate_predictions.py`), so that Dice and IoU equal its summary.json wherever the
-reference is not empty. Where it is empty, nnU-Net gives NaN or 0 as the prediction has it, which breaks the pairing of
-arms; here all metrics are NaN and the false-positive volume is a column of its own.
+reference is not empty. Where it is empty, nnU-Net gives NaN or 0 depending on the prediction, which breaks the pairing of
+arms; here every metric is NaN, and the false-positive volume is a metric of its own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy import ndimage
 
-from .centerline import cl_dice
-from .surface import surface_distances
-
-METRICS = ("dice", "iou", "sensitivity", "precision", "nsd", "hd95_mm", "cldice")
-"""Columns of `cases` that are compared; the reference must not be empty."""
-
-LOWER_IS_BETTER = {"hd95_mm", "fp_volume_mm3"}
-"""All other metrics are better when they are higher."""
-
-NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "nsd": "NSD",
-    "hd95_mm": "HD95",
-    "cldice": "clDice",
-    "fp_volume_mm3": "FP volume",
-}
-"""Columns of the table of cases, as the headline and the page name them."""
-UNITS = {"mm": {"hd95_mm": "mm", "fp_volume_mm3": "mm³"}, "px": {"hd95_mm": "px", "fp_volume_mm3": "px"}}
-"""Of the metrics that have one, by what the masks' spacing is in; the others lie between 0 and 1, and their differences are told
-in points of 0.01."""
-
-COLUMNS = (
-    "dataset",
-    "arm",
-    "run",
-    "fold",
-    "case",
-    "label",
-    "n_ref",
-    "n_pred",
-    "dice",
-    "iou",
-    "sensitivity",
-    "precision",
-    "nsd",
-    "hd95_mm",
-    "cldice",
-    "fp_volume_mm3",
-    "missed",
-)
-"""Of the table of all cases (cases.csv), in this order."""
+from .surface import SurfaceDistances, surface_distances
 
 HD95_RULE = (
     "the larger of the two directed 95th percentiles, weighted by surface area; where a structure is missed, the diagonal "
     "of the image, the worst value possible"
 )
+KEYS = ("dataset", "arm", "run", "fold", "case", "label")
+"""The columns that say which mask and label a row is about."""
 NAN = float("nan")
+POINTS = 100.0
+"""Differences of metrics between 0 and 1 are shown in points of 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is scored: name -> the values that belong to it, several for a region.
+    """The labels that are scored: name -> the values that belong to it, several for a region.
 
-    ignore: voxels of this value in the reference count for nothing. tubular: names that get clDice. others: values that
-    masks may hold besides, and that are not scored.
+    ignore: voxels of this value in the reference are not counted. tubular: names of labels that are thin and branch (they
+    get clDice). others: values that masks may hold and that are not scored.
     """
 
     values: dict[str, tuple[int, ...]]
@@ -81,52 +45,137 @@ class Labels:
         return held | ({self.ignore} if self.ignore is not None else set())
 
 
-def score_case(
-    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], labels: Labels, tolerance: float
-) -> dict[str, dict[str, float | int | bool]]:
-    """Label -> the columns from n_ref to missed, of two label maps of one shape; tolerance: of the NSD, in mm.
+class LabelPair:
+    """The two bool masks of one label of one case, and quantities that several metrics share, each computed once.
 
-    `n_both` beside them is what both masks share, for the check against summary.json.
+    reference, prediction: (H, W) or (D, H, W). spacing: mm along each axis. tolerance: of the NSD, in mm.
     """
-    use = None if labels.ignore is None else reference != labels.ignore
-    found = {}
-    for name, values in labels.values.items():
-        of_reference, of_prediction = _mask(reference, values, use), _mask(prediction, values, use)
-        found[name] = score(of_reference, of_prediction, spacing, tolerance, tubular=name in labels.tubular)
-    return found
+
+    def __init__(
+        self, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float
+    ) -> None:
+        self.reference, self.prediction, self.spacing, self.tolerance = reference, prediction, spacing, tolerance
+        self.n_ref, self.n_pred = int(reference.sum()), int(prediction.sum())
+        self.n_both = int((reference & prediction).sum())
+
+    @cached_property
+    def voxel(self) -> float:
+        """The size of a voxel in mm³ (mm² in 2D)."""
+        return float(np.prod(self.spacing))
+
+    @cached_property
+    def distances(self) -> SurfaceDistances:
+        """The distances between the two surfaces; neither mask may be empty."""
+        return surface_distances(self.reference, self.prediction, self.spacing)
 
 
-def score(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    spacing: tuple[float, ...],
-    tolerance: float,
-    *,
-    tubular: bool = False,
-) -> dict[str, float | int | bool]:
-    """The columns from n_ref to missed, of two bool masks of one shape."""
-    n_ref, n_pred = int(reference.sum()), int(prediction.sum())
-    row: dict[str, float | int | bool] = {"n_ref": n_ref, "n_pred": n_pred} | dict.fromkeys(METRICS, NAN)
-    both = int((reference & prediction).sum())
-    row |= {"fp_volume_mm3": NAN, "missed": bool(n_ref and not n_pred), "n_both": both}
-    if not n_ref:
-        return row | {"fp_volume_mm3": n_pred * float(np.prod(spacing))}
-    row |= {
-        "dice": 2 * both / (n_ref + n_pred),
-        "iou": both / (n_ref + n_pred - both),
-        "sensitivity": both / n_ref,
-        "precision": both / n_pred
-        if n_pred
-        else 0.0,  # the worst: what is NaN by what an arm predicts breaks the pairing
-    }
-    if not n_pred:
-        worst = float(np.linalg.norm(np.multiply(reference.shape, spacing)))
-        return row | {"nsd": 0.0, "hd95_mm": worst, "cldice": 0.0 if tubular else NAN}
-    distances = surface_distances(reference, prediction, spacing)
-    row |= {"nsd": distances.surface_dice(tolerance), "hd95_mm": distances.hausdorff(95)}
-    return row | {"cldice": cl_dice(reference, prediction) if tubular else NAN}
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric: everything that scoring, statistics and the report need to know about it.
+
+    key: its column in cases.csv and its key in stats.json. name: in the report. unit: in millimetres ("mm", "mm³"), which
+    becomes "px" where the masks' spacing is in pixels; empty for a metric between 0 and 1. digits: decimals of a score.
+    note: a few words for the caption of the table of scores.
+
+    measure: computes it. missed: its value where the reference holds the label and the prediction does not; None lets
+    `measure` compute it. on_empty: measured only where the reference is empty; otherwise only where it is not.
+    tubular: measured only for labels named by --tubular.
+    """
+
+    key: str
+    name: str
+    measure: Callable[[LabelPair], float]
+    missed: Callable[[LabelPair], float] | None = None
+    unit: str = ""
+    lower_is_better: bool = False
+    digits: int = 4
+    on_empty: bool = False
+    tubular: bool = False
+    note: str = ""
+
+    def value(self, pair: LabelPair, *, tubular: bool) -> float:
+        """Returns the score, NaN where the metric is not defined."""
+        if (self.tubular and not tubular) or self.on_empty != (pair.n_ref == 0):
+            return NAN
+        return (self.missed or self.measure)(pair) if pair.n_pred == 0 else self.measure(pair)
+
+    def unit_in(self, spacing_unit: str) -> str:
+        """Returns its unit where spacing is in `spacing_unit` ("mm" or "px")."""
+        return "px" if self.unit and spacing_unit == "px" else self.unit
+
+    def scale_in(self, spacing_unit: str) -> tuple[float, str]:
+        """Returns the factor that differences are multiplied by when they are shown, and their unit."""
+        return (1.0, self.unit_in(spacing_unit)) if self.unit else (POINTS, "points")
+
+    def title_in(self, spacing_unit: str) -> str:
+        """Returns its name with its unit, if it has one."""
+        return f"{self.name} ({self.unit_in(spacing_unit)})" if self.unit else self.name
 
 
-def _mask(array: np.ndarray, values: tuple[int, ...], use: np.ndarray | None) -> np.ndarray:
-    mask = array == values[0] if len(values) == 1 else np.isin(array, values)
-    return mask if use is None else mask & use
+def _worst(pair: LabelPair) -> float:
+    return 0.0
+
+
+def _diagonal(pair: LabelPair) -> float:
+    """The diagonal of the image, in mm."""
+    return float(np.linalg.norm(np.multiply(pair.reference.shape, pair.spacing)))
+
+
+def _cl_dice(pair: LabelPair) -> float:
+    """Harmonic mean of the shares of each mask's centre line that lie in the other mask (Shit et al. 2021, arXiv 2003.07311)."""
+    precision = _share_within(_center_line(pair.prediction), pair.reference)
+    sensitivity = _share_within(_center_line(pair.reference), pair.prediction)
+    return 2 * precision * sensitivity / (precision + sensitivity) if precision + sensitivity else 0.0
+
+
+def _center_line(mask: np.ndarray) -> np.ndarray:
+    """scikit-image's skeleton, completed so that every connected part of the mask has at least one voxel in it.
+
+    The 3D skeleton of some solid parts is empty; the deepest voxels of such a part take its place.
+    """
+    from skimage.morphology import skeletonize
+
+    skeleton = skeletonize(mask).astype(bool)
+    parts, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    lost = np.setdiff1d(np.arange(1, count + 1), parts[skeleton])
+    if lost.size:
+        depth = ndimage.distance_transform_edt(np.pad(np.isin(parts, lost), 1))[(slice(1, -1),) * mask.ndim]
+        deepest = np.concatenate([[0.0], ndimage.maximum(depth, parts, np.arange(1, count + 1))])
+        skeleton |= (depth > 0) & (depth == deepest[parts])
+    return skeleton
+
+
+def _share_within(line: np.ndarray, mask: np.ndarray) -> float:
+    return float((line & mask).sum() / line.sum())
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(key="dice", name="Dice", measure=lambda pair: 2 * pair.n_both / (pair.n_ref + pair.n_pred)),
+    Metric(key="iou", name="IoU", measure=lambda pair: pair.n_both / (pair.n_ref + pair.n_pred - pair.n_both)),
+    Metric(key="sensitivity", name="sensitivity", measure=lambda pair: pair.n_both / pair.n_ref),
+    # NaN for an empty prediction would depend on the arm, which breaks the pairing: the worst value instead
+    Metric(key="precision", name="precision", measure=lambda pair: pair.n_both / pair.n_pred, missed=_worst),
+    Metric(
+        key="nsd", name="NSD", measure=lambda pair: pair.distances.surface_dice(pair.tolerance), missed=_worst
+    ),
+    Metric(
+        key="hd95_mm", name="HD95", measure=lambda pair: pair.distances.hausdorff(95), missed=_diagonal, unit="mm",
+        lower_is_better=True, digits=2,
+    ),
+    Metric(key="cldice", name="clDice", measure=_cl_dice, missed=_worst, tubular=True),
+    Metric(
+        key="fp_volume_mm3", name="FP volume", measure=lambda pair: pair.n_pred * pair.voxel, unit="mm³",
+        lower_is_better=True, digits=2, on_empty=True, note="of false positives, where the reference is empty",
+    ),
+)  # fmt: skip
+"""All metrics, in the order of the columns of cases.csv."""
+
+
+def metric_of(key: str) -> Metric:
+    """Returns the metric of that key."""
+    return next(metric for metric in METRICS if metric.key == key)
+
+
+def columns() -> list[str]:
+    """Returns the columns of cases.csv, in order."""
+    return [*KEYS, "n_ref", "n_pred", *(metric.key for metric in METRICS), "missed"]

@@ -1,4 +1,4 @@
-"""All masks of all arms, scored in parallel; what was scored before and has not changed is taken from the cache."""
+"""Scores all masks of all arms in parallel; masks that have not changed since the last time come from the cache."""
 
 import json
 import os
@@ -11,26 +11,30 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from nnvit.compare.inputs import mask_files
-from nnvit.errors import CompareError
+import numpy as np
 
-from .metrics import Labels, score_case
+from nnvit.compare.inputs.mask_files import read_mask
+from nnvit.errors import CompareError
+from nnvit.records.json_files import read_json, write_json
+
+from .metrics import METRICS, LabelPair, Labels
 
 FORM = 1
-"""Raised whenever a metric changes, so that no cached number outlives its definition."""
+"""Rises whenever the definition of a metric changes: cached scores of the old definition are then not used."""
 BATCH = 8
-"""Masks that a process scores before it reports."""
+"""Masks that a process scores before it reports back."""
 PATIENCE = 1.0
-"""Seconds before processes are started, which takes about as long."""
+"""Seconds of scoring in this process before others are started, which takes about as long."""
 LINE_EVERY = 10.0
-"""Seconds between two lines of progress, where there is no terminal for a bar."""
+"""Seconds between two lines of progress, where no terminal shows a bar."""
 
 Scores = dict[str, dict[str, Any]]
+"""Label -> columns, of one mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One prediction against its reference. lenient: a mask of one label may be stored as 0 and any other number."""
+class ScoringJob:
+    """One prediction and its reference. lenient: a mask of one label may be stored as 0 and any other number."""
 
     reference: Path
     prediction: Path
@@ -39,19 +43,19 @@ class Job:
     lenient: bool = False
 
     def key(self) -> str:
-        """Everything that its scores depend on."""
+        """Returns everything that its scores depend on, as text."""
         files = [(str(path.resolve()), *_state(path)) for path in (self.reference, self.prediction)]
         return json.dumps([FORM, files, asdict(self.labels), self.tolerance, self.lenient], sort_keys=True)
 
 
 def score_all(
-    jobs: Sequence[Job], *, cache: Path | None = None, processes: int | None = None, quiet: bool = False
+    jobs: Sequence[ScoringJob], *, cache: Path | None = None, processes: int | None = None, quiet: bool = False
 ) -> list[Scores]:
-    """Label -> columns, for each job in their order.
+    """Returns the scores of each job, in their order.
 
-    cache: a json file that is read and written. processes: None takes the cores there are. Scripts that call this need
-    `if __name__ == "__main__":`, as everything does that starts processes. Raises CompareError for the first mask that
-    is broken, has another geometry than its reference, or labels that the data set has not.
+    cache: a JSON file that is read and written. processes: None means one per core. Scripts that call this need
+    `if __name__ == "__main__":`, because it starts processes. Raises CompareError for the first mask that is broken, has
+    another geometry than its reference, or holds labels that the data set does not define.
     """
     held = _read(cache)
     keys = [job.key() for job in jobs]
@@ -64,14 +68,14 @@ def score_all(
                 advance()
     finally:
         if cache is not None and missing:
-            _write(cache, held | scores)
+            write_json(cache, held | scores, indent=0)
     return [scores[key] for key in keys]
 
 
-def score_job(job: Job) -> Scores:
-    """Reads both masks and scores them. Raises CompareError for what does not fit."""
-    reference, prediction = mask_files.read(job.reference), mask_files.read(job.prediction)
-    difference = mask_files.same_geometry(prediction, reference)
+def _score_job(job: ScoringJob) -> Scores:
+    """Reads both masks and scores them. Raises CompareError for masks that do not fit together."""
+    reference, prediction = read_mask(job.reference), read_mask(job.prediction)
+    difference = prediction.difference_to(reference)
     if difference:
         raise CompareError(
             f"{job.prediction} has another geometry than its reference {job.reference}: {difference}. Masks are compared "
@@ -85,15 +89,42 @@ def score_job(job: Job) -> Scores:
             array = (array != 0) * next(iter(job.labels.values.values()))[0]
         elif not found <= job.labels.known:
             raise CompareError(
-                f"{path} holds the labels {_listed(found - job.labels.known)}, which the data set has not (it has "
+                f"{path} holds the labels {_listed(found - job.labels.known)}, which the data set does not define (it has "
                 f"{_listed(job.labels.known)}). Give the masks of this data set, with the numbers of its dataset.json."
             )
         arrays.append(array)
-    return score_case(arrays[0], arrays[1], reference.spacing, job.labels, job.tolerance)
+    return _score_case(arrays[0], arrays[1], reference.spacing, job.labels, job.tolerance)
 
 
-def _scored(jobs: dict[str, Job], processes: int) -> Iterator[tuple[str, Scores]]:
-    """As they get done. Starting processes takes as long as many masks do: they are for what is left after a while."""
+def _score_case(
+    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], labels: Labels, tolerance: float
+) -> dict[str, dict[str, float | int | bool]]:
+    """Scores two label maps of one shape, (H, W) or (D, H, W): label -> the columns from n_ref to missed, and `n_both`.
+
+    spacing: mm along each axis. tolerance: of the NSD, in mm. n_both: voxels that both masks share, for the check against
+    summary.json.
+    """
+    use = None if labels.ignore is None else reference != labels.ignore
+    found = {}
+    for name, values in labels.values.items():
+        pair = LabelPair(_mask(reference, values, use), _mask(prediction, values, use), spacing, tolerance)
+        found[name] = _score(pair, tubular=name in labels.tubular)
+    return found
+
+
+def _score(pair: LabelPair, *, tubular: bool = False) -> dict[str, float | int | bool]:
+    row: dict[str, float | int | bool] = {"n_ref": pair.n_ref, "n_pred": pair.n_pred}
+    row |= {metric.key: metric.value(pair, tubular=tubular) for metric in METRICS}
+    return row | {"missed": bool(pair.n_ref and not pair.n_pred), "n_both": pair.n_both}
+
+
+def _mask(array: np.ndarray, values: tuple[int, ...], use: np.ndarray | None) -> np.ndarray:
+    mask = array == values[0] if len(values) == 1 else np.isin(array, values)
+    return mask if use is None else mask & use
+
+
+def _scored(jobs: dict[str, ScoringJob], processes: int) -> Iterator[tuple[str, Scores]]:
+    """Yields scores as they get done. Other processes take over after a while: starting them costs as much as many masks."""
     items, start = list(jobs.items()), time.perf_counter()
     while items and (processes < 2 or time.perf_counter() - start < PATIENCE or len(items) <= BATCH):
         yield from _score_batch([items.pop(0)])
@@ -112,14 +143,12 @@ def _scored(jobs: dict[str, Job], processes: int) -> Iterator[tuple[str, Scores]
                 future.cancel()
 
 
-def _score_batch(items: list[tuple[str, Job]]) -> list[tuple[str, Scores]]:
-    return [(key, score_job(job)) for key, job in items]
+def _score_batch(items: list[tuple[str, ScoringJob]]) -> list[tuple[str, Scores]]:
+    return [(key, _score_job(job)) for key, job in items]
 
 
-def _values(labels: Any) -> Any:
+def _values(labels: np.ndarray) -> np.ndarray:
     """The numbers that occur; counting is quicker than sorting where they are small."""
-    import numpy as np
-
     if labels.dtype == np.uint8:
         return np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
     return np.unique(labels)
@@ -134,19 +163,15 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _read(cache: Path | None) -> dict[str, Scores]:
+    """The cached scores that hold every metric; none of a file that an interruption cut short."""
     if cache is None or not cache.is_file():
         return {}
     try:
-        return json.loads(cache.read_text(encoding="utf-8"))
-    except ValueError:  # cut short by an interruption: all is scored again
+        held = read_json(cache, CompareError)
+    except CompareError:
         return {}
-
-
-def _write(cache: Path, scores: dict[str, Scores]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_name(f".{cache.name}.partial")
-    partial.write_text(json.dumps(scores), encoding="utf-8")
-    partial.replace(cache)
+    wanted = {metric.key for metric in METRICS}
+    return {key: scores for key, scores in held.items() if all(wanted <= row.keys() for row in scores.values())}
 
 
 def _listed(numbers: set[int]) -> str:
@@ -155,7 +180,7 @@ def _listed(numbers: set[int]) -> str:
 
 @contextmanager
 def _bar(total: int, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Calls of what this yields move a bar that says how long it will take; without a terminal, now and then a line."""
+    """Yields a function that moves a progress bar on by one mask; without a terminal, it prints a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

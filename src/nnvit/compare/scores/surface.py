@@ -1,9 +1,10 @@
 """Distances between the surfaces of two masks, with the size of the surface that each distance stands for.
 
-As DeepMind's surface-distance (Nikolov et al. 2018, arXiv 1809.04430) and MONAI's `use_subvoxels=True`: surface elements
-lie at the corners of voxels, where a neighbourhood of 2x2 (2x2x2) voxels is neither all inside nor all outside. What the
-element measures (mm of contour, mm² of surface) follows from which of its voxels are inside; the tables are computed here,
-by marching squares and by scikit-image's marching cubes. Beyond the image's border everything counts as outside.
+The method is that of DeepMind's surface-distance (Nikolov et al. 2018, arXiv 1809.04430) and of MONAI with
+`use_subvoxels=True`: surface elements lie at the corners of voxels, where a neighbourhood of 2x2 (2x2x2) voxels is neither
+all inside nor all outside. The size of an element (mm of contour, mm² of surface) follows from which of its voxels are
+inside; the tables are computed here, by marching squares and by scikit-image's marching cubes. Everything beyond the image's
+border counts as outside.
 """
 
 import math
@@ -25,7 +26,7 @@ class SurfaceDistances:
     prediction_sizes: np.ndarray
 
     def surface_dice(self, tolerance: float) -> float:
-        """NSD: the share of both surfaces that lies within `tolerance` mm of the other one."""
+        """Normalised surface Dice (NSD): the share of both surfaces that lies within `tolerance` mm of the other one."""
         close = self.reference_sizes[self.from_reference <= tolerance].sum()
         close += self.prediction_sizes[self.from_prediction <= tolerance].sum()
         return float(close / (self.reference_sizes.sum() + self.prediction_sizes.sum()))
@@ -39,10 +40,10 @@ class SurfaceDistances:
 
 
 def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> SurfaceDistances:
-    """Of two bool masks (H, W) or (D, H, W), neither of them empty; spacing: mm along each axis."""
+    """Measures two bool masks (H, W) or (D, H, W), neither of them empty; spacing: mm along each axis."""
     box = _bounding_box(reference | prediction)
-    sizes = element_sizes(spacing)
-    codes = [neighbour_codes(mask[box]) for mask in (reference, prediction)]
+    sizes = _element_sizes(spacing)
+    codes = [_neighbour_codes(mask[box]) for mask in (reference, prediction)]
     surfaces = [(code != 0) & (code != len(sizes) - 1) for code in codes]
     to_reference, to_prediction = (ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
     return SurfaceDistances(
@@ -53,8 +54,8 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: tu
     )
 
 
-def neighbour_codes(mask: np.ndarray) -> np.ndarray:
-    """For each corner of voxels, one bit for each of the 4 (8) voxels that meet there; one longer than `mask` per axis."""
+def _neighbour_codes(mask: np.ndarray) -> np.ndarray:
+    """Returns, for each corner of voxels, one bit per voxel that meets there (4 or 8); one longer than `mask` along each axis."""
     padded = np.pad(mask, 1).view(np.uint8)
     codes = np.zeros([length + 1 for length in mask.shape], np.uint8)
     for bit, corner in enumerate(_corners(mask.ndim)):
@@ -64,7 +65,7 @@ def neighbour_codes(mask: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def element_sizes(spacing: tuple[float, ...]) -> np.ndarray:
+def _element_sizes(spacing: tuple[float, ...]) -> np.ndarray:
     """The size of a surface element for each of the 16 (256) codes: mm of contour, or mm² of surface."""
     measure = _contour_length if len(spacing) == 2 else _surface_area
     count = 2 ** len(_corners(len(spacing)))
@@ -83,7 +84,7 @@ def _neighbourhood(code: int, ndim: int) -> np.ndarray:
 
 
 def _contour_length(code: int, spacing: tuple[float, ...]) -> float:
-    """Marching squares: a lone voxel is cut off by half a diagonal, two beside each other by a straight line."""
+    """Marching squares: half a diagonal cuts off a single voxel, a straight line two neighbours."""
     square = _neighbourhood(code, 2)
     half_diagonal = 0.5 * math.hypot(*spacing)
     if square.sum() in (1, 3):
@@ -94,7 +95,7 @@ def _contour_length(code: int, spacing: tuple[float, ...]) -> float:
 
 
 def _surface_area(code: int, spacing: tuple[float, ...]) -> float:
-    """Marching cubes; of a neighbourhood and its inverse the one with fewer voxels is taken, so that both are equal."""
+    """Marching cubes. A neighbourhood and its inverse get the same area: the one with fewer voxels is measured."""
     from skimage.measure import marching_cubes, mesh_surface_area
 
     cube = _neighbourhood(code, 3)

@@ -1,4 +1,4 @@
-"""The table of cases as arrays, after it was checked that every arm has exactly the same cases."""
+"""Turns the table of cases into arrays, after checking that every arm has exactly the same cases."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,15 @@ from nnvit.errors import CompareError
 
 Floats = NDArray[np.float64]
 KEY = ["run", "case", "label"]
-MANY_FOLDS = "a case was scored in several folds, so the folds are not independent samples of cases"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cube:
     """One data set's scores.
 
-    values: metric -> arm -> (runs, cases, labels), NaN where a metric is not defined.
-    folds: arm -> (runs, cases), the fold that held each case; "" where that is unknown.
-    runs: arm -> names of its trainings.
+    values: metric -> arm -> (runs, cases, labels), NaN where a metric is not defined. folds: arm -> (runs, cases), the fold
+    that held each case, "" where that is unknown. runs: arm -> names of its trainings. crossed: every fold predicted the
+    same cases (a test set).
     """
 
     dataset: str
@@ -32,7 +31,7 @@ class Cube:
     crossed: bool
 
     def block(self, metric: str, label: str) -> tuple[dict[str, Floats], NDArray[np.bool_]]:
-        """arm -> (runs, kept cases), and which cases were kept; label "mean": the mean over a case's labels.
+        """Returns arm -> (runs, kept cases), and which cases were kept; label "mean": the mean over a case's labels.
 
         A value that is missing for one arm or run is left out for all, so that every arm has the same cases.
         """
@@ -47,13 +46,13 @@ class Cube:
 
 
 def cubes(cases: pd.DataFrame, metrics: list[str]) -> list[Cube]:
-    """One per data set, in the order of the table. Raises CompareError where arms differ in their rows."""
+    """Returns one cube per data set, in the order of the table. Raises CompareError where arms differ in their rows."""
     _check_columns(cases)
     if cases.empty:
         raise CompareError("The table of cases is empty: no arm has a scored case. Check the arms' folders.")
     arms = list(dict.fromkeys(cases["arm"]))
     if len(arms) < 2:
-        raise CompareError(f"A comparison takes two arms or more, got {arms}.")
+        raise CompareError(f"A comparison needs two arms or more, got {arms}.")
     return [_cube(str(name), rows, arms, metrics) for name, rows in cases.groupby("dataset", sort=False)]
 
 
@@ -83,16 +82,16 @@ def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str])
         folds[arm] = by_case.loc[pd.MultiIndex.from_product([runs[arm], names])].to_numpy(str).reshape(shape[:2])
     return Cube(
         dataset=dataset, arms=arms, cases=names, labels=labels, runs=runs, folds=folds, values=values, crossed=crossed
-    )  # fmt: skip
+    )
 
 
 def _names(column: pd.Series) -> pd.Series:
-    """As text; what is empty in a csv file is an empty name."""
+    """Names as text; an empty cell of a csv file is an empty name."""
     return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def _uncross(rows: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, bool]:
-    """Where every fold predicted the same cases (a test set), each fold is one more run, and none is a fold."""
+    """Turns folds into runs where every fold predicted the same cases (a test set)."""
     twice = rows.duplicated(["arm", *KEY, "fold"])
     if twice.any():
         first = rows[twice].iloc[0]
@@ -109,7 +108,7 @@ def _uncross(rows: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, bool]:
 def _check_same_cases(
     dataset: str, tables: dict[str, pd.DataFrame], runs: dict[str, list[str]], wanted: set[tuple[str, str]]
 ) -> None:
-    """Raises CompareError that lists what an arm, or one of its runs, lacks."""
+    """Raises CompareError with the cases and labels that an arm, or one of its runs, lacks."""
     lacking = []
     for arm, table in tables.items():
         if table.empty:
@@ -130,5 +129,5 @@ def _check_same_cases(
 
 
 def _number(name: str) -> tuple[int, str]:
-    """Runs "2" and "10" in the order of their numbers."""
+    """Sorts runs "2" and "10" by their numbers."""
     return (int(name), "") if name.isdigit() else (-1, name)

@@ -1,31 +1,88 @@
-"""The second layer: was it the architecture, or the run? Folds, and trainings within folds, are the sample here."""
+"""The second layer of a verdict: is one method better? Here folds, and trainings within folds, are the sample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bootstrap import hierarchical
-from .case_table import MANY_FOLDS, Cube
-from .paired_tests import CONFIDENCE, Floats, nadeau_bengio, paired_t
+from .case_table import Cube
+from .paired_tests import CONFIDENCE, Floats, FoldTest, p_text
+
+MANY_FOLDS = "a case was scored in several folds, so the folds are not independent samples of cases"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splits:
-    """How an arm's cases were divided.
+class _FoldGap:
+    """The mean difference in one fold over n cases; run: None for the mean over runs."""
 
-    names: of its folds. fold: (cases,), the fold of each case, where all runs used the same split; otherwise None.
-    by_run: run -> (cases,), for repeated cross-validation with other splits.
+    fold: str
+    run: str | None
+    difference: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HierarchicalInterval:
+    """The interval of the difference by a bootstrap of folds, cases and runs."""
+
+    low: float | None = None
+    high: float | None = None
+    method: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodLayer:
+    """The second layer of one pair. n_runs: trainings per fold of the arm that has fewer. reason: why it claims nothing.
+
+    decides: "paired_t" or "nadeau_bengio", the test that the verdict uses.
+    """
+
+    n_folds: int
+    n_runs: int
+    folds: list[_FoldGap]
+    paired_t: FoldTest
+    nadeau_bengio: FoldTest
+    hierarchical: _HierarchicalInterval
+    decides: str
+    reason: str | None = None
+
+    @property
+    def test(self) -> FoldTest:
+        """The test that decides."""
+        return self.paired_t if self.decides == "paired_t" else self.nadeau_bengio
+
+    @property
+    def evidence(self) -> str:
+        """`fold-level t p = 0.012 after Holm, stricter Nadeau–Bengio p = 0.041, 5 folds, 3 trainings per fold`."""
+        strict, n = self.nadeau_bengio, self.n_runs
+        decided = self.test is strict
+        beside = "" if decided or strict.p is None else f", stricter Nadeau–Bengio {_after_holm(strict)}"
+        name = "Nadeau–Bengio t" if decided else "fold-level t"
+        trainings = f"{n} training{'s' * (n != 1)} per fold"
+        return f"{name} {_after_holm(self.test)}{beside}, {self.n_folds} folds, {trainings}"
+
+
+def _after_holm(test: FoldTest) -> str:
+    return p_text(test.p_holm) + (" after Holm" if test.p_holm != test.p else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Splits:
+    """The folds of an arm's cases.
+
+    names: of its folds. fold: (cases,), the fold of each case, None where the runs used different splits. by_run: run ->
+    (cases,), for repeated cross-validation with other splits.
     """
 
     names: list[str]
     fold: NDArray[np.str_] | None
     by_run: dict[str, NDArray[np.str_]]
 
-    def same_as(self, other: "Splits") -> bool:
-        """Whether fold-level differences between two arms can be taken."""
+    def same_as(self, other: "_Splits") -> bool:
+        """True if fold-level differences between two arms can be taken."""
         if self.fold is not None and other.fold is not None:
             return bool((self.fold == other.fold).all())
         return self.by_run.keys() == other.by_run.keys() and all(
@@ -33,43 +90,40 @@ class Splits:
         )
 
 
-def splits(cube: Cube, arm: str, keep: NDArray[np.bool_]) -> Splits:
-    """Of the kept cases of an arm."""
+def _splits(cube: Cube, arm: str, keep: NDArray[np.bool_]) -> _Splits:
+    """The folds of the kept cases."""
     folds = cube.folds[arm][:, keep]
     one = bool((folds == folds[:1]).all())
     by_run = dict(zip(cube.runs[arm], folds, strict=True))
-    return Splits(names=sorted({str(name) for name in folds.ravel()}), fold=folds[0] if one else None, by_run=by_run)
+    return _Splits(names=sorted({str(name) for name in folds.ravel()}), fold=folds[0] if one else None, by_run=by_run)
 
 
-class MethodLayer:
-    """Fold-level figures of every pair of arms, for one metric and label.
-
-    values: arm -> (runs, kept cases).
-    """
+class FoldStatistics:
+    """Computes the second layer of every pair of arms, for one metric and label. values: arm -> (runs, kept cases)."""
 
     def __init__(self, cube: Cube, values: dict[str, Floats], keep: NDArray[np.bool_], num: int, seed: int) -> None:
         self.values, self.num, self.crossed = values, num, cube.crossed
         self.runs = cube.runs
-        self.splits = {arm: splits(cube, arm, keep) for arm in cube.arms}
+        self.splits = {arm: _splits(cube, arm, keep) for arm in cube.arms}
         self.resampled = self._resample(cube.arms, np.random.default_rng(seed))
 
-    def pair(self, a: str, b: str) -> dict[str, Any]:
-        """Folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap."""
+    def pair(self, a: str, b: str) -> MethodLayer:
+        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap."""
         reason = self._hindrance(a, b)
         names = self.splits[a].names if reason is None else []
-        return {
-            "n_folds": len(names),
-            "n_runs": min(len(self.runs[a]), len(self.runs[b])),
-            "folds": self._by_fold(a, b) if reason is None else [],
-            "paired_t": self._paired_t(a, b, reason),
-            "nadeau_bengio": self._nadeau_bengio(a, b, reason),
-            "hierarchical": self._hierarchical(a, b, reason),
-            "decides": "paired_t" if reason or self.splits[a].fold is not None else "nadeau_bengio",
-            "reason": reason,
-        }
+        return MethodLayer(
+            n_folds=len(names),
+            n_runs=min(len(self.runs[a]), len(self.runs[b])),
+            folds=self._by_fold(a, b) if reason is None else [],
+            paired_t=self._paired_t(a, b, reason),
+            nadeau_bengio=self._nadeau_bengio(a, b, reason),
+            hierarchical=self._hierarchical(a, b, reason),
+            decides="paired_t" if reason or self.splits[a].fold is not None else "nadeau_bengio",
+            reason=reason,
+        )
 
     def _hindrance(self, a: str, b: str) -> str | None:
-        """Why nothing can be said of a pair, if so."""
+        """The reason why nothing can be said about a pair, None if something can."""
         first, second = self.splits[a], self.splits[b]
         if self.crossed:
             return f"cannot be claimed: {MANY_FOLDS}"
@@ -81,46 +135,38 @@ class MethodLayer:
             return "cannot be claimed: one fold, so that training noise is unseen; two are the least, five are usual"
         return None
 
-    def _by_fold(self, a: str, b: str) -> list[dict[str, Any]]:
+    def _by_fold(self, a: str, b: str) -> list[_FoldGap]:
         fold = self.splits[a].fold
         if fold is None:
-            return [
-                {"fold": name, "run": run, "difference": float(value), "n": n}
-                for run, name, value, n in self._each_training(a, b)
-            ]
+            return self._each_training(a, b)
         gap = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
-        return [
-            {"fold": name, "run": None, "difference": float(gap[fold == name].mean()), "n": int((fold == name).sum())}
-            for name in self.splits[a].names
-        ]
+        return [_gap(name, None, gap[fold == name]) for name in self.splits[a].names]
 
-    def _paired_t(self, a: str, b: str, reason: str | None) -> dict[str, Any]:
+    def _paired_t(self, a: str, b: str, reason: str | None) -> FoldTest:
         if reason is None and self.splits[a].fold is None:
             reason = "not computable: the runs used different splits; Nadeau-Bengio decides"
-        differences = [] if reason else [row["difference"] for row in self._by_fold(a, b)]
-        return paired_t(np.array(differences)) | ({"reason": reason} if reason else {})
-
-    def _nadeau_bengio(self, a: str, b: str, reason: str | None) -> dict[str, Any]:
-        """Over every trained fold where the arms' runs have the same names, otherwise over the folds' means."""
         if reason is not None:
-            return nadeau_bengio(np.array([]), 0) | {"reason": reason}
-        if self.splits[a].by_run.keys() == self.splits[b].by_run.keys():
-            differences = [value for _, _, value, _ in self._each_training(a, b)]
-        else:
-            differences = [row["difference"] for row in self._by_fold(a, b)]
-        return nadeau_bengio(np.array(differences), len(self.splits[a].names))
+            return replace(FoldTest.paired(np.array([])), reason=reason)
+        return FoldTest.paired(_differences(self._by_fold(a, b)))
 
-    def _each_training(self, a: str, b: str) -> list[tuple[str, str, float, int]]:
-        """(run, fold, mean difference, n) of each run and fold; the arms' runs have the same names."""
+    def _nadeau_bengio(self, a: str, b: str, reason: str | None) -> FoldTest:
+        """Tests every trained fold where the arms' runs have the same names, otherwise the folds' means."""
+        if reason is not None:
+            return replace(FoldTest.nadeau_bengio(np.array([]), 0), reason=reason)
+        same_runs = self.splits[a].by_run.keys() == self.splits[b].by_run.keys()
+        gaps = self._each_training(a, b) if same_runs else self._by_fold(a, b)
+        return FoldTest.nadeau_bengio(_differences(gaps), len(self.splits[a].names))
+
+    def _each_training(self, a: str, b: str) -> list[_FoldGap]:
+        """The difference of each run and fold; the arms' runs have the same names."""
         rows = []
         for run, fold in self.splits[a].by_run.items():
             gap = self.values[a][self.runs[a].index(run)] - self.values[b][self.runs[b].index(run)]
-            for name in sorted(set(fold.tolist())):
-                rows.append((run, name, float(gap[fold == name].mean()), int((fold == name).sum())))
+            rows += [_gap(name, run, gap[fold == name]) for name in sorted(set(fold.tolist()))]
         return rows
 
     def _resample(self, arms: list[str], rng: np.random.Generator) -> dict[tuple[str, str], Floats]:
-        """(a, b) -> resampled differences. Arms of one split are resampled together."""
+        """(a, b) -> resampled differences. Arms with the same split are resampled together."""
         groups: list[list[str]] = []
         for arm in arms:
             like = [group for group in groups if self.splits[group[0]].same_as(self.splits[arm])]
@@ -138,12 +184,19 @@ class MethodLayer:
             found |= {(group[i], group[j]): means[:, i] - means[:, j] for i, j in permutations(range(len(group)), 2)}
         return found
 
-    def _hierarchical(self, a: str, b: str, reason: str | None) -> dict[str, Any]:
+    def _hierarchical(self, a: str, b: str, reason: str | None) -> _HierarchicalInterval:
         method = f"percentile bootstrap of folds, cases, runs, {self.num} resamples, {CONFIDENCE:.0%}"
-        found: dict[str, Any] = {"low": None, "high": None, "method": method, "reason": reason}
         if reason is None and (a, b) not in self.resampled:
-            return found | {"reason": "not computable: the runs used different splits"}
+            reason = "not computable: the runs used different splits"
         if reason is not None:
-            return found
+            return _HierarchicalInterval(method=method, reason=reason)
         low, high = np.quantile(self.resampled[a, b], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return found | {"low": float(low), "high": float(high)}
+        return _HierarchicalInterval(low=float(low), high=float(high), method=method)
+
+
+def _gap(fold: str, run: str | None, differences: Floats) -> _FoldGap:
+    return _FoldGap(fold=fold, run=run, difference=float(differences.mean()), n=len(differences))
+
+
+def _differences(gaps: list[_FoldGap]) -> Floats:
+    return np.array([gap.difference for gap in gaps])

@@ -1,10 +1,14 @@
-"""clDice, also where scikit-image's skeleton has nothing to say."""
+"""The metric clDice, also where scikit-image's skeleton is empty."""
 
 import numpy as np
 import pytest
 from skimage.morphology import skeletonize
 
-from nnvit.compare.scores.centerline import center_line, cl_dice
+from nnvit.compare.scores.metrics import LabelPair, _center_line, _cl_dice
+
+
+def cl_dice(reference: np.ndarray, prediction: np.ndarray) -> float:
+    return _cl_dice(LabelPair(reference, prediction, (1.0,) * reference.ndim, 1.0))
 
 
 def bar(width: int = 3) -> np.ndarray:
@@ -38,7 +42,7 @@ def test_a_solid_part_without_a_skeleton_is_stood_for_by_its_deepest_voxels() ->
         for size in range(2, 12, 2)
         if (mask := np.pad(np.ones((size, size, size), bool), 2)).any() and not skeletonize(mask).any()
     )
-    line = center_line(solid)
+    line = _center_line(solid)
     assert line.any()
     assert (line <= solid).all()
     assert cl_dice(solid, solid) == 1
@@ -48,5 +52,5 @@ def test_every_part_has_a_center() -> None:
     mask = np.zeros((20, 20, 20), bool)
     mask[2:4, 2:4, 2:4] = True
     mask[10:12, 10:12, 5:18] = True
-    assert center_line(mask)[:6, :6, :6].any()
-    assert center_line(mask)[8:].any()
+    assert _center_line(mask)[:6, :6, :6].any()
+    assert _center_line(mask)[8:].any()

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from .bootstrap import bca, hierarchical
-from .paired_tests import holm
-from .verdict import cases_differ, methods_differ
+from nnvit.compare.stats.bootstrap import bca, hierarchical
+from nnvit.compare.stats.paired_tests import holm
+from nnvit.compare.stats.verdict import cases_differ, methods_differ
 
 Floats = NDArray[np.float64]
 

@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from proofs.simulation import Verdicts, World, hierarchical_claims, rate, verdicts
 
 from nnvit.compare.stats.analysis import analyse
-from nnvit.compare.stats.simulation import Verdicts, World, hierarchical_claims, rate, verdicts
 
 NUM = 2000
 
@@ -77,16 +77,16 @@ def test_analyse_decides_as_the_simulation_does(world: World) -> None:
     names = {arm: f"arm_{arm}" for arm in range(world.arms)}
     for i, one in enumerate(scores):
         stats = analyse(world.frame(one), "arm_1" if world.baseline else None, num_bootstrap=500)
-        block = stats["datasets"]["simulated"]["metrics"]["dice"]["mean"]
-        pairs = [pair for pair in block["pairs"] if not world.baseline or pair["b"] == "arm_1"]
+        block = stats.main_block("simulated")
+        pairs = [pair for pair in block.pairs if not world.baseline or pair.b == "arm_1"]
         for j, ((a, b), pair) in enumerate(zip(world.pairs(), pairs, strict=True)):
-            assert (pair["a"], pair["b"]) == (names[a], names[b])
-            assert pair["interval"]["low"] == pytest.approx(simulated.low[i, j], abs=1e-12)
+            assert (pair.a, pair.b) == (names[a], names[b])
+            assert pair.interval.low == pytest.approx(simulated.low[i, j], abs=1e-12)
             better = {1: names[a], -1: names[b], 0: None}
-            assert pair["verdict"]["better"] == better[int(simulated.cases[i, j])]
-            claimed = pair["verdict"]["level"] in ("better", "ahead, too few seeds")
+            assert pair.verdict.better == better[int(simulated.cases[i, j])]
+            claimed = pair.verdict.level in ("better", "ahead, too few seeds")
             assert claimed == bool(simulated.method[i, j])
-            strict = pair["method_layer"]["nadeau_bengio"]["p_holm"]
+            strict = pair.method_layer.nadeau_bengio.p_holm
             assert (strict < 0.05) == bool(simulated.nadeau_bengio[i, j])
 
 
