@@ -73,7 +73,7 @@ def estimate(
         job = job_of(loaded, patch=(height, width), **sizes)
     else:
         raise ConfigError(
-            f"model.head={loaded.model.head} is the base plans' own network: name the data set with -d DATASET."
+            f"model.head={loaded.model.head} is the base plans' own network: name a data set with -d DATASET."
         )
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = o.torch_device(None) if "this" in names else None  # with the threads of a training
