@@ -1,4 +1,4 @@
-"""What the families' files share: checks of sizes, taps and keys, ImageNet's statistics, renaming."""
+"""Shared parts of the families' files: checks of sizes, taps and keys, ImageNet's statistics, renaming."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 

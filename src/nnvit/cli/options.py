@@ -1,4 +1,4 @@
-"""What the commands share: how an app is made, and the arguments that several commands take."""
+"""Makes the commands' apps, and declares the arguments that several commands take."""
 
 import os
 import re

@@ -13,7 +13,7 @@ app = o.new_app()
 
 
 class _Kind(StrEnum):
-    """What `-i` holds."""
+    """Kinds of input that `-i` may hold."""
 
     PHOTOGRAPHS = "photographs"
     NNUNET = "nnunet"

@@ -1,4 +1,4 @@
-"""What an import did: as lines for the terminal, and as the block in dataset.json by which the same import is recognised."""
+"""Reports an import: as lines for the terminal, and as the block in dataset.json by which it is recognised again."""
 
 import hashlib
 import json

@@ -129,7 +129,7 @@ def import_dataset(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What is settled before a pixel is read."""
+    """The settings that are known before a pixel is read."""
 
     target: RawFolder
     pairing: Pairing

@@ -78,7 +78,7 @@ class LabelValues:
 
     @property
     def advice(self) -> str:
-        """What to do about `problems`."""
+        """Advises what to do about `problems`."""
         return _COLOUR_ADVICE if self.colours else _ADVICE
 
     def problems(self, counts: Mapping[str, _Counts]) -> list[str]:

@@ -57,7 +57,7 @@ class _MaskFolder:
     shared: bool = False
     """True if other files lie there as well, so that only names with the suffix count."""
     label: str = ""
-    """What the masks show, if each label has masks of its own."""
+    """The label that the masks show, if each label has masks of its own."""
     files: tuple[Path, ...] = ()
     ignored: tuple[Path, ...] = ()
 

@@ -25,7 +25,7 @@ _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What the user said about the data set; None leaves it to the files."""
+    """The user's statements about the data set; None leaves it to the files."""
 
     values: LabelValues | None
     reading: Reading
@@ -35,7 +35,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """What was seen in all pairs, and how the pixels on disk become what nnU-Net reads."""
+    """Findings in all pairs, and how the pixels on disk become what nnU-Net reads."""
 
     seen: "list[_Seen]"
     values: LabelValues
@@ -76,7 +76,7 @@ class Meaning:
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What was seen in one pair."""
+    """Findings in one pair."""
 
     pair: Pair
     channels: int
