@@ -1,0 +1,110 @@
+"""Times the same work in two checkouts of nnvit, in turn: SegFormer's head and the training steps.
+
+    python bench/against.py ../before             # that checkout against this one
+    python bench/against.py ../before --rounds 15
+
+Each checkout runs in a process of its own, with its own sources and benches. The two take turns, and who begins changes from
+round to round. Printed are the medians of both and the median of the ratios, before / now: below 1 this checkout is slower.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+class Contestant:
+    """Runs the work of one checkout in a process that waits between its turns."""
+
+    def __init__(self, checkout: Path) -> None:
+        paths = [checkout / "src", checkout / "bench"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", __file__, "--worker", str(checkout)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_WAIT_POLICY": "PASSIVE"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.works: list[str] = json.loads(self._answer())
+
+    def seconds(self, work: str) -> float:
+        """Returns the seconds of one run of this work."""
+        assert self.process.stdin
+        self.process.stdin.write(work + "\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("answer "):  # nnU-Net prints lines of its own
+                return line.removeprefix("answer ")
+        raise SystemExit("A contestant ended; its error stands above.")
+
+
+def turns(before: Contestant, now: Contestant, work: str, rounds: int) -> tuple[float, float, float]:
+    """Returns the medians of both in seconds and the median ratio before / now, after one round of warming up."""
+    pairs = []
+    for i in range(rounds + 1):
+        order = (before, now) if i % 2 else (now, before)
+        taken = {contestant: contestant.seconds(work) for contestant in order}
+        pairs.append((taken[before], taken[now]))
+    old, new = zip(*pairs[1:], strict=True)
+    return statistics.median(old), statistics.median(new), statistics.median(a / b for a, b in pairs[1:])
+
+
+def work() -> None:
+    """Prepares the work of the checkout that PYTHONPATH names, then runs what standard input asks for, line by line."""
+    import torch
+
+    import segformer_head
+    import step
+    import trainers
+    from harness import seconds
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    runs: dict[str, Callable[[], object]] = {}
+    for name, (width, side, batch, _) in segformer_head.PYRAMIDS.items():
+        head = partial(segformer_head.pair(width)[0].train(), image=torch.empty(0))
+        maps = [torch.randn(batch, width, side // s, side // s) for s in (1, 2, 4, 8)]
+        runs[f"SegFormer head, {name}, forward"] = segformer_head.forward(head, maps)
+        runs[f"SegFormer head, {name}, forward + backward"] = segformer_head.step(head, maps)
+    with trainers.folders():
+        for name, recipe, keys, patch in (
+            ("frozen ViT-S + segformer, step, 512²", "segformer_default", [*step.VIT_S, step.FROZEN], 512),
+            ("LoRA ViT-S + segformer, step, 512²", "segformer_default", [*step.VIT_S, step.LORA], 512),
+            ("recipe unet, step, 256²", "unet", [], 256),
+        ):
+            trainer = trainers.ours(recipe, *keys, patch=patch)
+            runs[name] = step.step_of(trainer, trainers.batch_of(trainer))
+        tiny = trainers.ours("segformer_default", *step.TINY, step.FROZEN, patch=64)
+        runs[f"tiny network, {step.ITERATIONS} iterations"] = step.epoch_of(tiny, trainers.batch_of(tiny))
+        print("answer", json.dumps(list(runs)), flush=True)
+        for line in sys.stdin:
+            print("answer", seconds(runs[line.strip()]), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, help="the other checkout")
+    parser.add_argument("--now", type=Path, default=HERE, help="the checkout that is judged (default: this one)")
+    parser.add_argument("--rounds", type=int, default=9, help="pairs of runs for each row (default: 9)")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return work()
+    before, now = Contestant(args.before.resolve()), Contestant(args.now.resolve())
+    for name in now.works:
+        old, new, ratio = turns(before, now, name, args.rounds)
+        print(f"{name}: before {old:.4g} s, now {new:.4g} s, ratio {ratio:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
