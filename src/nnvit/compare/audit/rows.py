@@ -6,27 +6,23 @@ The answer of a fold is a short text to show and to compare; None where no recor
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from nnvit.compare.inputs.mask_files import case_of
-from nnvit.compare.inputs.training_records import Records, tuning_of
+from nnvit.compare.inputs.training_records import Fold
 from nnvit.records.hashes import digest
+from nnvit.records.model_name import ModelName
 
 UNKNOWN = "unknown"
 WRONG = "no:"
 """An answer that begins so is a difference in itself, even where all arms give it."""
 PREPROCESSING = (
-    "preprocessor_name",
-    "normalization_schemes",
-    "use_mask_for_norm",
-    "resampling_fn_data",
-    "resampling_fn_seg",
-    "resampling_fn_data_kwargs",
-    "resampling_fn_seg_kwargs",
-)
+    "preprocessor_name", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_seg",
+    "resampling_fn_data_kwargs", "resampling_fn_seg_kwargs",
+)  # fmt: skip
 """Keys of a configuration that decide what the network sees of an image."""
-Answer = Callable[[Records], str | None]
+OF_PLANS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
+"""Keys of the plans that do."""
+Answer = Callable[[Fold], str | None]
 
 
 def _differ(title: str, values: Mapping[str, str]) -> list[str]:
@@ -42,7 +38,7 @@ class Question:
     answers are found by comparing whole arms (in fairness.py). equal: the answers must be equal; otherwise they differ by
     design. core: a comparison cannot be called fair while the answer is unknown. stops: a difference makes the scores wrong,
     not merely unfair, so the comparison stops unless --allow declares it; reasons tells why, from the title and the arms'
-    answers. details: notes on a difference, from the records of each arm.
+    answers. details: notes on a difference, from the first fold of each arm.
     """
 
     key: str
@@ -52,47 +48,37 @@ class Question:
     core: bool = False
     stops: bool = False
     reasons: Callable[[str, Mapping[str, str]], list[str]] = _differ
-    details: Callable[[Mapping[str, Records]], list[str]] | None = None
+    details: Callable[[Mapping[str, Fold]], list[str]] | None = None
 
 
 # --- what must be equal ------------------------------------------------------------------------------------------------
 
 
-def _fingerprint(record: Records) -> str | None:
-    return _short_hash(record.fingerprint) if record.fingerprint else None
+def _short_hash(content: Any) -> str | None:
+    return digest(content)[:8] if content else None
 
 
-def _short_hash(content: Any) -> str:
-    return digest(content)[:8]
-
-
-def _split(record: Records) -> str | None:
-    held = record.manifest.get("split_hash")
+def _split(fold: Fold) -> str | None:
+    held = fold.noted("split_hash")
     if held:
         return held[:8]
-    return "fold all" if record.fold.name == "all" else None
+    return "fold all" if fold.name == "all" else None
 
 
-def _training_cases(record: Records) -> str | None:
-    count = record.manifest.get("cases", {}).get("train") or record.log.train_cases
+def _training_cases(fold: Fold) -> str | None:
+    count = fold.noted("cases", "train") or fold.log.train_cases
     return str(count) if count else None
 
 
-def _held_out(record: Records) -> str | None:
-    if record.fold.name == "all" and record.fold.predictions:
+def _held_out(fold: Fold) -> str | None:
+    if fold.name == "all" and fold.predictions:
         return f"{WRONG} trained on all cases"
-    if record.log.overlap:
+    if fold.log.overlap:
         return f"{WRONG} validation cases were trained on"
-    if _predicts_its_own_cases(record):
+    predicted = {case for of_run in fold.run.folds if not of_run.name for case in of_run.predictions}
+    if predicted & fold.evaluated.keys():  # cases of the model's cross-validation, which some folds were trained on
         return None
-    return "yes" if record.log.train_cases or "split_hash" in record.manifest else None
-
-
-def _predicts_its_own_cases(record: Records) -> bool:
-    """True if a folder of masks holds cases of its model's cross-validation, which some of the folds were trained on."""
-    held = {case for fold in record.run.folds if not fold.name for case in fold.predictions}
-    own = {case_of(Path(entry["prediction_file"])) for entry in record.summary.get("metric_per_case", ())}
-    return bool(held & own)
+    return "yes" if fold.log.train_cases or "split_hash" in fold.manifest else None
 
 
 def _not_held_out(title: str, values: Mapping[str, str]) -> list[str]:
@@ -103,61 +89,50 @@ def _not_held_out(title: str, values: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _labels(record: Records) -> str | None:
-    labels = record.dataset.get("labels", {})
-    order = record.dataset.get("regions_class_order")
+def _labels(fold: Fold) -> str | None:
+    labels = fold.run.dataset_json.get("labels", {})
+    order = fold.run.dataset_json.get("regions_class_order")
     shown = ", ".join(f"{name} {value}" for name, value in labels.items())
     return f"{shown}; regions in the order {order}" if order else shown or None
 
 
-def _preprocessing(record: Records) -> str | None:
-    held, plans = record.configuration, record.plans
+def _preprocessing(fold: Fold) -> str | None:
+    held, plans = fold.configuration, fold.run.plans
     if "normalization_schemes" not in held:
         return None
-    content = {key: held.get(key) for key in PREPROCESSING} | {
-        key: plans.get(key)
-        for key in ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
-    }
+    content = {key: held.get(key) for key in PREPROCESSING} | {key: plans.get(key) for key in OF_PLANS}
     schemes = ", ".join(dict.fromkeys(name.removesuffix("Normalization") for name in held["normalization_schemes"]))
     return f"{schemes}, {_short_hash(content)}"
 
 
-def _preprocessed(record: Records) -> str | None:
-    held = record.manifest.get("preprocessed_hash")
+def _preprocessed_data(fold: Fold) -> str | None:
+    held = fold.noted("preprocessed_hash")
     return held[:8] if held else None
 
 
 def _of_configuration(key: str) -> Answer:
-    def of(record: Records) -> str | None:
-        value = record.manifest.get(key) or record.configuration.get(key)
-        return _shown(value) if value is not None else None
-
-    return of
+    return lambda fold: _text(fold.noted(key) or fold.configuration.get(key))
 
 
-def _epochs(record: Records) -> str | None:
-    planned = record.debug.get("num_epochs") or record.training.get("num_epochs")
-    done = record.log.epochs or record.manifest.get("epochs_done")
+def _epochs(fold: Fold) -> str | None:
+    planned = fold.debug.get("num_epochs") or fold.run.training.get("num_epochs")
+    done = fold.log.epochs or fold.noted("epochs_done")
     if done is None:
         return None
     return f"{done} of {planned}" if planned and str(planned) != str(done) else str(done)
 
 
 def _debug_or_recipe(key: str) -> Answer:
-    def of(record: Records) -> str | None:
-        value = record.debug.get(key, record.training.get(key))
-        return None if value is None else str(value)
-
-    return of
+    return lambda fold: _text(fold.debug.get(key, fold.run.training.get(key)))
 
 
-def _augmentation(record: Records) -> str | None:
-    parts = record.transforms
-    return None if parts is None else f"{len(parts)} transforms, {_short_hash(parts)}"
+def _augmentation(fold: Fold) -> str | None:
+    parts = fold.transforms
+    return None if parts is None else f"{len(parts)} transforms, {digest(parts)[:8]}"
 
 
-def _differing_transforms(records: Mapping[str, Records]) -> list[str]:
-    parts = {name: record.transforms or [] for name, record in records.items()}
+def _differing_transforms(folds: Mapping[str, Fold]) -> list[str]:
+    parts = {name: fold.transforms or [] for name, fold in folds.items()}
     shared = set.intersection(*map(set, parts.values()))
     return [
         f"augmentation that only {name} has: {'; '.join(part for part in own if part not in shared)}"
@@ -166,124 +141,114 @@ def _differing_transforms(records: Mapping[str, Records]) -> list[str]:
     ]
 
 
-def _oversampling(record: Records) -> str | None:
-    share = record.debug.get("oversample_foreground_percent", record.manifest.get("oversample_foreground_percent"))
-    if share is None:
-        return None
-    return f"{share}{', drawn at random' if record.debug.get('probabilistic_oversampling') == 'True' else ''}"
+def _oversampling(fold: Fold) -> str | None:
+    share = fold.debug.get("oversample_foreground_percent", fold.noted("oversample_foreground_percent"))
+    at_random = fold.debug.get("probabilistic_oversampling") == "True"
+    return None if share is None else f"{share}{', drawn at random' if at_random else ''}"
 
 
-def _mirroring(record: Records) -> str | None:
-    return None if record.mirror_axes is None else _axes(record.mirror_axes)
-
-
-def _mirroring_at_prediction(record: Records) -> str | None:
-    validation = record.manifest.get("validation", {})
+def _mirroring_at_prediction(fold: Fold) -> str | None:
+    validation = fold.noted("validation") or {}
     if "mirroring_axes" in validation:
         return _axes(validation["mirroring_axes"] or [])
-    held = record.debug.get("inference_allowed_mirroring_axes")
-    if record.log.mirrored is False:
-        return "none"
-    return None if held is None else "none" if held == "None" else _axes(re.findall(r"\d+", held))
+    if fold.log.mirrored is False:
+        return _axes([])
+    held = fold.debug.get("inference_allowed_mirroring_axes")
+    return _axes(None if held is None else re.findall(r"\d+", held))
 
 
-def _predictor(record: Records) -> str | None:
-    if not record.manifest and not record.debug:
+def _predictor(fold: Fold) -> str | None:
+    if not fold.manifest and not fold.debug:
         return None
-    fast = record.manifest.get("validation", {}).get("fast")
+    fast = fold.noted("validation", "fast")
     return f"nnvit's fast one, {fast}" if fast else "nnU-Net's"
 
 
-def _checkpoint(record: Records) -> str | None:
-    held = record.manifest.get("validation", {}).get("checkpoint")
-    return held.removeprefix("checkpoint_").removesuffix(".pth") if held else record.log.checkpoint
-
-
-def _version(name: str) -> Answer:
-    return lambda record: record.manifest.get("versions", {}).get(name)
+def _checkpoint(fold: Fold) -> str | None:
+    held = fold.noted("validation", "checkpoint")
+    return held.removeprefix("checkpoint_").removesuffix(".pth") if held else fold.log.checkpoint
 
 
 # --- what differs by design --------------------------------------------------------------------------------------------
 
 
-def _model_part(place: int) -> Answer:
-    def of(record: Records) -> str | None:
-        name = record.run.model.resolve().name if record.run.model else ""
-        return name.split("__")[place] if name.count("__") == 2 else None
-
-    return of
+def _part_of_name(part: str) -> Answer:
+    return lambda fold: getattr(ModelName.parse(fold.run.model.resolve().name), part, None) if fold.run.model else None
 
 
-def _network(record: Records) -> str | None:
-    model = record.run.recipe.get("model", {})
+def _network(fold: Fold) -> str | None:
+    model = fold.run.recipe.get("model", {})
     if model.get("head", "plans") == "plans":
-        return record.network_class
+        return fold.network_class
     return f"{model['head']} on {model['backbone']} {model['backbone_size']}, neck {model['neck']}"
 
 
-def _parameters(record: Records) -> str | None:
-    held = record.manifest.get("parameters", {})
+def _parameters(fold: Fold) -> str | None:
+    held = fold.noted("parameters")
     return f"{held['total']:,}, {held['trainable']:,} trained" if held else None
 
 
-def _weights(record: Records) -> str | None:
-    held = record.manifest.get("weights", {}).get("source") or record.run.recipe.get("model", {}).get("weights")
-    return "random" if not held and record.run.recipe else held
+def _weights(fold: Fold) -> str | None:
+    held = fold.noted("weights", "source") or fold.run.recipe.get("model", {}).get("weights")
+    return "random" if not held and fold.run.recipe else held
 
 
-def _optimizer(record: Records) -> str | None:
-    text = record.debug.get("optimizer", "")
-    name = text.split(" ")[0].strip() or record.training.get("optimizer")
+def _optimizer(fold: Fold) -> str | None:
+    text = fold.debug.get("optimizer", "")
+    name = text.split(" ")[0].strip() or fold.run.training.get("optimizer")
     settings = [f"{key} {found[1]}" for key in ("momentum", "betas", "nesterov")
                 if (found := re.search(rf"^\s*{key}: (.+)$", text, re.MULTILINE))]  # fmt: skip
-    return f"{name}{', ' if settings else ''}{', '.join(settings)}" if name else None
+    return ", ".join([name, *settings]) if name else None
 
 
-def _rate(record: Records) -> str | None:
-    training = record.training
+def _rate(fold: Fold) -> str | None:
+    training = fold.run.training
     if training:
-        backbone = record.run.recipe["model"].get("backbone") and tuning_of(record.run.recipe) != "frozen"
+        backbone = fold.run.recipe["model"].get("backbone") and fold.run.tuning != "frozen"
         return f"{training['lr']:g}" + (f", backbone {training['backbone_lr']:g}" if backbone else "")
-    held = record.log.first_rate if record.debug.get("initial_lr") in (None, "None") else record.debug["initial_lr"]
-    return None if held is None else f"{held:g}" if isinstance(held, float) else f"{held}"
+    held = fold.debug.get("initial_lr")
+    if held in (None, "None"):
+        held = fold.log.first_rate
+    return f"{held:g}" if isinstance(held, float) else held
 
 
-def _schedule(record: Records) -> str | None:
-    held = re.search(r"\.(\w+) object", record.debug.get("lr_scheduler", ""))
-    name = record.training.get("schedule") or (held[1] if held else None)
-    warmup = record.training.get("warmup_epochs")
+def _schedule(fold: Fold) -> str | None:
+    held = re.search(r"\.(\w+) object", fold.debug.get("lr_scheduler", ""))
+    name = fold.run.training.get("schedule") or (held[1] if held else None)
+    warmup = fold.run.training.get("warmup_epochs")
     return f"{name}, {warmup} epochs of warm-up" if warmup else ("poly" if name == "PolyLRScheduler" else name)
 
 
-def _precision(record: Records) -> str | None:
-    held = record.manifest.get("precision", {}).get("name")
-    if held or "grad_scaler" not in record.debug or record.run.recipe:
+def _precision(fold: Fold) -> str | None:
+    held = fold.noted("precision", "name")
+    if held or "grad_scaler" not in fold.debug or fold.run.recipe:
         return held
-    return "fp16" if "GradScaler" in record.debug["grad_scaler"] else "fp32"
+    return "fp16" if "GradScaler" in fold.debug["grad_scaler"] else "fp32"
 
 
-def _seed(record: Records) -> str | None:
-    return ("none" if record.run.seed is None else str(record.run.seed)) if record.run.recipe else None
+def _seed(fold: Fold) -> str | None:
+    return ("none" if fold.run.seed is None else str(fold.run.seed)) if fold.run.recipe else None
 
 
-def _recipe_key(key: str) -> Answer:
-    return lambda record: str(record.training[key]) if key in record.training else None
+# --- texts -------------------------------------------------------------------------------------------------------------
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return " x ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
-    return str(value)
+    return None if value is None else str(value)
 
 
-def _axes(axes: Any) -> str:
+def _axes(axes: Any) -> str | None:
+    if axes is None:
+        return None
     return "axes " + ", ".join(str(axis) for axis in axes) if axes else "none"
 
 
 QUESTIONS: tuple[Question, ...] = (
     Question(key="cases", title="cases", stops=True),
     Question(key="recorded", title="training is on record"),
-    Question(key="fingerprint", title="data-set fingerprint", answer=_fingerprint),
+    Question(key="fingerprint", title="data-set fingerprint", answer=lambda fold: _short_hash(fold.run.fingerprint)),
     Question(key="splits", title="split (training and validation cases)", answer=_split, stops=True),
     Question(key="training_cases", title="training cases", answer=_training_cases),
     Question(
@@ -295,7 +260,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(key="labels", title="labels", answer=_labels, core=True, stops=True),
     Question(key="preprocessing", title="preprocessing", answer=_preprocessing, core=True),
-    Question(key="preprocessed_data", title="preprocessed files", answer=_preprocessed),
+    Question(key="preprocessed_data", title="preprocessed files", answer=_preprocessed_data),
     Question(key="spacing", title="spacing", answer=_of_configuration("spacing"), core=True),
     Question(key="patch_size", title="patch size", answer=_of_configuration("patch_size"), core=True),
     Question(key="batch_size", title="batch size", answer=_of_configuration("batch_size"), core=True),
@@ -305,21 +270,21 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(key="augmentation", title="augmentation", answer=_augmentation, core=True, details=_differing_transforms),
     Question(key="oversampling", title="oversampling of foreground", answer=_oversampling),
-    Question(key="mirroring", title="mirroring in training", answer=_mirroring, core=True),
+    Question(key="mirroring", title="mirroring in training", answer=lambda fold: _axes(fold.mirror_axes), core=True),
     Question(
         key="mirroring_at_prediction", title="mirroring at prediction", answer=_mirroring_at_prediction, core=True
     ),
     Question(key="predictor", title="predictor of the masks", answer=_predictor),
-    Question(key="loss", title="loss", answer=lambda record: record.loss, core=True),
+    Question(key="loss", title="loss", answer=lambda fold: fold.loss, core=True),
     Question(key="batch_dice", title="Dice loss over the batch", answer=_of_configuration("batch_dice")),
     Question(key="checkpoint", title="checkpoint that was validated", answer=_checkpoint),
-    Question(key="nnunet_version", title="nnU-Net version", answer=_version("nnunetv2")),
-    Question(key="trainer", title="trainer", answer=_model_part(0), equal=False),
-    Question(key="plans", title="plans", answer=_model_part(1), equal=False),
+    Question(key="nnunet_version", title="nnU-Net version", answer=lambda fold: fold.noted("versions", "nnunetv2")),
+    Question(key="trainer", title="trainer", answer=_part_of_name("trainer"), equal=False),
+    Question(key="plans", title="plans", answer=_part_of_name("plans"), equal=False),
     Question(key="network", title="network", answer=_network, equal=False),
     Question(key="parameters", title="parameters", answer=_parameters, equal=False),
     Question(key="weights", title="weights at the start", answer=_weights, equal=False),
-    Question(key="tuning", title="tuning", answer=lambda record: tuning_of(record.run.recipe), equal=False),
+    Question(key="tuning", title="tuning", answer=lambda fold: fold.run.tuning, equal=False),
     Question(key="optimizer", title="optimiser", answer=_optimizer, equal=False),
     Question(key="learning_rate", title="learning rate", answer=_rate, equal=False),
     Question(key="schedule", title="schedule", answer=_schedule, equal=False),
@@ -330,18 +295,15 @@ QUESTIONS: tuple[Question, ...] = (
         answer=_debug_or_recipe("enable_deep_supervision"),
         equal=False,
     ),
-    Question(key="ema", title="mean of the weights", answer=_recipe_key("ema"), equal=False),
+    Question(
+        key="ema", title="mean of the weights", answer=lambda fold: _text(fold.run.training.get("ema")), equal=False
+    ),
     Question(key="seeds", title="seeds", answer=_seed, equal=False),
     Question(key="precision", title="precision", answer=_precision, equal=False),
     Question(
-        key="torch_version", title="torch version", answer=lambda record: record.debug.get("torch_version"), equal=False
+        key="torch_version", title="torch version", answer=lambda fold: fold.debug.get("torch_version"), equal=False
     ),
-    Question(key="device", title="device", answer=lambda record: record.device, equal=False),
+    Question(key="device", title="device", answer=lambda fold: fold.device, equal=False),
     Question(key="predictions", title="masks are those that were evaluated", stops=True),
 )
 """All questions, in the order of stats.json."""
-
-
-def question_of(key: str) -> Question:
-    """Returns the question of that key."""
-    return next(question for question in QUESTIONS if question.key == key)

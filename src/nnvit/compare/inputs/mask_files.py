@@ -3,7 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ ENDINGS = (*MEDICAL, *NATURAL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMap:
+class _LabelMap:
     """A label map (H, W) or (D, H, W) of whole numbers.
 
     spacing: mm along each of its axes (1 for photographs, whose unit is the pixel). origin, direction: as in SimpleITK;
@@ -31,7 +31,7 @@ class LabelMap:
     origin: tuple[float, ...] = ()
     direction: tuple[float, ...] = ()
 
-    def difference_to(self, other: "LabelMap") -> str:
+    def difference_to(self, other: "_LabelMap") -> str:
         """Describes how its geometry differs from that of another mask of the case; empty where it does not."""
         if self.labels.shape != other.labels.shape:
             return f"shape {_times(self.labels.shape)} against {_times(other.labels.shape)}"
@@ -68,7 +68,7 @@ def masks_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_mask(path: Path) -> LabelMap:
+def read_mask(path: Path) -> _LabelMap:
     """Reads a mask with its geometry; a volume of one slice becomes 2D.
 
     Raises CompareError for a file that is cut short, is no image, or does not hold whole numbers.
@@ -76,9 +76,7 @@ def read_mask(path: Path) -> LabelMap:
     if not path.is_file():
         raise CompareError(f"{path} does not exist; every arm needs a mask of every case.")
     mask = _photograph(path) if path.suffix.lower() in NATURAL else _volume(path)
-    return LabelMap(
-        labels=_whole(mask.labels, path), spacing=mask.spacing, origin=mask.origin, direction=mask.direction
-    )
+    return replace(mask, labels=_whole(mask.labels, path))
 
 
 def spacing_of(path: Path) -> tuple[float, ...]:
@@ -92,7 +90,7 @@ def spacing_of(path: Path) -> tuple[float, ...]:
     return tuple(spacing[1:]) if len(size) == 3 and size[0] == 1 else tuple(spacing)
 
 
-def _photograph(path: Path) -> LabelMap:
+def _photograph(path: Path) -> _LabelMap:
     try:
         with Image.open(path) as image:
             frames = []
@@ -109,7 +107,7 @@ def _photograph(path: Path) -> LabelMap:
                 "Convert it, as `nnvit dataset import` does."
             )
         labels = labels[..., 0]
-    return LabelMap(labels=labels, spacing=_sidecar(path, labels.ndim))
+    return _LabelMap(labels=labels, spacing=_sidecar(path, labels.ndim))
 
 
 def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
@@ -122,7 +120,7 @@ def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
     return (1.0,) * ndim
 
 
-def _volume(path: Path) -> LabelMap:
+def _volume(path: Path) -> _LabelMap:
     import SimpleITK
 
     _check_whole_file(path)
@@ -137,7 +135,7 @@ def _volume(path: Path) -> LabelMap:
         )
     if labels.ndim == 3 and labels.shape[0] == 1:
         labels, spacing = labels[0], spacing[1:]
-    return LabelMap(labels=labels, spacing=spacing, origin=image.GetOrigin(), direction=image.GetDirection())
+    return _LabelMap(labels=labels, spacing=spacing, origin=image.GetOrigin(), direction=image.GetDirection())
 
 
 def _check_whole_file(path: Path) -> None:
@@ -150,9 +148,12 @@ def _check_whole_file(path: Path) -> None:
         except (EOFError, OSError, zlib.error) as error:
             raise _broken(path, error) from error
     elif path.suffix.lower() == ".nii":
+        import SimpleITK
+
         reader = _header(path)
         voxels = int(np.prod(reader.GetSize())) * reader.GetNumberOfComponents()
-        wanted = 352 + voxels * _bytes_of(reader.GetPixelID())
+        one = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1], reader.GetPixelID()))
+        wanted = 352 + voxels * one.itemsize
         if path.stat().st_size < wanted:
             raise _broken(path, f"its header announces {wanted} bytes, it has {path.stat().st_size}")
 
@@ -167,12 +168,6 @@ def _header(path: Path) -> Any:
     except RuntimeError as error:
         raise _broken(path, error) from error
     return reader
-
-
-def _bytes_of(pixel_id: int) -> int:
-    import SimpleITK
-
-    return int(SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1], pixel_id)).itemsize)
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:

@@ -8,18 +8,17 @@ arms; here every metric is NaN, and the false-positive volume is a metric of its
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from .surface import SurfaceDistances, surface_distances
+from .surface import SurfaceDistances
 
 HD95_RULE = (
     "the larger of the two directed 95th percentiles, weighted by surface area; where a structure is missed, the diagonal "
     "of the image, the worst value possible"
 )
-KEYS = ("dataset", "arm", "run", "fold", "case", "label")
-"""The columns that say which mask and label a row is about."""
 NAN = float("nan")
 POINTS = 100.0
 """Differences of metrics between 0 and 1 are shown in points of 0.01."""
@@ -44,8 +43,26 @@ class Labels:
         held = {value for values in self.values.values() for value in values} | {0, *self.others}
         return held | ({self.ignore} if self.ignore is not None else set())
 
+    def score(
+        self, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float
+    ) -> dict[str, dict[str, Any]]:
+        """Scores two label maps of one shape, (H, W) or (D, H, W): label -> the columns from n_ref to missed, and `n_both`.
 
-class LabelPair:
+        spacing: mm along each axis. tolerance: of the NSD, in mm. n_both: voxels that both masks share, for the check
+        against summary.json.
+        """
+        counted = True if self.ignore is None else reference != self.ignore
+        rows = {}
+        for name, values in self.values.items():
+            masks = [
+                np.logical_or.reduce([array == value for value in values]) & counted
+                for array in (reference, prediction)
+            ]
+            rows[name] = _LabelPair(masks[0], masks[1], spacing, tolerance).row(tubular=name in self.tubular)
+        return rows
+
+
+class _LabelPair:
     """The two bool masks of one label of one case, and quantities that several metrics share, each computed once.
 
     reference, prediction: (H, W) or (D, H, W). spacing: mm along each axis. tolerance: of the NSD, in mm.
@@ -58,15 +75,26 @@ class LabelPair:
         self.n_ref, self.n_pred = int(reference.sum()), int(prediction.sum())
         self.n_both = int((reference & prediction).sum())
 
-    @cached_property
+    @property
     def voxel(self) -> float:
         """The size of a voxel in mm³ (mm² in 2D)."""
         return float(np.prod(self.spacing))
 
+    @property
+    def diagonal(self) -> float:
+        """The diagonal of the image, in mm."""
+        return float(np.linalg.norm(np.multiply(self.reference.shape, self.spacing)))
+
     @cached_property
     def distances(self) -> SurfaceDistances:
         """The distances between the two surfaces; neither mask may be empty."""
-        return surface_distances(self.reference, self.prediction, self.spacing)
+        return SurfaceDistances.between(self.reference, self.prediction, self.spacing)
+
+    def row(self, *, tubular: bool = False) -> dict[str, Any]:
+        """The columns from n_ref to missed, and `n_both`."""
+        row: dict[str, Any] = {"n_ref": self.n_ref, "n_pred": self.n_pred}
+        row |= {metric.key: metric.value(self, tubular=tubular) for metric in METRICS}
+        return row | {"missed": bool(self.n_ref and not self.n_pred), "n_both": self.n_both}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +112,8 @@ class Metric:
 
     key: str
     name: str
-    measure: Callable[[LabelPair], float]
-    missed: Callable[[LabelPair], float] | None = None
+    measure: Callable[[_LabelPair], float]
+    missed: Callable[[_LabelPair], float] | None = None
     unit: str = ""
     lower_is_better: bool = False
     digits: int = 4
@@ -93,7 +121,7 @@ class Metric:
     tubular: bool = False
     note: str = ""
 
-    def value(self, pair: LabelPair, *, tubular: bool) -> float:
+    def value(self, pair: _LabelPair, *, tubular: bool) -> float:
         """Returns the score, NaN where the metric is not defined."""
         if (self.tubular and not tubular) or self.on_empty != (pair.n_ref == 0):
             return NAN
@@ -112,16 +140,7 @@ class Metric:
         return f"{self.name} ({self.unit_in(spacing_unit)})" if self.unit else self.name
 
 
-def _worst(pair: LabelPair) -> float:
-    return 0.0
-
-
-def _diagonal(pair: LabelPair) -> float:
-    """The diagonal of the image, in mm."""
-    return float(np.linalg.norm(np.multiply(pair.reference.shape, pair.spacing)))
-
-
-def _cl_dice(pair: LabelPair) -> float:
+def _cl_dice(pair: _LabelPair) -> float:
     """Harmonic mean of the shares of each mask's centre line that lie in the other mask (Shit et al. 2021, arXiv 2003.07311)."""
     precision = _share_within(_center_line(pair.prediction), pair.reference)
     sensitivity = _share_within(_center_line(pair.reference), pair.prediction)
@@ -154,15 +173,15 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="iou", name="IoU", measure=lambda pair: pair.n_both / (pair.n_ref + pair.n_pred - pair.n_both)),
     Metric(key="sensitivity", name="sensitivity", measure=lambda pair: pair.n_both / pair.n_ref),
     # NaN for an empty prediction would depend on the arm, which breaks the pairing: the worst value instead
-    Metric(key="precision", name="precision", measure=lambda pair: pair.n_both / pair.n_pred, missed=_worst),
+    Metric(key="precision", name="precision", measure=lambda pair: pair.n_both / pair.n_pred, missed=lambda pair: 0.0),
     Metric(
-        key="nsd", name="NSD", measure=lambda pair: pair.distances.surface_dice(pair.tolerance), missed=_worst
+        key="nsd", name="NSD", measure=lambda pair: pair.distances.surface_dice(pair.tolerance), missed=lambda pair: 0.0
     ),
     Metric(
-        key="hd95_mm", name="HD95", measure=lambda pair: pair.distances.hausdorff(95), missed=_diagonal, unit="mm",
-        lower_is_better=True, digits=2,
+        key="hd95_mm", name="HD95", measure=lambda pair: pair.distances.hausdorff(95), missed=lambda pair: pair.diagonal,
+        unit="mm", lower_is_better=True, digits=2,
     ),
-    Metric(key="cldice", name="clDice", measure=_cl_dice, missed=_worst, tubular=True),
+    Metric(key="cldice", name="clDice", measure=_cl_dice, missed=lambda pair: 0.0, tubular=True),
     Metric(
         key="fp_volume_mm3", name="FP volume", measure=lambda pair: pair.n_pred * pair.voxel, unit="mm³",
         lower_is_better=True, digits=2, on_empty=True, note="of false positives, where the reference is empty",
@@ -174,8 +193,3 @@ METRICS: tuple[Metric, ...] = (
 def metric_of(key: str) -> Metric:
     """Returns the metric of that key."""
     return next(metric for metric in METRICS if metric.key == key)
-
-
-def columns() -> list[str]:
-    """Returns the columns of cases.csv, in order."""
-    return [*KEYS, "n_ref", "n_pred", *(metric.key for metric in METRICS), "missed"]

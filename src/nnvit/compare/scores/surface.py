@@ -25,6 +25,21 @@ class SurfaceDistances:
     from_prediction: np.ndarray
     prediction_sizes: np.ndarray
 
+    @classmethod
+    def between(cls, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> "SurfaceDistances":
+        """Measures two bool masks (H, W) or (D, H, W), neither of them empty; spacing: mm along each axis."""
+        (box,) = ndimage.find_objects((reference | prediction).view(np.uint8))
+        sizes = _element_sizes(spacing)
+        codes = [_neighbour_codes(mask[box]) for mask in (reference, prediction)]
+        surfaces = [(code != 0) & (code != len(sizes) - 1) for code in codes]
+        distances = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+        return cls(
+            from_reference=distances[1][surfaces[0]],
+            reference_sizes=sizes[codes[0][surfaces[0]]],
+            from_prediction=distances[0][surfaces[1]],
+            prediction_sizes=sizes[codes[1][surfaces[1]]],
+        )
+
     def surface_dice(self, tolerance: float) -> float:
         """Normalised surface Dice (NSD): the share of both surfaces that lies within `tolerance` mm of the other one."""
         close = self.reference_sizes[self.from_reference <= tolerance].sum()
@@ -39,26 +54,11 @@ class SurfaceDistances:
         )
 
 
-def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> SurfaceDistances:
-    """Measures two bool masks (H, W) or (D, H, W), neither of them empty; spacing: mm along each axis."""
-    box = _bounding_box(reference | prediction)
-    sizes = _element_sizes(spacing)
-    codes = [_neighbour_codes(mask[box]) for mask in (reference, prediction)]
-    surfaces = [(code != 0) & (code != len(sizes) - 1) for code in codes]
-    to_reference, to_prediction = (ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
-    return SurfaceDistances(
-        from_reference=to_prediction[surfaces[0]],
-        reference_sizes=sizes[codes[0][surfaces[0]]],
-        from_prediction=to_reference[surfaces[1]],
-        prediction_sizes=sizes[codes[1][surfaces[1]]],
-    )
-
-
 def _neighbour_codes(mask: np.ndarray) -> np.ndarray:
     """Returns, for each corner of voxels, one bit per voxel that meets there (4 or 8); one longer than `mask` along each axis."""
     padded = np.pad(mask, 1).view(np.uint8)
     codes = np.zeros([length + 1 for length in mask.shape], np.uint8)
-    for bit, corner in enumerate(_corners(mask.ndim)):
+    for bit, corner in enumerate(product((0, 1), repeat=mask.ndim)):
         window = tuple(slice(start, start + length) for start, length in zip(corner, codes.shape, strict=True))
         codes |= padded[window] << bit
     return codes
@@ -68,15 +68,10 @@ def _neighbour_codes(mask: np.ndarray) -> np.ndarray:
 def _element_sizes(spacing: tuple[float, ...]) -> np.ndarray:
     """The size of a surface element for each of the 16 (256) codes: mm of contour, or mm² of surface."""
     measure = _contour_length if len(spacing) == 2 else _surface_area
-    count = 2 ** len(_corners(len(spacing)))
+    count = 2**2 ** len(spacing)
     sizes = np.array([measure(code, spacing) if 0 < code < count - 1 else 0.0 for code in range(count)])
     sizes.setflags(write=False)
     return sizes
-
-
-def _corners(ndim: int) -> list[tuple[int, ...]]:
-    """The places of the voxels of a neighbourhood, in the order of their bits."""
-    return list(product((0, 1), repeat=ndim))
 
 
 def _neighbourhood(code: int, ndim: int) -> np.ndarray:
@@ -103,11 +98,6 @@ def _surface_area(code: int, spacing: tuple[float, ...]) -> float:
         cube = ~cube
     vertices, faces, _, _ = marching_cubes(cube.astype(np.float32), 0.5, spacing=spacing, method="lorensen")
     return float(mesh_surface_area(vertices, faces))
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around all that is True."""
-    return ndimage.find_objects(mask.view(np.uint8))[0]
 
 
 def _weighted_percentile(distances: np.ndarray, sizes: np.ndarray, percent: float) -> float:
