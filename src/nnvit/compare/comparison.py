@@ -13,7 +13,7 @@ from nnvit.records.json_files import write_json
 
 from .audit.fairness import Audit
 from .inputs.arms import Arm, find_arms
-from .inputs.costs import ArmCost, costs
+from .inputs.costs import ArmCost
 from .inputs.mask_files import NATURAL
 from .inputs.references import GroundTruth
 from .resolved_options import Options
@@ -209,7 +209,7 @@ def _write(out: Path, masks: _Masks, fairness: Audit, options: Options, images: 
 
     if Path(sys.argv[0]).stem == "nnvit":
         options = replace(options, command=without_home(" ".join(sys.argv)))
-    cost = costs(masks.arms)
+    cost = ArmCost.of_all(masks.arms)
     cases, observer = masks.tables()
     cases.to_csv(out / "cases.csv", index=False)
     if observer is not None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import costs
+from nnvit.compare.inputs.costs import ArmCost
 from nnvit.errors import CompareError
 from tests.compare.planted import (
     MIRROR,
@@ -416,7 +416,7 @@ def test_a_fork_may_write_what_nnunet_does_not(study: Study) -> None:
     assert rows["loss"]["values"]["nnUNetTrainer"] == "unknown"
     assert rows["mirroring_at_prediction"]["status"] == "equal"
     assert rows["patch_size"]["status"] == "equal"
-    assert [cost.arm for cost in costs(find_arms([stock]))] == ["nnUNetTrainer"]
+    assert [cost.arm for cost in ArmCost.of_all(find_arms([stock]))] == ["nnUNetTrainer"]
 
 
 def test_an_unfinished_fold_is_named(study: Study) -> None:

@@ -5,7 +5,7 @@ The answer of a fold is a short text to show and to compare; None where no recor
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from nnvit.compare.inputs.training_records import Fold
@@ -30,7 +30,7 @@ def _differ(title: str, values: Mapping[str, str]) -> list[str]:
     return [f"the arms differ in their {title}: " + "; ".join(f"{name} has {value}" for name, value in values.items())]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Question:
     """One question of the audit: everything that it and the report need to know about it.
 
@@ -44,6 +44,7 @@ class Question:
     key: str
     title: str
     answer: Answer | None = None
+    _: KW_ONLY
     equal: bool = True
     core: bool = False
     stops: bool = False
@@ -54,15 +55,16 @@ class Question:
 # --- what must be equal ------------------------------------------------------------------------------------------------
 
 
+def _short(text: str | None) -> str | None:
+    return text[:8] if text else None
+
+
 def _short_hash(content: Any) -> str | None:
-    return digest(content)[:8] if content else None
+    return _short(digest(content)) if content else None
 
 
 def _split(fold: Fold) -> str | None:
-    held = fold.noted("split_hash")
-    if held:
-        return held[:8]
-    return "fold all" if fold.name == "all" else None
+    return _short(fold.noted("split_hash")) or ("fold all" if fold.name == "all" else None)
 
 
 def _training_cases(fold: Fold) -> str | None:
@@ -103,11 +105,6 @@ def _preprocessing(fold: Fold) -> str | None:
     content = {key: held.get(key) for key in PREPROCESSING} | {key: plans.get(key) for key in OF_PLANS}
     schemes = ", ".join(dict.fromkeys(name.removesuffix("Normalization") for name in held["normalization_schemes"]))
     return f"{schemes}, {_short_hash(content)}"
-
-
-def _preprocessed_data(fold: Fold) -> str | None:
-    held = fold.noted("preprocessed_hash")
-    return held[:8] if held else None
 
 
 def _of_configuration(key: str) -> Answer:
@@ -246,64 +243,45 @@ def _axes(axes: Any) -> str | None:
 
 
 QUESTIONS: tuple[Question, ...] = (
-    Question(key="cases", title="cases", stops=True),
-    Question(key="recorded", title="training is on record"),
-    Question(key="fingerprint", title="data-set fingerprint", answer=lambda fold: _short_hash(fold.run.fingerprint)),
-    Question(key="splits", title="split (training and validation cases)", answer=_split, stops=True),
-    Question(key="training_cases", title="training cases", answer=_training_cases),
-    Question(
-        key="held_out",
-        title="validated on cases that were held out",
-        answer=_held_out,
-        stops=True,
-        reasons=_not_held_out,
-    ),
-    Question(key="labels", title="labels", answer=_labels, core=True, stops=True),
-    Question(key="preprocessing", title="preprocessing", answer=_preprocessing, core=True),
-    Question(key="preprocessed_data", title="preprocessed files", answer=_preprocessed_data),
-    Question(key="spacing", title="spacing", answer=_of_configuration("spacing"), core=True),
-    Question(key="patch_size", title="patch size", answer=_of_configuration("patch_size"), core=True),
-    Question(key="batch_size", title="batch size", answer=_of_configuration("batch_size"), core=True),
-    Question(key="epochs", title="epochs", answer=_epochs, core=True),
-    Question(
-        key="iterations", title="iterations per epoch", answer=_debug_or_recipe("num_iterations_per_epoch"), core=True
-    ),
-    Question(key="augmentation", title="augmentation", answer=_augmentation, core=True, details=_differing_transforms),
-    Question(key="oversampling", title="oversampling of foreground", answer=_oversampling),
-    Question(key="mirroring", title="mirroring in training", answer=lambda fold: _axes(fold.mirror_axes), core=True),
-    Question(
-        key="mirroring_at_prediction", title="mirroring at prediction", answer=_mirroring_at_prediction, core=True
-    ),
-    Question(key="predictor", title="predictor of the masks", answer=_predictor),
-    Question(key="loss", title="loss", answer=lambda fold: fold.loss, core=True),
-    Question(key="batch_dice", title="Dice loss over the batch", answer=_of_configuration("batch_dice")),
-    Question(key="checkpoint", title="checkpoint that was validated", answer=_checkpoint),
-    Question(key="nnunet_version", title="nnU-Net version", answer=lambda fold: fold.noted("versions", "nnunetv2")),
-    Question(key="trainer", title="trainer", answer=_part_of_name("trainer"), equal=False),
-    Question(key="plans", title="plans", answer=_part_of_name("plans"), equal=False),
-    Question(key="network", title="network", answer=_network, equal=False),
-    Question(key="parameters", title="parameters", answer=_parameters, equal=False),
-    Question(key="weights", title="weights at the start", answer=_weights, equal=False),
-    Question(key="tuning", title="tuning", answer=lambda fold: fold.run.tuning, equal=False),
-    Question(key="optimizer", title="optimiser", answer=_optimizer, equal=False),
-    Question(key="learning_rate", title="learning rate", answer=_rate, equal=False),
-    Question(key="schedule", title="schedule", answer=_schedule, equal=False),
-    Question(key="weight_decay", title="weight decay", answer=_debug_or_recipe("weight_decay"), equal=False),
-    Question(
-        key="deep_supervision",
-        title="deep supervision",
-        answer=_debug_or_recipe("enable_deep_supervision"),
-        equal=False,
-    ),
-    Question(
-        key="ema", title="mean of the weights", answer=lambda fold: _text(fold.run.training.get("ema")), equal=False
-    ),
-    Question(key="seeds", title="seeds", answer=_seed, equal=False),
-    Question(key="precision", title="precision", answer=_precision, equal=False),
-    Question(
-        key="torch_version", title="torch version", answer=lambda fold: fold.debug.get("torch_version"), equal=False
-    ),
-    Question(key="device", title="device", answer=lambda fold: fold.device, equal=False),
-    Question(key="predictions", title="masks are those that were evaluated", stops=True),
+    Question("cases", "cases", stops=True),
+    Question("recorded", "training is on record"),
+    Question("fingerprint", "data-set fingerprint", lambda fold: _short_hash(fold.run.fingerprint)),
+    Question("splits", "split (training and validation cases)", _split, stops=True),
+    Question("training_cases", "training cases", _training_cases),
+    Question("held_out", "validated on cases that were held out", _held_out, stops=True, reasons=_not_held_out),
+    Question("labels", "labels", _labels, core=True, stops=True),
+    Question("preprocessing", "preprocessing", _preprocessing, core=True),
+    Question("preprocessed_data", "preprocessed files", lambda fold: _short(fold.noted("preprocessed_hash"))),
+    Question("spacing", "spacing", _of_configuration("spacing"), core=True),
+    Question("patch_size", "patch size", _of_configuration("patch_size"), core=True),
+    Question("batch_size", "batch size", _of_configuration("batch_size"), core=True),
+    Question("epochs", "epochs", _epochs, core=True),
+    Question("iterations", "iterations per epoch", _debug_or_recipe("num_iterations_per_epoch"), core=True),
+    Question("augmentation", "augmentation", _augmentation, core=True, details=_differing_transforms),
+    Question("oversampling", "oversampling of foreground", _oversampling),
+    Question("mirroring", "mirroring in training", lambda fold: _axes(fold.mirror_axes), core=True),
+    Question("mirroring_at_prediction", "mirroring at prediction", _mirroring_at_prediction, core=True),
+    Question("predictor", "predictor of the masks", _predictor),
+    Question("loss", "loss", lambda fold: fold.loss, core=True),
+    Question("batch_dice", "Dice loss over the batch", _of_configuration("batch_dice")),
+    Question("checkpoint", "checkpoint that was validated", _checkpoint),
+    Question("nnunet_version", "nnU-Net version", lambda fold: fold.noted("versions", "nnunetv2")),
+    Question("trainer", "trainer", _part_of_name("trainer"), equal=False),
+    Question("plans", "plans", _part_of_name("plans"), equal=False),
+    Question("network", "network", _network, equal=False),
+    Question("parameters", "parameters", _parameters, equal=False),
+    Question("weights", "weights at the start", _weights, equal=False),
+    Question("tuning", "tuning", lambda fold: fold.run.tuning, equal=False),
+    Question("optimizer", "optimiser", _optimizer, equal=False),
+    Question("learning_rate", "learning rate", _rate, equal=False),
+    Question("schedule", "schedule", _schedule, equal=False),
+    Question("weight_decay", "weight decay", _debug_or_recipe("weight_decay"), equal=False),
+    Question("deep_supervision", "deep supervision", _debug_or_recipe("enable_deep_supervision"), equal=False),
+    Question("ema", "mean of the weights", lambda fold: _text(fold.run.training.get("ema")), equal=False),
+    Question("seeds", "seeds", _seed, equal=False),
+    Question("precision", "precision", _precision, equal=False),
+    Question("torch_version", "torch version", lambda fold: fold.debug.get("torch_version"), equal=False),
+    Question("device", "device", lambda fold: fold.device, equal=False),
+    Question("predictions", "masks are those that were evaluated", stops=True),
 )
 """All questions, in the order of stats.json."""

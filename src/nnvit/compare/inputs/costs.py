@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,35 +32,37 @@ class ArmCost:
     predict_seconds_per_case: float | None = None
     device: str | None = None
 
+    @classmethod
+    def of_all(cls, arms: Sequence[Arm]) -> list[Self]:
+        """Returns the cost of each arm, all timed in one way."""
+        timed = all(_step_seconds(fold) is not None for arm in arms for fold in arm.trained)
+        return [cls._of(arm, _step_seconds if timed else _epoch_seconds) for arm in arms]
 
-def costs(arms: Sequence[Arm]) -> list[ArmCost]:
-    """Returns the cost of each arm."""
-    timed = all(_step_seconds(fold) is not None for arm in arms for fold in arm.trained)
-    return [_cost(arm, _step_seconds if timed else _epoch_seconds) for arm in arms]
+    @classmethod
+    def _of(cls, arm: Arm, per_iteration: Callable[[Fold], float | None]) -> Self:
+        def known(of: Callable[[Fold], Any]) -> list[Any]:
+            return [value for fold in arm.trained if (value := of(fold)) is not None]
 
+        def largest(*keys: str) -> int | None:
+            return max(known(lambda fold: fold.noted(*keys)), default=None)
 
-def _cost(arm: Arm, per_iteration: Callable[[Fold], float | None]) -> ArmCost:
-    def known(of: Callable[[Fold], Any]) -> list[Any]:
-        return [value for fold in arm.trained if (value := of(fold)) is not None]
-
-    def largest(*keys: str) -> int | None:
-        return max(known(lambda fold: fold.noted(*keys)), default=None)
-
-    hours = [sum(fold.log.epoch_seconds) / 3600 for fold in arm.trained if fold.log.epoch_seconds]
-    checkpoints = [fold.folder / "checkpoint_final.pth" for fold in arm.trained]
-    return ArmCost(
-        arm=arm.name,
-        parameters_total=largest("parameters", "total"),
-        parameters_trainable=largest("parameters", "trainable"),
-        flops=max(map(int, known(lambda fold: fold.noted("flops_per_patch"))), default=None),
-        seconds_per_iteration=_median(known(per_iteration)),
-        seconds_per_iteration_of="data and step" if per_iteration is _step_seconds else "epoch, validation included",
-        train_hours=sum(hours) / len(hours) if hours else None,
-        peak_memory_bytes=largest("peak_memory_bytes"),
-        checkpoint_bytes=max((path.stat().st_size for path in checkpoints if path.is_file()), default=None),
-        predict_seconds_per_case=_median(known(lambda fold: _median(fold.log.case_seconds))),
-        device=", ".join(sorted({fold.device for fold in arm.trained if fold.device})) or None,
-    )
+        hours = [sum(fold.log.epoch_seconds) / 3600 for fold in arm.trained if fold.log.epoch_seconds]
+        checkpoints = [fold.folder / "checkpoint_final.pth" for fold in arm.trained]
+        return cls(
+            arm=arm.name,
+            parameters_total=largest("parameters", "total"),
+            parameters_trainable=largest("parameters", "trainable"),
+            flops=max(map(int, known(lambda fold: fold.noted("flops_per_patch"))), default=None),
+            seconds_per_iteration=_median(known(per_iteration)),
+            seconds_per_iteration_of="data and step"
+            if per_iteration is _step_seconds
+            else "epoch, validation included",
+            train_hours=sum(hours) / len(hours) if hours else None,
+            peak_memory_bytes=largest("peak_memory_bytes"),
+            checkpoint_bytes=max((path.stat().st_size for path in checkpoints if path.is_file()), default=None),
+            predict_seconds_per_case=_median(known(lambda fold: _median(fold.log.case_seconds))),
+            device=", ".join(sorted({fold.device for fold in arm.trained if fold.device})) or None,
+        )
 
 
 def _step_seconds(fold: Fold) -> float | None:
