@@ -111,7 +111,6 @@ class _Masks:
         self.truth: dict[str, GroundTruth] = {}
         self.notes: list[str] = []
         self.jobs: list[ScoringJob] = []
-        self.places: list[dict[str, str]] = []
         self.scores: list[Scores] = []
         datasets = list(dict.fromkeys(run.dataset for arm in arms for run in arm.runs))
 
@@ -146,9 +145,9 @@ class _Masks:
                         labels=truth.labels,
                         tolerance=truth.tolerance,
                         lenient=lenient,
+                        place={"dataset": dataset, "arm": arm, "run": run, "fold": fold, "case": case},
                     )
                 )
-                self.places.append({"dataset": dataset, "arm": arm, "run": run, "fold": fold, "case": case})
 
     def score(self, found: Audit, out: Path, *, processes: int | None, quiet: bool) -> Audit:
         """Scores all masks, and returns the audit with what they tell."""
@@ -163,8 +162,8 @@ class _Masks:
         import pandas as pd
 
         rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-        for job, place, scores in zip(self.jobs, self.places, self.scores, strict=True):
-            rows[job.lenient] += [place | {"label": label} | row for label, row in scores.items()]
+        for job, scores in zip(self.jobs, self.scores, strict=True):
+            rows[job.lenient] += [job.place | {"label": label} | row for label, row in scores.items()]
         of_arms, of_human = (pd.DataFrame(rows[human], columns=list(COLUMNS)) for human in (False, True))
         return of_arms, of_human if self.human is not None else None
 
@@ -172,11 +171,11 @@ class _Masks:
         """Returns the references, and the masks of each arm's first run; cases of several data sets are DATASET/CASE."""
         references: dict[str, Path] = {}
         predictions: dict[str, dict[str, Path]] = {arm.name: {} for arm in self.arms}
-        for job, place in zip(self.jobs, self.places, strict=True):
-            case = f"{place['dataset']}/{place['case']}" if len(self.truth) > 1 else place["case"]
+        for job in self.jobs:
+            case = f"{job.place['dataset']}/{job.place['case']}" if len(self.truth) > 1 else job.place["case"]
             references[case] = job.reference
             if not job.lenient:
-                predictions[place["arm"]].setdefault(case, job.prediction)
+                predictions[job.place["arm"]].setdefault(case, job.prediction)
         return references, predictions
 
     def options(self) -> Options:
@@ -187,7 +186,7 @@ class _Masks:
         return Options(
             dataset=", ".join(self.truth),
             datasets=list(self.truth),
-            folds=list(dict.fromkeys(place["fold"] for place in self.places if place["fold"])),
+            folds=list(dict.fromkeys(job.place["fold"] for job in self.jobs if job.place["fold"])),
             human=self.human is not None,
             tubular=list(first.labels.tubular),
             nsd_tolerance_mm=first.tolerance,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnvit.compare.inputs.training_records import _loss_name, _mirror_axes, _read_log, _transforms
+from nnvit.compare.inputs.training_records import _Log, _loss_name, _mirror_axes, _transforms
 from tests.compare.planted import FOLDS, LOSS, STOCK_LOSS, TRANSFORMS, TRANSFORMS_OF_OURS, log
 
 COMPILED = """DeepSupervisionWrapper(
@@ -60,7 +60,7 @@ def test_mirror_axes() -> None:
 
 def test_a_log_from_start_to_end(tmp_path: Path) -> None:
     (tmp_path / "training_log_2026_3_1_09_00_00.txt").write_text(log("0", FOLDS["0"], ours=True))
-    found = _read_log(tmp_path)
+    found = _Log(tmp_path)
     assert (found.epochs, found.finished, found.train_cases, found.val_cases) == (3, True, 6, 6)
     assert (found.first_rate, found.checkpoint, found.mirrored, found.overlap) == (0.01, "final", True, False)
     assert found.epoch_seconds == (10.0,) * 3
@@ -71,12 +71,12 @@ def test_an_epoch_that_was_done_again_after_an_interruption_counts_once(tmp_path
     whole = log("0", FOLDS["0"])
     cut = whole[: whole.index("Epoch 2 ") + len("Epoch 2 \n")]
     (tmp_path / "training_log_2026_3_1_09_00_00.txt").write_text(cut)
-    assert (_read_log(tmp_path).epochs, _read_log(tmp_path).finished) == (2, False)
+    assert (_Log(tmp_path).epochs, _Log(tmp_path).finished) == (2, False)
     (tmp_path / "training_log_2026_3_1_11_00_00.txt").write_text(whole[whole.index("2026-03-01 09:00:1") :])
-    found = _read_log(tmp_path)
+    found = _Log(tmp_path)
     assert (found.epochs, found.finished, len(found.epoch_seconds)) == (3, True, 3)
 
 
 def test_no_log(tmp_path: Path) -> None:
-    found = _read_log(tmp_path)
+    found = _Log(tmp_path)
     assert (found.epochs, found.finished, found.start, found.case_seconds) == (None, False, None, ())

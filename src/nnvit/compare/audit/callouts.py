@@ -22,15 +22,15 @@ def call_outs(arms: Sequence[Arm], baseline: str | None) -> list[str]:
 def _twins(arms: Sequence[Arm]) -> list[str]:
     """Every pretrained arm needs a random-init twin that is tuned alike, and one that is trained in full."""
     runs = {arm.name: arm.runs[0] for arm in arms if arm.runs[0].recipe}
-    sources = {arm.name: {fold.noted("weights", "source") for fold in arm.trained} for arm in arms}
+    sources = {arm.name: {fold.recorded("weights", "source") for fold in arm.trained} for arm in arms}
     transferred = {name for name in runs if TRANSFERRED in sources[name]}
     random = [run for name, run in runs.items() if name not in transferred and not _is_pretrained(run)]
     notes = []
     for name, run in runs.items():
         if run in random:
             continue
-        others = [other for other in random if _same_network(run, other)]
-        alike = any(_training_alike(run, other) for other in others)
+        others = [other for other in random if _network(other) == _network(run)]
+        alike = any(_training(other) == _training(run) for other in others)
         missing = [] if alike else [f"tuned alike ({run.tuning})"]
         if not (alike and run.tuning == "full") and all(other.tuning != "full" for other in others):
             missing.append("trained in full")
@@ -52,19 +52,13 @@ def _is_pretrained(run: Run) -> bool:
     return model.get("head", "plans") != "plans" and model.get("weights") not in (None, "random")
 
 
-def _same_network(one: Run, other: Run) -> bool:
-    apart = {"weights", "freeze_backbone", "input_norm"}
-    return _without(one.recipe["model"], apart) == _without(other.recipe["model"], apart)
+def _network(run: Run) -> dict[str, Any]:
+    return _without(run.recipe["model"], {"weights", "freeze_backbone", "input_norm"})
 
 
-def _training_alike(one: Run, other: Run) -> bool:
-    apart = {"seed", "save_every", "save_every_iterations"}
-    frozen = [run.recipe["model"].get("freeze_backbone") for run in (one, other)]
-    lora = [run.recipe.get("lora") for run in (one, other)]
-    return _without(one.training, apart) == _without(other.training, apart) and (frozen[0], lora[0]) == (
-        frozen[1],
-        lora[1],
-    )
+def _training(run: Run) -> tuple[Any, ...]:
+    settings = _without(run.training, {"seed", "save_every", "save_every_iterations"})
+    return settings, run.recipe["model"].get("freeze_backbone"), run.recipe.get("lora")
 
 
 def _without(section: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
@@ -103,7 +97,7 @@ def _weak_baseline(arms: Sequence[Arm], baseline: str | None) -> list[str]:
 
 def _preset_for(folds: Sequence[Fold]) -> str:
     """The smallest preset planned for the largest GPU memory that was used; M where no record states it."""
-    used = [fold.manifest.get("peak_memory_bytes", 0) for fold in folds if fold.noted("device_type") == "cuda"]
+    used = [fold.manifest.get("peak_memory_bytes", 0) for fold in folds if fold.recorded("device_type") == "cuda"]
     most = max(used, default=0) / GIB
     return next((size for size, memory in RESENC.items() if most <= 1.25 * memory), "XL")
 

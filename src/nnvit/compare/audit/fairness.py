@@ -288,7 +288,7 @@ def _stopped(fold: Fold) -> bool:
 def _changed(fold: Fold, scores: Scored, labels: Labels) -> list[str]:
     """Reasons to doubt that the masks are those that nnU-Net evaluated at the end of this training."""
     predictions, evaluated, reasons = fold.predictions, fold.evaluated, []
-    wanted = fold.log.val_cases or fold.noted("cases", "val")
+    wanted = fold.log.val_cases or fold.recorded("cases", "val")
     if wanted and fold.name not in ("", "all") and len(predictions) != wanted:
         reasons.append(
             f"{fold.folder}/validation holds {len(predictions)} masks, the fold validates {wanted} cases: files are "

@@ -64,12 +64,7 @@ def _short_hash(content: Any) -> str | None:
 
 
 def _split(fold: Fold) -> str | None:
-    return _short(fold.noted("split_hash")) or ("fold all" if fold.name == "all" else None)
-
-
-def _training_cases(fold: Fold) -> str | None:
-    count = fold.noted("cases", "train") or fold.log.train_cases
-    return str(count) if count else None
+    return _short(fold.recorded("split_hash")) or ("fold all" if fold.name == "all" else None)
 
 
 def _held_out(fold: Fold) -> str | None:
@@ -108,12 +103,12 @@ def _preprocessing(fold: Fold) -> str | None:
 
 
 def _of_configuration(key: str) -> Answer:
-    return lambda fold: _text(fold.noted(key) or fold.configuration.get(key))
+    return lambda fold: _text(fold.recorded(key) or fold.configuration.get(key))
 
 
 def _epochs(fold: Fold) -> str | None:
     planned = fold.debug.get("num_epochs") or fold.run.training.get("num_epochs")
-    done = fold.log.epochs or fold.noted("epochs_done")
+    done = fold.log.epochs or fold.recorded("epochs_done")
     if done is None:
         return None
     return f"{done} of {planned}" if planned and str(planned) != str(done) else str(done)
@@ -139,13 +134,13 @@ def _differing_transforms(folds: Mapping[str, Fold]) -> list[str]:
 
 
 def _oversampling(fold: Fold) -> str | None:
-    share = fold.debug.get("oversample_foreground_percent", fold.noted("oversample_foreground_percent"))
+    share = fold.debug.get("oversample_foreground_percent", fold.recorded("oversample_foreground_percent"))
     at_random = fold.debug.get("probabilistic_oversampling") == "True"
     return None if share is None else f"{share}{', drawn at random' if at_random else ''}"
 
 
 def _mirroring_at_prediction(fold: Fold) -> str | None:
-    validation = fold.noted("validation") or {}
+    validation = fold.recorded("validation") or {}
     if "mirroring_axes" in validation:
         return _axes(validation["mirroring_axes"] or [])
     if fold.log.mirrored is False:
@@ -157,12 +152,12 @@ def _mirroring_at_prediction(fold: Fold) -> str | None:
 def _predictor(fold: Fold) -> str | None:
     if not fold.manifest and not fold.debug:
         return None
-    fast = fold.noted("validation", "fast")
+    fast = fold.recorded("validation", "fast")
     return f"nnvit's fast one, {fast}" if fast else "nnU-Net's"
 
 
 def _checkpoint(fold: Fold) -> str | None:
-    held = fold.noted("validation", "checkpoint")
+    held = fold.recorded("validation", "checkpoint")
     return held.removeprefix("checkpoint_").removesuffix(".pth") if held else fold.log.checkpoint
 
 
@@ -181,12 +176,12 @@ def _network(fold: Fold) -> str | None:
 
 
 def _parameters(fold: Fold) -> str | None:
-    held = fold.noted("parameters")
+    held = fold.recorded("parameters")
     return f"{held['total']:,}, {held['trainable']:,} trained" if held else None
 
 
 def _weights(fold: Fold) -> str | None:
-    held = fold.noted("weights", "source") or fold.run.recipe.get("model", {}).get("weights")
+    held = fold.recorded("weights", "source") or fold.run.recipe.get("model", {}).get("weights")
     return "random" if not held and fold.run.recipe else held
 
 
@@ -217,7 +212,7 @@ def _schedule(fold: Fold) -> str | None:
 
 
 def _precision(fold: Fold) -> str | None:
-    held = fold.noted("precision", "name")
+    held = fold.recorded("precision", "name")
     if held or "grad_scaler" not in fold.debug or fold.run.recipe:
         return held
     return "fp16" if "GradScaler" in fold.debug["grad_scaler"] else "fp32"
@@ -247,11 +242,13 @@ QUESTIONS: tuple[Question, ...] = (
     Question("recorded", "training is on record"),
     Question("fingerprint", "data-set fingerprint", lambda fold: _short_hash(fold.run.fingerprint)),
     Question("splits", "split (training and validation cases)", _split, stops=True),
-    Question("training_cases", "training cases", _training_cases),
+    Question(
+        "training_cases", "training cases", lambda fold: _text(fold.recorded("cases", "train") or fold.log.train_cases)
+    ),
     Question("held_out", "validated on cases that were held out", _held_out, stops=True, reasons=_not_held_out),
     Question("labels", "labels", _labels, core=True, stops=True),
     Question("preprocessing", "preprocessing", _preprocessing, core=True),
-    Question("preprocessed_data", "preprocessed files", lambda fold: _short(fold.noted("preprocessed_hash"))),
+    Question("preprocessed_data", "preprocessed files", lambda fold: _short(fold.recorded("preprocessed_hash"))),
     Question("spacing", "spacing", _of_configuration("spacing"), core=True),
     Question("patch_size", "patch size", _of_configuration("patch_size"), core=True),
     Question("batch_size", "batch size", _of_configuration("batch_size"), core=True),
@@ -265,7 +262,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question("loss", "loss", lambda fold: fold.loss, core=True),
     Question("batch_dice", "Dice loss over the batch", _of_configuration("batch_dice")),
     Question("checkpoint", "checkpoint that was validated", _checkpoint),
-    Question("nnunet_version", "nnU-Net version", lambda fold: fold.noted("versions", "nnunetv2")),
+    Question("nnunet_version", "nnU-Net version", lambda fold: fold.recorded("versions", "nnunetv2")),
     Question("trainer", "trainer", _part_of_name("trainer"), equal=False),
     Question("plans", "plans", _part_of_name("plans"), equal=False),
     Question("network", "network", _network, equal=False),

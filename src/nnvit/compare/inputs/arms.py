@@ -210,13 +210,17 @@ def _described(path: Path, models: Sequence[Path], dataset: str, configuration: 
         configuration,
         *(configurations if len(configurations) == 1 else ()),
     ]
+    configuration = next((choice for choice in choices if choice in configurations), configuration)
+    block = configurations.get(configuration, {}).get("nnvit", {})  # nnvit adds it to the configuration
     in_path = [part for part in path.resolve().parts if re.match(r"Dataset\d{3}_", part)]
     return Run(
         dataset=plans.get("dataset_name") or (in_path[-1] if in_path else dataset),
         path=path,
         model=model,
-        configuration=next((choice for choice in choices if choice in configurations), configuration),
+        configuration=configuration,
         plans=plans,
+        recipe=block.get("recipe", {}),
+        recipe_hash=block.get("hash", ""),
     )
 
 

@@ -44,7 +44,7 @@ class ArmCost:
             return [value for fold in arm.trained if (value := of(fold)) is not None]
 
         def largest(*keys: str) -> int | None:
-            return max(known(lambda fold: fold.noted(*keys)), default=None)
+            return max(known(lambda fold: fold.recorded(*keys)), default=None)
 
         hours = [sum(fold.log.epoch_seconds) / 3600 for fold in arm.trained if fold.log.epoch_seconds]
         checkpoints = [fold.folder / "checkpoint_final.pth" for fold in arm.trained]
@@ -52,7 +52,7 @@ class ArmCost:
             arm=arm.name,
             parameters_total=largest("parameters", "total"),
             parameters_trainable=largest("parameters", "trainable"),
-            flops=max(map(int, known(lambda fold: fold.noted("flops_per_patch"))), default=None),
+            flops=max(map(int, known(lambda fold: fold.recorded("flops_per_patch"))), default=None),
             seconds_per_iteration=_median(known(per_iteration)),
             seconds_per_iteration_of="data and step"
             if per_iteration is _step_seconds
@@ -67,7 +67,7 @@ class ArmCost:
 
 def _step_seconds(fold: Fold) -> float | None:
     """The sum of all parts of an iteration: 0.1.0 recorded data and step, later versions forward and backward as well."""
-    parts = fold.noted("seconds_per_iteration")
+    parts = fold.recorded("seconds_per_iteration")
     return float(sum(parts.values())) if parts else None
 
 

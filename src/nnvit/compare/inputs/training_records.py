@@ -34,8 +34,8 @@ class Run:
     """One training of an arm on one data set: all its folds. Its files are read at most once.
 
     name: "" where the arm has one run. model: the folder with plans.json and dataset.json, None where there is none.
-    plans: the content of plans.json. folds: those whose masks are compared. unfinished: folds that were begun and hold no
-    masks.
+    plans: the content of plans.json. recipe, recipe_hash (which leaves out the seed): in nnvit's plans, empty for other
+    trainers. folds: those whose masks are compared. unfinished: folds that were begun and hold no masks.
     """
 
     dataset: str
@@ -44,23 +44,10 @@ class Run:
     model: Path | None
     configuration: str
     plans: dict[str, Any] = field(repr=False)
+    recipe: dict[str, Any] = field(repr=False)
+    recipe_hash: str
     folds: tuple["Fold", ...] = ()
     unfinished: tuple[str, ...] = ()
-
-    @cached_property
-    def _block(self) -> dict[str, Any]:
-        """The block that nnvit adds to the configuration in plans.json."""
-        return self.plans.get("configurations", {}).get(self.configuration, {}).get("nnvit", {})
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe in nnvit's plans; empty for other trainers."""
-        return self._block.get("recipe", {})
-
-    @property
-    def recipe_hash(self) -> str:
-        """The hash of the recipe, which leaves out the seed."""
-        return self._block.get("hash", "")
 
     @property
     def training(self) -> dict[str, Any]:
@@ -125,7 +112,7 @@ class Fold:
         """nnvit_run.json."""
         return _content(self.folder / "nnvit_run.json")
 
-    def noted(self, *keys: str) -> Any:
+    def recorded(self, *keys: str) -> Any:
         """Returns an entry of nnvit_run.json, by the keys that lead to it; None where it is absent."""
         held: Any = self.manifest
         for key in keys:
@@ -140,7 +127,7 @@ class Fold:
     @cached_property
     def log(self) -> "_Log":
         """The content of the log files."""
-        return _read_log(self.folder)
+        return _Log(self.folder)
 
     @cached_property
     def evaluated(self) -> dict[str, dict[str, Any]]:
@@ -215,7 +202,6 @@ def _inherited(configurations: dict[str, Any], name: str) -> dict[str, Any]:
     return (_inherited(configurations, parent) if parent in configurations else {}) | own
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Log:
     """The content of one fold's training_log_*.txt, all of them in order; a continued fold has several.
 
@@ -223,44 +209,29 @@ class _Log:
     last final validation. checkpoint: "final" or "best", the one that was validated. mirrored: in that validation.
     """
 
-    epochs: int | None
-    finished: bool
-    train_cases: int | None
-    val_cases: int | None
-    overlap: bool
-    first_rate: float | None
-    epoch_seconds: tuple[float, ...]
-    case_seconds: tuple[float, ...]
-    checkpoint: str | None
-    mirrored: bool | None
-    start: datetime | None
-
-
-def _read_log(folder: Path) -> _Log:
-    """Reads all log files of a fold."""
-    paths = sorted(folder.glob("training_log_*.txt"))
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
-    text = "\n".join(texts)
-    begun, seconds = _epochs(text)
-    split = re.findall(r"split has (\d+) training and (\d+) validation cases", text)
-    rates = re.findall(r"Current learning rate: ([\d.e+-]+)", text)
-    first = re.search(TIME, text, re.MULTILINE)
-    mirrored = re.findall(r"validating \d+ cases .*(with|without) mirroring", text)
-    predicted = [re.findall(TIME + r"predicting ", each, re.MULTILINE) for each in texts]
-    last: list[str] = next((times for times in reversed(predicted) if len(times) > 1), [])
-    return _Log(
-        epochs=max(seconds or begun) + 1 if begun else None,
-        finished="Training done." in text,
-        train_cases=int(split[-1][0]) if split else None,
-        val_cases=int(split[-1][1]) if split else None,
-        overlap="Some validation cases are also in the training set" in text,
-        first_rate=float(rates[0]) if rates else None,
-        epoch_seconds=tuple(seconds.values()),
-        case_seconds=tuple((b - a).total_seconds() for a, b in pairwise(map(datetime.fromisoformat, last))),
-        checkpoint=_validated(text),
-        mirrored=(mirrored[-1] == "with") if mirrored else None,
-        start=datetime.fromisoformat(first[1]) if first else None,
-    )
+    def __init__(self, folder: Path) -> None:
+        texts = [
+            path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.glob("training_log_*.txt"))
+        ]
+        text = "\n".join(texts)
+        begun, seconds = _epochs(text)
+        split = re.findall(r"split has (\d+) training and (\d+) validation cases", text)
+        rates = re.findall(r"Current learning rate: ([\d.e+-]+)", text)
+        first = re.search(TIME, text, re.MULTILINE)
+        mirrored = re.findall(r"validating \d+ cases .*(with|without) mirroring", text)
+        predicted = [re.findall(TIME + r"predicting ", each, re.MULTILINE) for each in texts]
+        last: list[str] = next((times for times in reversed(predicted) if len(times) > 1), [])
+        self.epochs = max(seconds or begun) + 1 if begun else None
+        self.finished = "Training done." in text
+        self.train_cases = int(split[-1][0]) if split else None
+        self.val_cases = int(split[-1][1]) if split else None
+        self.overlap = "Some validation cases are also in the training set" in text
+        self.first_rate = float(rates[0]) if rates else None
+        self.epoch_seconds = tuple(seconds.values())
+        self.case_seconds = tuple((b - a).total_seconds() for a, b in pairwise(map(datetime.fromisoformat, last)))
+        self.checkpoint = _validated(text)
+        self.mirrored = mirrored[-1] == "with" if mirrored else None
+        self.start = datetime.fromisoformat(first[1]) if first else None
 
 
 def _epochs(text: str) -> tuple[set[int], dict[int, float]]:

@@ -238,10 +238,8 @@ class _SurfaceDistances:
     def hausdorff(self, percent: float) -> float:
         """The larger of the two directed percentiles in mm, each weighted by the size of the surface."""
         directed = []
-        for distances, sizes in (
-            (self.from_reference, self.reference_sizes),
-            (self.from_prediction, self.prediction_sizes),
-        ):
+        sides = (self.from_reference, self.reference_sizes), (self.from_prediction, self.prediction_sizes)
+        for distances, sizes in sides:
             order = np.argsort(distances, kind="stable")
             share = np.cumsum(sizes[order]) / sizes.sum()
             place = int(np.searchsorted(share, percent / 100))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,17 @@ Scores = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringJob:
-    """One prediction and its reference. lenient: a mask of one label may be stored as 0 and any other number."""
+    """One prediction and its reference.
+
+    lenient: a mask of one label may be stored as 0 and any other number. place: columns that say which mask it is.
+    """
 
     reference: Path
     prediction: Path
     labels: Labels
     tolerance: float
     lenient: bool = False
+    place: dict[str, str] = field(default_factory=dict)
 
     def key(self) -> str:
         """Returns everything that its scores depend on, as text."""
