@@ -23,8 +23,6 @@ from .scores.scoring import Scores, ScoringJob, score_all
 if TYPE_CHECKING:
     import pandas as pd
 
-CACHE = "scores_cache.json"
-HUMAN = "human"
 COLUMNS = ("dataset", "arm", "run", "fold", "case", "label", "n_ref", "n_pred", *(m.key for m in METRICS), "missed")
 """Columns of cases.csv; the first six say which mask and label a row is about."""
 
@@ -128,7 +126,7 @@ class _Masks:
                     self._add(name, fold.predictions, arm=arm.name, run=fold.run.name, fold=fold.name)
             if folder := own(human, name):
                 drawn = truth.second_observer(folder)
-                self._add(name, drawn, arm=HUMAN, run="", fold="", lenient=True)
+                self._add(name, drawn, arm="human", run="", fold="", lenient=True)
                 if left := len(truth.references) - len(drawn):
                     self.notes.append(f"{name}: the second observer has no mask of {left} of the cases.")
 
@@ -152,7 +150,7 @@ class _Masks:
     def score(self, found: Audit, out: Path, *, processes: int | None, quiet: bool) -> Audit:
         """Scores all masks, and returns the audit with what they tell."""
         out.mkdir(parents=True, exist_ok=True)
-        self.scores = score_all(self.jobs, cache=out / CACHE, processes=processes, quiet=quiet)
+        self.scores = score_all(self.jobs, cache=out / "scores_cache.json", processes=processes, quiet=quiet)
         of_mask = {job.prediction: scores for job, scores in zip(self.jobs, self.scores, strict=True)}
         labels = {name: truth.labels for name, truth in self.truth.items()}
         return found.noted(self.notes).check_masks(self.arms, of_mask, labels)

@@ -265,11 +265,9 @@ def _unknown(found: Audit, arms: Sequence[Arm]) -> list[str]:
 def _unfinished(arms: Sequence[Arm]) -> list[str]:
     notes = []
     for arm in arms:
-        notes += [
-            f"{run.path}: fold {', '.join(run.unfinished)} holds no validation masks and is left out."
-            for run in arm.runs
-            if run.unfinished
-        ]
+        for run in arm.runs:
+            if run.unfinished:
+                notes.append(f"{run.path}: fold {', '.join(run.unfinished)} holds no validation masks and is left out.")
         stopped = [fold.name for fold in arm.trained if _stopped(fold)]
         if stopped:
             notes.append(f"{arm.name}: the training of fold {', '.join(stopped)} is not recorded as finished.")

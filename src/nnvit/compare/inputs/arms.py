@@ -205,11 +205,8 @@ def _described(path: Path, models: Sequence[Path], dataset: str, configuration: 
     plans = read_json(model / "plans.json", CompareError) if model else {}
     configurations = plans.get("configurations", {})
     named = ModelName.parse(model.resolve().name) if model else None
-    choices = [
-        named.configuration if named else "",
-        configuration,
-        *(configurations if len(configurations) == 1 else ()),
-    ]
+    only = list(configurations) if len(configurations) == 1 else []
+    choices = [*([named.configuration] if named else []), configuration, *only]
     configuration = next((choice for choice in choices if choice in configurations), configuration)
     block = configurations.get(configuration, {}).get("nnvit", {})  # nnvit adds it to the configuration
     in_path = [part for part in path.resolve().parts if re.match(r"Dataset\d{3}_", part)]
@@ -270,10 +267,11 @@ def _numbered(runs: list[Run]) -> tuple[Run, ...]:
     for dataset in dict.fromkeys(run.dataset for run in runs):
         same = [run for run in runs if run.dataset == dataset]
         seeds = [run.seed for run in same if run.seed is not None]
-        if len(set(seeds)) == len(same):
+        tell = len(set(seeds)) == len(same)
+        if tell:
             same.sort(key=lambda run: run.seed or 0)
         for number, run in enumerate(same if len(same) > 1 else ()):
-            run.name = str(run.seed if len(set(seeds)) == len(same) else number)
+            run.name = str(run.seed if tell else number)
         numbered += same
     return tuple(numbered)
 

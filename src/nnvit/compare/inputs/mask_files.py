@@ -2,7 +2,8 @@
 
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,11 @@ def spacing_of(path: Path) -> tuple[float, ...]:
 
 
 def _photograph(path: Path) -> _LabelMap:
-    try:
-        with Image.open(path) as image:
-            frames = []
-            for number in range(getattr(image, "n_frames", 1)):
-                image.seek(number)
-                frames.append(np.array(image))
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError) as error:
-        raise _broken(path, error) from error
+    frames = []
+    with _reading(path), Image.open(path) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            frames.append(np.array(image))
     labels = frames[0] if len(frames) == 1 else np.stack(frames)
     if frames[0].ndim == 3:
         if frames[0].shape[-1] > 4 or np.ptp(frames[0][..., :3], axis=-1).any():
@@ -123,11 +121,9 @@ def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
 def _volume(path: Path) -> _LabelMap:
     import SimpleITK
 
-    _check_whole_file(path)
-    try:
+    with _reading(path):
+        _check_whole_file(path)
         image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _broken(path, error) from error
     labels, spacing = SimpleITK.GetArrayFromImage(image), tuple(image.GetSpacing()[::-1])
     if image.GetNumberOfComponentsPerPixel() != 1 or labels.ndim not in (2, 3):
         raise CompareError(
@@ -139,14 +135,11 @@ def _volume(path: Path) -> _LabelMap:
 
 
 def _check_whole_file(path: Path) -> None:
-    """SimpleITK silently fills the missing part of a truncated .nii or .nii.gz with zeros."""
+    """Raises EOFError or zlib.error: SimpleITK silently fills the missing part of a .nii or .nii.gz with zeros."""
     if path.name.lower().endswith(".gz"):
-        try:
-            with gzip.open(path) as file:
-                while file.read(1 << 24):
-                    pass
-        except (EOFError, OSError, zlib.error) as error:
-            raise _broken(path, error) from error
+        with gzip.open(path) as file:
+            while file.read(1 << 24):
+                pass
     elif path.suffix.lower() == ".nii":
         import SimpleITK
 
@@ -155,7 +148,7 @@ def _check_whole_file(path: Path) -> None:
         one = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1], reader.GetPixelID()))
         wanted = 352 + voxels * one.itemsize
         if path.stat().st_size < wanted:
-            raise _broken(path, f"its header announces {wanted} bytes, it has {path.stat().st_size}")
+            raise EOFError(f"its header announces {wanted} bytes, it has {path.stat().st_size}")
 
 
 def _header(path: Path) -> Any:
@@ -163,10 +156,8 @@ def _header(path: Path) -> Any:
 
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with _reading(path):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _broken(path, error) from error
     return reader
 
 
@@ -184,12 +175,17 @@ def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _broken(path: Path, reason: object) -> CompareError:
-    said = str(reason).strip().splitlines()
-    return CompareError(
-        f"{path} cannot be read as a mask: {said[-1] if said else 'it is not an image'}. The file is cut short or damaged; "
-        "copy it again, or predict the case again."
-    )
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns the errors of the libraries at a file that is cut short or damaged into a CompareError."""
+    try:
+        yield
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, RuntimeError, zlib.error) as error:
+        said = str(error).strip().splitlines()
+        raise CompareError(
+            f"{path} cannot be read as a mask: {said[-1] if said else 'it is not an image'}. The file is cut short or "
+            "damaged; copy it again, or predict the case again."
+        ) from error
 
 
 def _times(numbers: tuple[float, ...]) -> str:
