@@ -59,10 +59,10 @@ class Audit:
                 raise CompareError(
                     f"--allow {key} is no key of the audit; they are {', '.join(known)}.{did_you_mean(key, known)}"
                 )
-        found = _recorded(_cases(cls(allow=tuple(dict.fromkeys(allow))), arms), arms)
+        found = cls(allow=tuple(dict.fromkeys(allow)))._with_cases(arms)._with_recorded(arms)
         for question in QUESTIONS:
             if question.answer is not None:
-                found = _answered(found, question, question.answer, arms)
+                found = found._with_answers(question, question.answer, arms)
         return found.noted([*_unknown(found, arms), *_unfinished(arms), *call_outs(arms, baseline)])
 
     def check_masks(self, arms: Sequence[Arm], scores: Scored, labels: Mapping[str, Labels]) -> "Audit":
@@ -74,7 +74,7 @@ class Audit:
             known = all(fold.evaluated for fold in folds)
             values[arm.name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
             every += [f"{arm.name}: {reason}" for reason in reasons]
-        return self.judged(_question("predictions"), values, differs=bool(every), reasons=every)
+        return self._judged(_question("predictions"), values, differs=bool(every), reasons=every)
 
     @property
     def verdict(self) -> str:
@@ -112,7 +112,46 @@ class Audit:
         """Returns the audit with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
-    def judged(
+    def _with_cases(self, arms: Sequence[Arm]) -> "Audit":
+        """Adds whether every arm and run has the same cases, in the same folds where the arms have folds."""
+        values = {arm.name: " + ".join(dict.fromkeys(str(len(run.predictions)) for run in arm.runs)) for arm in arms}
+        datasets = dict.fromkeys(run.dataset for arm in arms for run in arm.runs)
+        reasons = [reason for dataset in datasets for reason in _differing_cases(arms, dataset)]
+        return self._judged(_question("cases"), values, differs=bool(reasons), reasons=reasons)
+
+    def _with_recorded(self, arms: Sequence[Arm]) -> "Audit":
+        """Adds whether the trainings left any record."""
+        values = {arm.name: "no" if all(fold.is_empty for fold in arm.trained) else "yes" for arm in arms}
+        found = self._judged(_question("recorded"), values, differs="no" in values.values())
+        bare = [name for name, value in values.items() if value == "no"]
+        declares = "declares" if "recorded" in self.allow else "would declare"
+        note = (
+            f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
+            f"{declares} that you know it was fair."
+        )
+        return found.noted([note] if bare else [])
+
+    def _with_answers(self, question: Question, answer: Callable[[Fold], str | None], arms: Sequence[Arm]) -> "Audit":
+        """Adds the row of a question that every fold answers."""
+        answers = {
+            arm.name: {(fold.run.dataset, fold.run.name, fold.name): answer(fold) for fold in arm.trained}
+            for arm in arms
+        }
+        values = {name: _told(held) for name, held in answers.items()}
+        every = [value for held in answers.values() for value in held.values()]
+        if not question.equal:
+            different = len(set(values.values()) - {UNKNOWN}) > 1
+            return self._shown(question, values, "by design" if different else "unknown" if None in every else "equal")
+        differs = _differs(list(answers.values())) or any(
+            value is not None and value.startswith(WRONG) for value in every
+        )
+        reasons = question.reasons(values) if differs and question.stops else ()
+        found = self._judged(question, values, differs=differs, reasons=reasons)
+        if differs and question.details:
+            found = found.noted(question.details({arm.name: arm.trained[0] for arm in arms}))
+        return replace(found, core_unknown=self.core_unknown or (question.core and None in every and not differs))
+
+    def _judged(
         self, question: Question, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()
     ) -> "Audit":
         """Returns the audit with a row of something that must be equal.
@@ -124,9 +163,9 @@ class Audit:
             status = "unknown"
         stop = [f"{reason} (--allow {question.key} declares it)" for reason in reasons if status == "different"]
         notes = [f"declared by --allow {question.key}: {reason}" for reason in reasons if status == "declared"]
-        return replace(self.shown(question, values, status), stop=(*self.stop, *stop)).noted(notes)
+        return replace(self._shown(question, values, status), stop=(*self.stop, *stop)).noted(notes)
 
-    def shown(self, question: Question, values: dict[str, str], status: str) -> "Audit":
+    def _shown(self, question: Question, values: dict[str, str], status: str) -> "Audit":
         """Returns the audit with a row that is not judged."""
         row = AuditRow(
             key=question.key, title=question.title, equal_expected=question.equal, values=values, status=status
@@ -144,14 +183,6 @@ def _line(row: AuditRow) -> str:
 
 
 # --- cases -------------------------------------------------------------------------------------------------------------
-
-
-def _cases(found: Audit, arms: Sequence[Arm]) -> Audit:
-    """Adds whether every arm and run has the same cases, in the same folds where the arms have folds."""
-    values = {arm.name: " + ".join(dict.fromkeys(str(len(run.predictions)) for run in arm.runs)) for arm in arms}
-    datasets = dict.fromkeys(run.dataset for arm in arms for run in arm.runs)
-    reasons = [reason for dataset in datasets for reason in _differing_cases(arms, dataset)]
-    return found.judged(_question("cases"), values, differs=bool(reasons), reasons=reasons)
 
 
 def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
@@ -187,38 +218,7 @@ def _shared_folds(runs: Sequence[Run]) -> str:
     return f"; all arms have the folds {', '.join(shared)}: --folds" if shared and not _same(sets) else ""
 
 
-def _recorded(found: Audit, arms: Sequence[Arm]) -> Audit:
-    """Adds whether the trainings left any record."""
-    values = {arm.name: "no" if all(fold.is_empty for fold in arm.trained) else "yes" for arm in arms}
-    found = found.judged(_question("recorded"), values, differs="no" in values.values())
-    bare = [name for name, value in values.items() if value == "no"]
-    declares = "declares" if "recorded" in found.allow else "would declare"
-    note = (
-        f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
-        f"{declares} that you know it was fair."
-    )
-    return found.noted([note] if bare else [])
-
-
 # --- answers of the folds ----------------------------------------------------------------------------------------------
-
-
-def _answered(found: Audit, question: Question, answer: Callable[[Fold], str | None], arms: Sequence[Arm]) -> Audit:
-    """Adds the row of a question that every fold answers."""
-    answers = {
-        arm.name: {(fold.run.dataset, fold.run.name, fold.name): answer(fold) for fold in arm.trained} for arm in arms
-    }
-    values = {name: _told(held) for name, held in answers.items()}
-    every = [value for held in answers.values() for value in held.values()]
-    if not question.equal:
-        different = len(set(values.values()) - {UNKNOWN}) > 1
-        return found.shown(question, values, "by design" if different else "unknown" if None in every else "equal")
-    differs = _differs(list(answers.values())) or any(value is not None and value.startswith(WRONG) for value in every)
-    reasons = question.reasons(question.title, values) if differs and question.stops else ()
-    found = found.judged(question, values, differs=differs, reasons=reasons)
-    if differs and question.details:
-        found = found.noted(question.details({arm.name: arm.trained[0] for arm in arms}))
-    return replace(found, core_unknown=found.core_unknown or (question.core and None in every and not differs))
 
 
 def _differs(answers: Sequence[Answers]) -> bool:

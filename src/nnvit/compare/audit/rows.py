@@ -25,11 +25,6 @@ OF_PLANS = ("image_reader_writer", "transpose_forward", "foreground_intensity_pr
 Answer = Callable[[Fold], str | None]
 
 
-def _differ(title: str, values: Mapping[str, str]) -> list[str]:
-    """The reason why a difference stops the comparison."""
-    return [f"the arms differ in their {title}: " + "; ".join(f"{name} has {value}" for name, value in values.items())]
-
-
 @dataclass(frozen=True)
 class Question:
     """One question of the audit: everything that it and the report need to know about it.
@@ -37,8 +32,8 @@ class Question:
     key: its key in stats.json, and for --allow. title: in the report. answer: reads the records of one fold; None means the
     answers are found by comparing whole arms (in fairness.py). equal: the answers must be equal; otherwise they differ by
     design. core: a comparison cannot be called fair while the answer is unknown. stops: a difference makes the scores wrong,
-    not merely unfair, so the comparison stops unless --allow declares it; reasons tells why, from the title and the arms'
-    answers. details: notes on a difference, from the first fold of each arm.
+    not merely unfair, so the comparison stops unless --allow declares it. wrong: what to say of an arm whose answer begins
+    with "no:"; {} stands for the rest. details: notes on a difference, from the first fold of each arm.
     """
 
     key: str
@@ -48,8 +43,16 @@ class Question:
     equal: bool = True
     core: bool = False
     stops: bool = False
-    reasons: Callable[[str, Mapping[str, str]], list[str]] = _differ
+    wrong: str = ""
     details: Callable[[Mapping[str, Fold]], list[str]] | None = None
+
+    def reasons(self, values: Mapping[str, str]) -> list[str]:
+        """Returns why a difference stops the comparison; values: the answers of the arms."""
+        if self.wrong:
+            wrong = {name: value.removeprefix(f"{WRONG} ") for name, value in values.items() if WRONG in value}
+            return [f"{name} {self.wrong.format(value)}" for name, value in wrong.items()]
+        shown = "; ".join(f"{name} has {value}" for name, value in values.items())
+        return [f"the arms differ in their {self.title}: {shown}"]
 
 
 # --- what must be equal ------------------------------------------------------------------------------------------------
@@ -76,14 +79,6 @@ def _held_out(fold: Fold) -> str | None:
     if predicted & fold.evaluated.keys():  # cases of the model's cross-validation, which some folds were trained on
         return None
     return "yes" if fold.log.train_cases or "split_hash" in fold.manifest else None
-
-
-def _not_held_out(title: str, values: Mapping[str, str]) -> list[str]:
-    return [
-        f"{name} is validated on cases that it was trained on ({value.removeprefix(f'{WRONG} ')}): its Dice says nothing"
-        for name, value in values.items()
-        if WRONG in value
-    ]
 
 
 def _labels(fold: Fold) -> str | None:
@@ -245,7 +240,10 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "training_cases", "training cases", lambda fold: _text(fold.recorded("cases", "train") or fold.log.train_cases)
     ),
-    Question("held_out", "validated on cases that were held out", _held_out, stops=True, reasons=_not_held_out),
+    Question(
+        "held_out", "validated on cases that were held out", _held_out, stops=True,
+        wrong="is validated on cases that it was trained on ({}): its Dice says nothing",
+    ),
     Question("labels", "labels", _labels, core=True, stops=True),
     Question("preprocessing", "preprocessing", _preprocessing, core=True),
     Question("preprocessed_data", "preprocessed files", lambda fold: _short(fold.recorded("preprocessed_hash"))),
@@ -280,5 +278,5 @@ QUESTIONS: tuple[Question, ...] = (
     Question("torch_version", "torch version", lambda fold: fold.debug.get("torch_version"), equal=False),
     Question("device", "device", lambda fold: fold.device, equal=False),
     Question("predictions", "masks are those that were evaluated", stops=True),
-)
+)  # fmt: skip
 """All questions, in the order of stats.json."""

@@ -164,25 +164,36 @@ class Fold:
     @property
     def loss(self) -> str | None:
         """`DC_and_CE_loss(RobustCrossEntropyLoss, MemoryEfficientSoftDiceLoss)`, without its wrappers."""
-        return _loss_name(self.debug.get("loss"))
+        names = [name for name in re.findall(r"(\w+)\(", self.debug.get("loss") or "") if name not in WRAPPERS]
+        if not names:
+            return None
+        return f"{names[0]}({', '.join(names[1:])})" if len(names) > 1 else names[0]
 
     @property
+    def _augmentation(self) -> str:
+        """The text of the training's transforms; empty where no record states them."""
+        text = self.manifest.get("augmentation") or self.debug.get("dataloader_train.generator.transforms")
+        return text if isinstance(text, str) and "ComposeTransforms" in text else ""
+
+    @cached_property
     def transforms(self) -> list[str] | None:
-        """The transforms of the training in their order, None where no record states them."""
-        return _transforms(self._augmentation)
+        """The transforms of the training in their order, without patch size and mirroring; None where not on record."""
+        text = self._augmentation
+        if not text:
+            return None
+        parts = [re.sub(r"\s+", " ", part).strip() for part in _top_level(text[text.index("[") + 1 : text.rindex("]")])]
+        parts = [part for part in parts if part and not any(f"{name}(" in part for name in WITHOUT_EFFECT)]
+        for pattern in NOISE:
+            parts = [re.sub(pattern, "", part) for part in parts]
+        return parts
 
     @property
     def mirror_axes(self) -> list[int] | None:
         """The axes that training mirrors; empty where it does not mirror, None where no record states it."""
-        axes = _mirror_axes(self._augmentation)
-        if axes is None and "mirroring_axes" in self.manifest:
-            axes = self.manifest["mirroring_axes"] or []
-        return axes
-
-    @property
-    def _augmentation(self) -> str | None:
-        text = self.manifest.get("augmentation") or self.debug.get("dataloader_train.generator.transforms")
-        return text if isinstance(text, str) else None
+        if not self._augmentation:
+            return list(self.manifest["mirroring_axes"] or ()) if "mirroring_axes" in self.manifest else None
+        found = re.search(r"MirrorTransform\(\s*allowed_axes = (\([^)]*\)|\[[^\]]*\])", self._augmentation)
+        return list(ast.literal_eval(found[1])) if found else []
 
     @property
     def device(self) -> str | None:
@@ -258,33 +269,6 @@ def _validated(text: str) -> str | None:
     if loaded and loaded[-1].start() > before.rfind("Training done."):
         return "final" if loaded[-1][1] == loaded[-1][2] else "best"
     return "final" if "Training done." in before else None
-
-
-def _loss_name(text: str | None) -> str | None:
-    names = [name for name in re.findall(r"(\w+)\(", text or "") if name not in WRAPPERS]
-    if not names:
-        return None
-    return f"{names[0]}({', '.join(names[1:])})" if len(names) > 1 else names[0]
-
-
-def _transforms(text: str | None) -> list[str] | None:
-    """The transforms in order, without patch size and mirroring, which have rows of their own."""
-    if not text or "ComposeTransforms" not in text:
-        return None
-    inner = text[text.index("[") + 1 : text.rindex("]")]
-    parts = [re.sub(r"\s+", " ", part).strip() for part in _top_level(inner)]
-    parts = [part for part in parts if part and not any(f"{name}(" in part for name in WITHOUT_EFFECT)]
-    for pattern in NOISE:
-        parts = [re.sub(pattern, "", part) for part in parts]
-    return parts
-
-
-def _mirror_axes(text: str | None) -> list[int] | None:
-    """The axes in the augmentation's text; empty without mirroring, None for text that is no augmentation."""
-    if not text or "ComposeTransforms" not in text:
-        return None
-    found = re.search(r"MirrorTransform\(\s*allowed_axes = (\([^)]*\)|\[[^\]]*\])", text)
-    return list(ast.literal_eval(found[1])) if found else []
 
 
 def _top_level(text: str) -> list[str]:
