@@ -71,10 +71,11 @@ def find_arms(
         elif not name.strip() or not where.strip():
             raise CompareError(f"'{word}' must be NAME=PATH, such as unet=results/nnUNetTrainer__nnUNetPlans__2d.")
         for path, dataset in _folders(where.strip() if name else where, datasets, configuration):
-            found.append((name.strip(), _read_run(path, dataset, configuration, folds)))
-    runs = [run for _, run in found]
-    _refuse_twice(runs)
-    _name_datasets(runs, unnamed)
+            run = _read_run(path, dataset, configuration, folds)
+            if any(run.path.resolve() == other.path.resolve() for _, other in found):
+                raise CompareError(f"{run.path} is given twice; an arm is compared with others, not with itself.")
+            found.append((name.strip(), run))
+    _name_datasets([run for _, run in found], unnamed)
     arms = [Arm(name=name, runs=_numbered(group)) for name, group in _group(found).items()]
     for arm in arms:
         _refuse_mixed(arm)
@@ -286,14 +287,6 @@ def _name_datasets(runs: list[Run], unnamed: str) -> None:
                 "put it into a folder of that name."
             )
         run.dataset = run.dataset or (known[0] if known else unnamed)
-
-
-def _refuse_twice(runs: list[Run]) -> None:
-    seen: set[Path] = set()
-    for run in runs:
-        if run.path.resolve() in seen:
-            raise CompareError(f"{run.path} is given twice; an arm is compared with others, not with itself.")
-        seen.add(run.path.resolve())
 
 
 def _refuse_mixed(arm: Arm) -> None:

@@ -15,6 +15,9 @@ from nnvit.records.json_files import read_json
 from .mask_files import masks_in, read_mask, some, spacing_of
 from .training_records import Run
 
+UNSCORED = ("background", "ignore")
+"""Names in dataset.json that are no labels to score."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
@@ -102,11 +105,8 @@ def _places(runs: Sequence[Run]) -> list[Path]:
     """The folders in which nnU-Net keeps references, the one that summary.json names first."""
     entries = [next(iter(fold.evaluated.values()), {}) for run in runs for fold in run.trained]
     places = [Path(entry["reference_file"]).parent for entry in entries if entry.get("reference_file")]
-    for variable, folder in (
-        ("nnUNet_preprocessed", "gt_segmentations"),
-        ("nnUNet_raw", "labelsTr"),
-        ("nnUNet_raw", "labelsTs"),
-    ):
+    folders = [("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"), ("nnUNet_raw", "labelsTs")]
+    for variable, folder in folders:
         if os.environ.get(variable):
             places.append(Path(os.environ[variable]) / runs[0].dataset / folder)
     return [place for place in dict.fromkeys(places) if place.is_dir()]
@@ -129,11 +129,7 @@ def _described(runs: Sequence[Run], references: dict[str, Path]) -> list[dict[st
 def _labels(described: list[dict[str, Any]], dataset: str, tubular: Sequence[str]) -> Labels:
     """The labels or regions that all arms define, without the background."""
     tables = [
-        {
-            name: numbers
-            for name, value in labels.items()
-            if name not in ("background", "ignore") and (numbers := _numbers(value)) != (0,)
-        }
+        {name: _numbers(value) for name, value in labels.items() if name not in UNSCORED and _numbers(value) != (0,)}
         for labels in described
     ]
     shared = {name: values for name, values in tables[0].items() if all(table.get(name) == values for table in tables)}

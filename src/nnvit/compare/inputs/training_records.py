@@ -221,9 +221,8 @@ class _Log:
     """
 
     def __init__(self, folder: Path) -> None:
-        texts = [
-            path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.glob("training_log_*.txt"))
-        ]
+        paths = sorted(folder.glob("training_log_*.txt"))
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
         text = "\n".join(texts)
         begun, seconds = _epochs(text)
         split = re.findall(r"split has (\d+) training and (\d+) validation cases", text)

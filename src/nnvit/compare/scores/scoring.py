@@ -95,9 +95,12 @@ def _score_job(job: ScoringJob) -> Scores:
         if job.lenient and len(job.labels.values) == 1 and len(found - {0}) == 1 and not found <= job.labels.known:
             array = (array != 0) * next(iter(job.labels.values.values()))[0]
         elif not found <= job.labels.known:
+            foreign, known = (
+                ", ".join(map(str, sorted(held))) for held in (found - job.labels.known, job.labels.known)
+            )
             raise CompareError(
-                f"{path} holds the labels {_listed(found - job.labels.known)}, which the data set does not define (it has "
-                f"{_listed(job.labels.known)}). Give the masks of this data set, with the numbers of its dataset.json."
+                f"{path} holds the labels {foreign}, which the data set does not define (it has {known}). Give the masks of "
+                "this data set, with the numbers of its dataset.json."
             )
         arrays.append(array)
     return job.labels.score(arrays[0], arrays[1], reference.spacing, job.tolerance)
@@ -140,10 +143,6 @@ def _read(cache: Path | None) -> dict[str, Scores]:
         return {}
     wanted = {metric.key for metric in METRICS}
     return {key: scores for key, scores in held.items() if all(wanted <= row.keys() for row in scores.values())}
-
-
-def _listed(numbers: set[int]) -> str:
-    return ", ".join(str(number) for number in sorted(numbers))
 
 
 @contextmanager
