@@ -18,10 +18,9 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from PIL import Image
 
-from nnvit.compare.audit.fairness import Audit, audit
+from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.comparison import _Masks
 from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.training_records import read_records
 
 DATASET = "Dataset777_Planted"
 CASES = [f"case_{number:02d}" for number in range(12)]
@@ -109,10 +108,8 @@ def examine(
 ) -> Audit:
     """The audit alone, with what the masks tell, in the way of `compare`; it refuses nothing."""
     found = find_arms(arms)
-    records = read_records(found)
-    fairness = audit(found, records, allow=allow)
-    masks = _Masks(found, records, reference, None, (), None)
-    return masks.score(fairness, records, out, processes=None, quiet=True)[1]
+    fairness = Audit.of(found, allow=allow)
+    return _Masks(found, reference=reference).score(fairness, out, processes=None, quiet=True)
 
 
 class Study:

@@ -13,7 +13,7 @@ from PIL import Image
 from nnvit.compare import report
 from nnvit.compare.audit.fairness import Audit, AuditRow
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.options import Options
+from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats import analysis
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'

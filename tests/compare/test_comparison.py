@@ -14,8 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nnvit.cli import app
-from nnvit.compare.comparison import Result, compare
-from nnvit.compare.scores.metrics import columns
+from nnvit.compare.comparison import COLUMNS, Result, compare
 from nnvit.compare.stats.analysis import analyse
 from nnvit.errors import CompareError
 
@@ -67,7 +66,7 @@ def whole(template: Study, tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def test_every_arm_run_fold_case_and_label_has_a_row(whole: Result) -> None:
     cases = whole.cases
-    assert list(cases.columns) == columns()
+    assert list(cases.columns) == list(COLUMNS)
     assert len(cases) == (1 + 3) * 12 * 2
     assert cases.groupby(["arm", "run"], sort=False).size().to_dict() == {
         ("nnUNetTrainer", ""): 24,
@@ -89,7 +88,7 @@ def test_all_files_are_written(whole: Result) -> None:
     assert list((whole.out / "figures").glob("*.svg"))
     assert list((whole.out / "tables").glob("*.tex"))
     table = pd.read_csv(whole.out / "cases.csv", keep_default_na=False, dtype=str)
-    assert list(table.columns) == columns()
+    assert list(table.columns) == list(COLUMNS)
     assert len(table) == len(whole.cases)
 
 

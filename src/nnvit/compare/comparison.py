@@ -1,8 +1,8 @@
 """`nnvit compare`: audit, scores, statistics and report of several arms, from their results folders alone."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING, Any
 from nnvit.errors import CompareError, did_you_mean
 from nnvit.records.json_files import write_json
 
-from .audit.fairness import Audit, audit, check_masks
+from .audit.fairness import Audit
 from .inputs.arms import Arm, find_arms
-from .inputs.costs import ArmCost, costs
+from .inputs.costs import ArmCost
 from .inputs.mask_files import NATURAL
-from .inputs.references import GroundTruth, ground_truth, human_masks
-from .inputs.training_records import ArmRecords, read_records
-from .options import Options
-from .scores.metrics import HD95_RULE, METRICS, columns
+from .inputs.references import GroundTruth
+from .resolved_options import Options
+from .scores.metrics import HD95_RULE, METRICS
 from .scores.scoring import Scores, ScoringJob, score_all
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CACHE = "scores_cache.json"
-HUMAN = "human"
+COLUMNS = ("dataset", "arm", "run", "fold", "case", "label", "n_ref", "n_pred", *(m.key for m in METRICS), "missed")
+"""Columns of cases.csv; the first six say which mask and label a row is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,134 +72,119 @@ def compare(
     The second run of a comparison scores only what has changed. Scripts need `if __name__ == "__main__":`, because the
     masks are scored in other processes. Raises CompareError for what cannot be read or cannot be compared.
     """
-    out, given = Path(out), _paths(human=human, reference=reference, images=images)
-    _check(metric, images=given["images"])
+    out, reference, human, images = Path(out), _path(reference), _path(human), _path(images)
+    _check(metric, images)
     found = find_arms(
         arms,
         datasets=_words(dataset),
         configuration=configuration,
         folds=_words(folds) or None,
-        unnamed=_unnamed(dataset, given["reference"]),
+        unnamed=_unnamed(_words(dataset), reference),
     )
     baseline = _baseline(baseline, found)
-    records = read_records(found)
-    fairness = audit(found, records, allow=allow, baseline=baseline)
+    fairness = Audit.of(found, allow=allow, baseline=baseline)
     fairness.refuse()
-    masks = _Masks(found, records, given["reference"], given["human"], tubular, nsd_tolerance)
-    scored, fairness = masks.score(fairness, records, out, processes=processes, quiet=quiet)
+    masks = _Masks(found, reference=reference, human=human, tubular=tubular, tolerance=nsd_tolerance)
+    fairness = masks.score(fairness, out, processes=processes, quiet=quiet)
     fairness.refuse()
     _say(fairness.lines(), quiet)
-    options = masks.options(
-        Options(configuration=found[0].runs[0].configuration, baseline=baseline, metric=metric, allow=list(allow))
-    )
-    return _write(out, found, fairness, masks, scored, costs(records), options, given["images"], quiet)
+    configuration = found[0].runs[0].configuration
+    options = replace(masks.options(), configuration=configuration, baseline=baseline, metric=metric, allow=list(allow))
+    return _write(out, masks, fairness, options, images, quiet)
 
 
 class _Masks:
-    """The masks of all arms and of the second observer, and the ground truth of each data set that they are scored against."""
+    """The masks of all arms and of the second observer, the ground truth of each data set, and the scores."""
 
     def __init__(
         self,
         arms: list[Arm],
-        records: Mapping[str, ArmRecords],
-        reference: Path | None,
-        human: Path | None,
-        tubular: Sequence[str],
-        tolerance: float | None,
+        *,
+        reference: Path | None = None,
+        human: Path | None = None,
+        tubular: Sequence[str] = (),
+        tolerance: float | None = None,
     ) -> None:
-        datasets = list(dict.fromkeys(run.dataset for arm in arms for run in arm.runs))
-        several = len(datasets) > 1
+        self.arms, self.human = arms, human
         self.truth: dict[str, GroundTruth] = {}
         self.notes: list[str] = []
         self.jobs: list[ScoringJob] = []
-        self.places: list[dict[str, str]] = []
-        self.human = human
+        self.scores: list[Scores] = []
+        datasets = list(dict.fromkeys(run.dataset for arm in arms for run in arm.runs))
+
+        def own(folder: Path | None, name: str) -> Path | None:
+            """The part of a folder that is about one data set, where there are several."""
+            return folder / name if folder and len(datasets) > 1 and (folder / name).is_dir() else folder
+
         for name in datasets:
-            self.truth[name] = ground_truth(
-                arms, records, name, given=reference, several=several, tubular=tubular, tolerance=tolerance
-            )
-            self.notes += self.truth[name].notes
-            self._add_arms(arms, name)
-            if human is not None:
-                self._add_human(human / name if several and (human / name).is_dir() else human, name)
-
-    def _add_arms(self, arms: list[Arm], name: str) -> None:
-        for arm in arms:
-            for run in arm.runs:
-                for fold in run.folds if run.dataset == name else ():
-                    for case, path in fold.predictions.items():
-                        self._add(name, case, path, arm=arm.name, run=run.name, fold=fold.name)
-
-    def _add_human(self, folder: Path, name: str) -> None:
-        drawn = human_masks(folder, self.truth[name].references)
-        for case, path in drawn.items():
-            self._add(name, case, path, arm=HUMAN, run="", fold="", lenient=True)
-        left = len(self.truth[name].references) - len(drawn)
-        if left:
-            self.notes.append(f"{name}: the second observer has no mask of {left} of the cases.")
+            runs = [run for arm in arms for run in arm.runs if run.dataset == name]
+            truth = GroundTruth.of(runs, given=own(reference, name), tubular=tubular, tolerance=tolerance)
+            self.truth[name] = truth
+            self.notes += truth.notes
+            for arm in arms:
+                for fold in (fold for run in arm.runs if run.dataset == name for fold in run.folds):
+                    self._add(name, fold.predictions, arm=arm.name, run=fold.run.name, fold=fold.name)
+            if folder := own(human, name):
+                drawn = truth.second_observer(folder)
+                self._add(name, drawn, arm="human", run="", fold="", lenient=True)
+                if left := len(truth.references) - len(drawn):
+                    self.notes.append(f"{name}: the second observer has no mask of {left} of the cases.")
 
     def _add(
-        self, dataset: str, case: str, path: Path, *, arm: str, run: str, fold: str, lenient: bool = False
+        self, dataset: str, masks: dict[str, Path], *, arm: str, run: str, fold: str, lenient: bool = False
     ) -> None:
         truth = self.truth[dataset]
-        reference = truth.references.get(case)
-        if reference is None:  # left out by --allow cases
-            return
-        job = ScoringJob(
-            reference=reference, prediction=path, labels=truth.labels, tolerance=truth.tolerance, lenient=lenient
-        )
-        self.jobs.append(job)
-        self.places.append({"dataset": dataset, "arm": arm, "run": run, "fold": fold, "case": case})
+        for case, path in masks.items():
+            if case in truth.references:  # others are left out by --allow cases
+                self.jobs.append(
+                    ScoringJob(
+                        reference=truth.references[case],
+                        prediction=path,
+                        labels=truth.labels,
+                        tolerance=truth.tolerance,
+                        lenient=lenient,
+                        place={"dataset": dataset, "arm": arm, "run": run, "fold": fold, "case": case},
+                    )
+                )
 
-    def score(
-        self, found: Audit, records: Mapping[str, ArmRecords], out: Path, *, processes: int | None, quiet: bool
-    ) -> tuple[list[Scores], Audit]:
-        """Returns the scores of all jobs, and the audit with what the masks tell."""
+    def score(self, found: Audit, out: Path, *, processes: int | None, quiet: bool) -> Audit:
+        """Scores all masks, and returns the audit with what they tell."""
         out.mkdir(parents=True, exist_ok=True)
-        scored = score_all(self.jobs, cache=out / CACHE, processes=processes, quiet=quiet)
-        of_mask = {job.prediction: scores for job, scores in zip(self.jobs, scored, strict=True)}
+        self.scores = score_all(self.jobs, cache=out / "scores_cache.json", processes=processes, quiet=quiet)
+        of_mask = {job.prediction: scores for job, scores in zip(self.jobs, self.scores, strict=True)}
         labels = {name: truth.labels for name, truth in self.truth.items()}
-        return scored, check_masks(found.noted(self.notes), records, of_mask, labels)
+        return found.noted(self.notes).check_masks(self.arms, of_mask, labels)
 
-    def tables(self, scored: list[Scores]) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    def tables(self) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
         """Returns the rows of the arms, and those of the second observer."""
         import pandas as pd
 
-        names = columns()
         rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-        for job, place, scores in zip(self.jobs, self.places, scored, strict=True):
-            rows[job.lenient] += [
-                place | {"label": label} | {key: row[key] for key in names if key in row}
-                for label, row in scores.items()
-            ]
-        of_arms, of_human = (pd.DataFrame(rows[human], columns=names) for human in (False, True))
+        for job, scores in zip(self.jobs, self.scores, strict=True):
+            rows[job.lenient] += [job.place | {"label": label} | row for label, row in scores.items()]
+        of_arms, of_human = (pd.DataFrame(rows[human], columns=list(COLUMNS)) for human in (False, True))
         return of_arms, of_human if self.human is not None else None
 
-    def files(self, arms: list[Arm]) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
+    def files(self) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
         """Returns the references, and the masks of each arm's first run; cases of several data sets are DATASET/CASE."""
-
-        def full(dataset: str, case: str) -> str:
-            return f"{dataset}/{case}" if len(self.truth) > 1 else case
-
-        references = {full(name, case): path for name, t in self.truth.items() for case, path in t.references.items()}
-        predictions: dict[str, dict[str, Path]] = {arm.name: {} for arm in arms}
-        for job, place in reversed(list(zip(self.jobs, self.places, strict=True))):
-            if place["arm"] in predictions and not job.lenient:
-                predictions[place["arm"]][full(place["dataset"], place["case"])] = job.prediction
+        references: dict[str, Path] = {}
+        predictions: dict[str, dict[str, Path]] = {arm.name: {} for arm in self.arms}
+        for job in self.jobs:
+            case = f"{job.place['dataset']}/{job.place['case']}" if len(self.truth) > 1 else job.place["case"]
+            references[case] = job.reference
+            if not job.lenient:
+                predictions[job.place["arm"]].setdefault(case, job.prediction)
         return references, predictions
 
-    def options(self, asked: Options) -> Options:
-        """Returns the options with what they came to."""
+    def options(self) -> Options:
+        """Returns what the options of the ground truth came to."""
         first, *_ = self.truth.values()
+        endings = {path.suffix.lower() for truth in self.truth.values() for path in truth.references.values()}
         values = first.labels.values.items()
-        photographs = all(
-            path.suffix.lower() in NATURAL for truth in self.truth.values() for path in truth.references.values()
-        )
-        return replace(
-            asked,
+        return Options(
             dataset=", ".join(self.truth),
             datasets=list(self.truth),
-            folds=list(dict.fromkeys(place["fold"] for place in self.places if place["fold"])),
+            folds=list(dict.fromkeys(job.place["fold"] for job in self.jobs if job.place["fold"])),
             human=self.human is not None,
             tubular=list(first.labels.tubular),
             nsd_tolerance_mm=first.tolerance,
@@ -208,23 +192,13 @@ class _Masks:
             hd95_rule=HD95_RULE,
             labels={name: held[0] if len(held) == 1 else list(held) for name, held in values},
             ignore_label=first.labels.ignore,
-            spacing_unit="px" if photographs else "mm",
+            spacing_unit="px" if endings <= set(NATURAL) else "mm",
             version=version("nnvit"),
             date=datetime.now(UTC).date().isoformat(),
         )
 
 
-def _write(
-    out: Path,
-    arms: list[Arm],
-    fairness: Audit,
-    masks: _Masks,
-    scored: list[Scores],
-    cost: list[ArmCost],
-    options: Options,
-    images: Path | None,
-    quiet: bool,
-) -> Result:
+def _write(out: Path, masks: _Masks, fairness: Audit, options: Options, images: Path | None, quiet: bool) -> Result:
     from . import report
     from .report.wording import without_home
     from .stats import analysis
@@ -232,7 +206,8 @@ def _write(
 
     if Path(sys.argv[0]).stem == "nnvit":
         options = replace(options, command=without_home(" ".join(sys.argv)))
-    cases, observer = masks.tables(scored)
+    cost = ArmCost.of_all(masks.arms)
+    cases, observer = masks.tables()
     cases.to_csv(out / "cases.csv", index=False)
     if observer is not None:
         observer.to_csv(out / "cases_human.csv", index=False)
@@ -242,11 +217,11 @@ def _write(
     stats = comparison.to_dict() | {
         "headline": answer,
         "audit": fairness.to_dict(),
-        "cost": [row.to_dict() for row in cost],
-        "options": options.to_dict(),
+        "cost": [asdict(row) for row in cost],
+        "options": asdict(options),
     }
     write_json(out / "stats.json", stats, indent=2, allow_nan=False)
-    references, predictions = masks.files(arms)
+    references, predictions = masks.files()
     _say(["report …"], quiet)
     page = report.write(
         out,
@@ -254,7 +229,7 @@ def _write(
         comparison=comparison,
         audit=fairness,
         cost=cost,
-        arms=arms,
+        arms=masks.arms,
         options=options,
         images=images,
         references=references,
@@ -263,7 +238,7 @@ def _write(
     return Result(out=out, headline=answer, audit=fairness, cases=cases, stats=stats, cost=cost, report=page)
 
 
-def _check(metric: str, *, images: Path | None) -> None:
+def _check(metric: str, images: Path | None) -> None:
     known = [each.key for each in METRICS]
     if metric not in known:
         raise CompareError(
@@ -273,11 +248,10 @@ def _check(metric: str, *, images: Path | None) -> None:
         raise CompareError(f"--images {images} is not a folder; give the folder of the images, for the overlays.")
 
 
-def _unnamed(dataset: Any, reference: Path | None) -> str:
+def _unnamed(datasets: list[str], reference: Path | None) -> str:
     """The name of the data set where no arm states one: that of --dataset, else of the folder of the references."""
-    words = _words(dataset)
-    if len(words) == 1 or reference is None:
-        return words[0] if len(words) == 1 else "data"
+    if len(datasets) == 1 or reference is None:
+        return datasets[0] if len(datasets) == 1 else "data"
     folder = reference.resolve()
     return folder.parent.name if folder.name.startswith(("labels", "gt_")) else folder.name
 
@@ -307,8 +281,8 @@ def _words(given: Any) -> list[str]:
     return [str(word) for word in given] if isinstance(given, list | tuple) else [str(given)]
 
 
-def _paths(**given: Path | str | None) -> dict[str, Path | None]:
-    return {name: None if path is None else Path(path).expanduser() for name, path in given.items()}
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given).expanduser()
 
 
 def _say(lines: list[str], quiet: bool) -> None:

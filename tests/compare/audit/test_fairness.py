@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnvit.compare.audit.fairness import audit
+from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import costs
-from nnvit.compare.inputs.training_records import read_records
+from nnvit.compare.inputs.costs import ArmCost
 from nnvit.errors import CompareError
 from tests.compare.planted import (
     MIRROR,
@@ -417,7 +416,7 @@ def test_a_fork_may_write_what_nnunet_does_not(study: Study) -> None:
     assert rows["loss"]["values"]["nnUNetTrainer"] == "unknown"
     assert rows["mirroring_at_prediction"]["status"] == "equal"
     assert rows["patch_size"]["status"] == "equal"
-    assert [cost.arm for cost in costs(read_records(find_arms([stock])))] == ["nnUNetTrainer"]
+    assert [cost.arm for cost in ArmCost.of_all(find_arms([stock]))] == ["nnUNetTrainer"]
 
 
 def test_an_unfinished_fold_is_named(study: Study) -> None:
@@ -457,7 +456,7 @@ def test_a_refusal_names_what_else_differs(study: Study) -> None:
     one_case_missing(study)
     other_patch_size(study)
     arms = find_arms(sorted(study.results.iterdir()))
-    found = audit(arms, read_records(arms))
+    found = Audit.of(arms)
     with pytest.raises(CompareError, match=r"vit lacks case_03[\s\S]*would not stop[\s\S]*patch size \(patch_size\)"):
         found.refuse()
 

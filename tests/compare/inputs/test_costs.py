@@ -1,24 +1,24 @@
 """What arms cost, from their records; None where they tell nothing."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import ArmCost, costs
-from nnvit.compare.inputs.training_records import read_records
+from nnvit.compare.inputs.costs import ArmCost
 from tests.compare.planted import Study
 
 
 def costs_of(*given: str | Path) -> list[ArmCost]:
-    return costs(read_records(find_arms(given)))
+    return ArmCost.of_all(find_arms(given))
 
 
 def test_two_arms_of_nnvit_are_timed_by_their_steps(study: Study) -> None:
     model = study.results / "nnUNetTrainer_nnvit__nnUNetPlans_vit_s0__2d"
     (cost,) = costs_of(model)
-    assert cost.to_dict() == {
+    assert asdict(cost) == {
         "arm": "vit",
         "parameters_total": 26844386,
         "parameters_trainable": 4788194,
@@ -54,4 +54,4 @@ def test_beside_a_stock_arm_all_are_timed_in_the_one_way_that_both_record(study:
 
 def test_masks_alone_cost_nothing_that_is_known(study: Study) -> None:
     (cost,) = costs_of(f"plain={study.references}")
-    assert {value for key, value in cost.to_dict().items() if key not in ("arm", "seconds_per_iteration_of")} == {None}
+    assert {value for key, value in asdict(cost).items() if key not in ("arm", "seconds_per_iteration_of")} == {None}

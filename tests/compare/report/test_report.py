@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from nnvit.compare.options import Options
 from nnvit.compare.report import sentences
 from nnvit.compare.report.sentences import Facts
+from nnvit.compare.resolved_options import Options
 from tests.compare.sample import HOSTILE, Sample, whole_report, write
 
 SECTIONS = [

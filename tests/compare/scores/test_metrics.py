@@ -12,8 +12,8 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnvit.compare.inputs.mask_files import read_mask
-from nnvit.compare.scores.metrics import METRICS, LabelPair, Labels
-from nnvit.compare.scores.scoring import ScoringJob, _score, _score_case, _score_job
+from nnvit.compare.scores.metrics import METRICS, Labels, _LabelPair
+from nnvit.compare.scores.scoring import ScoringJob, _score_job
 from tests.compare.planted import Study, write_png
 
 REGIONS = Labels(values={"whole": (1, 2), "core": (2,)}, ignore=3)
@@ -27,7 +27,7 @@ def score(
     *,
     tubular: bool = False,
 ) -> dict[str, Any]:
-    return _score(LabelPair(reference, prediction, spacing, tolerance), tubular=tubular)
+    return _LabelPair(reference, prediction, spacing, tolerance).row(tubular=tubular)
 
 
 def masks(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,14 +136,14 @@ def test_anisotropic_voxels_count_in_mm() -> None:
 
 def test_only_tubular_labels_get_cldice() -> None:
     array = square().astype(np.uint8) + np.roll(square(), 15, axis=1) * np.uint8(2)
-    found = _score_case(array, array, (1, 1), Labels(values={"a": (1,), "b": (2,)}, tubular=("b",)), 1.0)
+    found = Labels(values={"a": (1,), "b": (2,)}, tubular=("b",)).score(array, array, (1, 1), 1.0)
     assert math.isnan(found["a"]["cldice"])
     assert found["b"]["cldice"] == 1
 
 
 def test_a_structure_that_is_wholly_ignored_counts_as_absent() -> None:
     reference = square().astype(np.uint8) * 3
-    row = _score_case(reference, square().astype(np.uint8), (1, 1), Labels(values={"a": (1,)}, ignore=3), 1.0)["a"]
+    row = Labels(values={"a": (1,)}, ignore=3).score(reference, square().astype(np.uint8), (1, 1), 1.0)["a"]
     assert (row["n_ref"], row["n_pred"], row["fp_volume_mm3"]) == (0, 0, 0)
 
 

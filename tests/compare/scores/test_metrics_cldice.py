@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from skimage.morphology import skeletonize
 
-from nnvit.compare.scores.metrics import LabelPair, _center_line, _cl_dice
+from nnvit.compare.scores.metrics import _center_line, _cl_dice, _LabelPair
 
 
 def cl_dice(reference: np.ndarray, prediction: np.ndarray) -> float:
-    return _cl_dice(LabelPair(reference, prediction, (1.0,) * reference.ndim, 1.0))
+    return _cl_dice(_LabelPair(reference, prediction, (1.0,) * reference.ndim, 1.0))
 
 
 def bar(width: int = 3) -> np.ndarray:

@@ -1,19 +1,20 @@
 """Was it a fair fight? Finds what should be equal between the arms and is not, what differs by design, and what is unknown."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnvit.compare.inputs.arms import Arm
-from nnvit.compare.inputs.mask_files import case_of, some
-from nnvit.compare.inputs.training_records import ArmRecords, Records
+from nnvit.compare.inputs.mask_files import some
+from nnvit.compare.inputs.training_records import Fold, Run
 from nnvit.compare.scores.metrics import Labels
 from nnvit.errors import CompareError, did_you_mean
 
 from .callouts import call_outs
-from .rows import QUESTIONS, UNKNOWN, WRONG, Question, question_of
+from .rows import QUESTIONS, UNKNOWN, WRONG, Question
 
 Scored = Mapping[Path, Mapping[str, Mapping[str, Any]]]
 """Path of a mask -> label -> its columns."""
@@ -49,6 +50,32 @@ class Audit:
     allow: tuple[str, ...] = ()
     core_unknown: bool = False
 
+    @classmethod
+    def of(cls, arms: Sequence[Arm], *, allow: Sequence[str] = (), baseline: str | None = None) -> "Audit":
+        """Audits the records of all arms. Raises CompareError for an unknown key in `allow`."""
+        known = [question.key for question in QUESTIONS if question.equal]
+        for key in allow:
+            if key not in known:
+                raise CompareError(
+                    f"--allow {key} is no key of the audit; they are {', '.join(known)}.{did_you_mean(key, known)}"
+                )
+        found = cls(allow=tuple(dict.fromkeys(allow)))._with_cases(arms)._with_recorded(arms)
+        for question in QUESTIONS:
+            if question.answer is not None:
+                found = found._with_answers(question, question.answer, arms)
+        return found.noted([*_unknown(found, arms), *_unfinished(arms), *call_outs(arms, baseline)])
+
+    def check_masks(self, arms: Sequence[Arm], scores: Scored, labels: Mapping[str, Labels]) -> "Audit":
+        """Returns the audit with a row on whether the masks are those that were evaluated; labels: of each data set."""
+        values, every = {}, []
+        for arm in arms:
+            folds = [fold for run in arm.runs for fold in run.folds]
+            reasons = [reason for fold in folds for reason in _changed(fold, scores, labels[fold.run.dataset])]
+            known = all(fold.evaluated for fold in folds)
+            values[arm.name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
+            every += [f"{arm.name}: {reason}" for reason in reasons]
+        return self._judged(_question("predictions"), values, differs=bool(every), reasons=every)
+
     @property
     def verdict(self) -> str:
         """ "fair", "fair with declared differences" or "not comparable"."""
@@ -77,9 +104,7 @@ class Audit:
         if not self.stop:
             return
         stopped = "\n".join(f"- {reason}" for reason in self.stop)
-        others = [
-            f"- {_line(row)}" for row in self.rows if row.status == "different" and not question_of(row.key).stops
-        ]
+        others = [f"- {_line(row)}" for row in self.rows if row.status == "different" and not _question(row.key).stops]
         beside = "\nThey also differ in the following, which would not stop the comparison:\n" + "\n".join(others)
         raise CompareError(f"these arms cannot be compared:\n{stopped}{beside if others else ''}")
 
@@ -87,7 +112,46 @@ class Audit:
         """Returns the audit with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
-    def judged(
+    def _with_cases(self, arms: Sequence[Arm]) -> "Audit":
+        """Adds whether every arm and run has the same cases, in the same folds where the arms have folds."""
+        values = {arm.name: " + ".join(dict.fromkeys(str(len(run.predictions)) for run in arm.runs)) for arm in arms}
+        datasets = dict.fromkeys(run.dataset for arm in arms for run in arm.runs)
+        reasons = [reason for dataset in datasets for reason in _differing_cases(arms, dataset)]
+        return self._judged(_question("cases"), values, differs=bool(reasons), reasons=reasons)
+
+    def _with_recorded(self, arms: Sequence[Arm]) -> "Audit":
+        """Adds whether the trainings left any record."""
+        values = {arm.name: "no" if all(fold.is_empty for fold in arm.trained) else "yes" for arm in arms}
+        found = self._judged(_question("recorded"), values, differs="no" in values.values())
+        bare = [name for name, value in values.items() if value == "no"]
+        declares = "declares" if "recorded" in self.allow else "would declare"
+        note = (
+            f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
+            f"{declares} that you know it was fair."
+        )
+        return found.noted([note] if bare else [])
+
+    def _with_answers(self, question: Question, answer: Callable[[Fold], str | None], arms: Sequence[Arm]) -> "Audit":
+        """Adds the row of a question that every fold answers."""
+        answers = {
+            arm.name: {(fold.run.dataset, fold.run.name, fold.name): answer(fold) for fold in arm.trained}
+            for arm in arms
+        }
+        values = {name: _told(held) for name, held in answers.items()}
+        every = [value for held in answers.values() for value in held.values()]
+        if not question.equal:
+            different = len(set(values.values()) - {UNKNOWN}) > 1
+            return self._shown(question, values, "by design" if different else "unknown" if None in every else "equal")
+        differs = _differs(list(answers.values())) or any(
+            value is not None and value.startswith(WRONG) for value in every
+        )
+        reasons = question.reasons(values) if differs and question.stops else ()
+        found = self._judged(question, values, differs=differs, reasons=reasons)
+        if differs and question.details:
+            found = found.noted(question.details({arm.name: arm.trained[0] for arm in arms}))
+        return replace(found, core_unknown=self.core_unknown or (question.core and None in every and not differs))
+
+    def _judged(
         self, question: Question, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()
     ) -> "Audit":
         """Returns the audit with a row of something that must be equal.
@@ -99,18 +163,18 @@ class Audit:
             status = "unknown"
         stop = [f"{reason} (--allow {question.key} declares it)" for reason in reasons if status == "different"]
         notes = [f"declared by --allow {question.key}: {reason}" for reason in reasons if status == "declared"]
-        return replace(self._with(question, values, status), stop=(*self.stop, *stop)).noted(notes)
+        return replace(self._shown(question, values, status), stop=(*self.stop, *stop)).noted(notes)
 
-    def shown(self, question: Question, values: dict[str, str], *, unknown: bool) -> "Audit":
-        """Returns the audit with a row of something that differs by design."""
-        different = len({value for value in values.values() if value != UNKNOWN}) > 1
-        return self._with(question, values, "by design" if different else "unknown" if unknown else "equal")
-
-    def _with(self, question: Question, values: dict[str, str], status: str) -> "Audit":
+    def _shown(self, question: Question, values: dict[str, str], status: str) -> "Audit":
+        """Returns the audit with a row that is not judged."""
         row = AuditRow(
             key=question.key, title=question.title, equal_expected=question.equal, values=values, status=status
         )
         return replace(self, rows=(*self.rows, row))
+
+
+def _question(key: str) -> Question:
+    return next(question for question in QUESTIONS if question.key == key)
 
 
 def _line(row: AuditRow) -> str:
@@ -118,136 +182,59 @@ def _line(row: AuditRow) -> str:
     return f"{row.status}: {row.title} ({row.key}): {values}"
 
 
-def audit(
-    arms: Sequence[Arm], records: Mapping[str, ArmRecords], *, allow: Sequence[str] = (), baseline: str | None = None
-) -> Audit:
-    """Audits the records of all arms. Raises CompareError for an unknown key in `allow`."""
-    known = [question.key for question in QUESTIONS if question.equal]
-    for key in allow:
-        if key not in known:
-            raise CompareError(
-                f"--allow {key} is no key of the audit; they are {', '.join(known)}.{did_you_mean(key, known)}"
-            )
-    trained = {name: held.trained for name, held in records.items()}
-    found = _cases(Audit(allow=tuple(dict.fromkeys(allow))), arms)
-    found = _recorded(found, trained)
-    for question in QUESTIONS:
-        if question.answer is not None:
-            found = _answered(found, question, question.answer, trained)
-    notes = [*_unknown(found, trained), *_unfinished(arms, trained), *call_outs(arms, trained, baseline)]
-    return found.noted(notes)
-
-
-def check_masks(found: Audit, records: Mapping[str, ArmRecords], scores: Scored, labels: Mapping[str, Labels]) -> Audit:
-    """Returns the audit with a row on whether the masks are those that were evaluated; labels: of each data set."""
-    values, every = {}, []
-    for name, held in records.items():
-        reasons = [reason for record in held.masks for reason in _changed(record, scores, labels[record.run.dataset])]
-        known = all(record.summary for record in held.masks)
-        values[name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
-        every += [f"{name}: {reason}" for reason in reasons]
-    return found.judged(question_of("predictions"), values, differs=bool(every), reasons=every)
-
-
 # --- cases -------------------------------------------------------------------------------------------------------------
 
 
-def _cases(found: Audit, arms: Sequence[Arm]) -> Audit:
-    """Adds whether every arm and run has the same cases, in the same folds where the arms have folds."""
-    values = {arm.name: " + ".join(dict.fromkeys(str(len(run.predictions)) for run in arm.runs)) for arm in arms}
-    datasets = dict.fromkeys(run.dataset for arm in arms for run in arm.runs)
-    reasons = [reason for dataset in datasets for reason in _differing_cases(arms, dataset)]
-    return found.judged(question_of("cases"), values, differs=bool(reasons), reasons=reasons)
-
-
 def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
-    runs = {(arm.name, run.name): run for arm in arms for run in arm.runs if run.dataset == dataset}
-    absent = [arm.name for arm in arms if dataset not in arm.datasets]
-    reasons = [f"{name} has no results on {dataset}" for name in absent]
-    by_run = _same_runs([{run for arm, run in runs if arm == name} for name in dict.fromkeys(arm for arm, _ in runs)])
-    held = {who: {case: fold.name for fold in run.folds for case in fold.predictions} for who, run in runs.items()}
-    every = {case for cases in held.values() for case in cases}
-    for (arm, run), cases in held.items():
-        who = f"{arm}, run {run}" if run else arm
-        missing = sorted(every - cases.keys())
+    reasons = [f"{arm.name} has no results on {dataset}" for arm in arms if dataset not in arm.datasets]
+    runs = [(arm.name, run) for arm in arms for run in arm.runs if run.dataset == dataset]
+    every = {case for _, run in runs for case in run.predictions}
+    for name, run in runs:
+        missing = sorted(every - run.predictions.keys())
         if missing:
-            reasons.append(f"{who} lacks {some(missing)}, which other arms have{_shared_folds(runs.values())}")
-    folds: dict[tuple[str, str], set[str]] = {}
-    for (_, run), cases in held.items():
-        for case, fold in cases.items():
-            folds.setdefault((run if by_run else "", case), set()).update([fold] if fold else [])
+            who = f"{name}, run {run.name}" if run.name else name
+            shared = _shared_folds([run for _, run in runs])
+            reasons.append(f"{who} lacks {some(missing)}, which other arms have{shared}")
+    by_run = _same([{run.name for of, run in runs if of == name} for name in dict(runs)])
+    folds: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for _, run in runs:
+        held = {case: fold.name for fold in run.folds if fold.name for case in fold.predictions}
+        for case, fold in held.items():
+            folds[run.name if by_run else "", case].add(fold)
     moved = sorted({case for (_, case), names in folds.items() if len(names) > 1})
     if moved:
         reasons.append(f"{dataset}: {some(moved)} lie in different folds of the arms: the splits are not the same")
     return reasons
 
 
-def _same_runs(names: Sequence[set[Any]]) -> bool:
-    """True if all arms name their runs alike; these are then compared one by one, as repeated splits may differ by run."""
-    return all(of_arm == names[0] for of_arm in names)
+def _same(sets: Sequence[set[Any]]) -> bool:
+    """True if all are equal. Runs that all arms name alike are compared one by one: repeated splits may differ by run."""
+    return all(one == sets[0] for one in sets)
 
 
-def _shared_folds(runs: Iterable[Any]) -> str:
+def _shared_folds(runs: Sequence[Run]) -> str:
     sets = [{fold.name for fold in run.folds} for run in runs]
     shared = sorted(set.intersection(*sets))
-    return (
-        f"; all arms have the folds {', '.join(shared)}: --folds" if shared and any(s != sets[0] for s in sets) else ""
-    )
-
-
-def _recorded(found: Audit, records: Mapping[str, Sequence[Records]]) -> Audit:
-    """Adds whether the trainings left any record."""
-    values = {name: "no" if all(record.is_empty for record in listed) else "yes" for name, listed in records.items()}
-    found = found.judged(question_of("recorded"), values, differs="no" in values.values())
-    bare = [name for name, value in values.items() if value == "no"]
-    declares = "declares" if "recorded" in found.allow else "would declare"
-    note = (
-        f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
-        f"{declares} that you know it was fair."
-    )
-    return found.noted([note] if bare else [])
+    return f"; all arms have the folds {', '.join(shared)}: --folds" if shared and not _same(sets) else ""
 
 
 # --- answers of the folds ----------------------------------------------------------------------------------------------
 
 
-def _answered(
-    found: Audit, question: Question, answer: Callable[[Records], str | None], records: Mapping[str, Sequence[Records]]
-) -> Audit:
-    """Adds the row of a question that every fold answers."""
-    answers = {
-        name: {(r.run.dataset, r.run.name, r.fold.name): answer(r) for r in listed} for name, listed in records.items()
-    }
-    values = {name: _told(held) for name, held in answers.items()}
-    every = [value for held in answers.values() for value in held.values()]
-    if not question.equal:
-        return found.shown(question, values, unknown=None in every)
-    differs = _differs(answers) or any(value is not None and value.startswith(WRONG) for value in every)
-    reasons = question.reasons(question.title, values) if differs and question.stops else ()
-    found = found.judged(question, values, differs=differs, reasons=reasons)
-    if differs and question.details:
-        found = found.noted(question.details({name: listed[0] for name, listed in records.items() if listed}))
-    return replace(found, core_unknown=found.core_unknown or (question.core and None in every and not differs))
-
-
-def _differs(answers: Mapping[str, Answers]) -> bool:
+def _differs(answers: Sequence[Answers]) -> bool:
     """True if known answers differ: fold by fold where all arms have the same folds, else by data set; likewise for runs."""
-    folds = [{key[2] for key in answer} for answer in answers.values()]
-    by_fold = all(names == folds[0] for names in folds)
-    by_run = _same_runs([{key[:2] for key in answer} for answer in answers.values()])
-    groups: dict[tuple[str, ...], set[str]] = {}
-    for answer in answers.values():
-        for (dataset, run, fold), value in answer.items():
-            if value is not None:
-                groups.setdefault((dataset, run if by_run else "", fold), set()).add(value)
+    by_fold = _same([{fold for _, _, fold in answer} for answer in answers])
+    by_run = _same([{key[:2] for key in answer} for answer in answers])
+    known = [
+        {(dataset, run if by_run else "", fold if by_fold else "", value)
+         for (dataset, run, fold), value in answer.items() if value is not None}
+        for answer in answers
+    ]  # fmt: skip
     if by_fold:
-        return any(len(values) > 1 for values in groups.values())
-    per_arm = [
-        {(key[0], key[1] if by_run else "", value) for key, value in answer.items() if value is not None}
-        for answer in answers.values()
-    ]  # folds that not all arms have may differ in themselves, as splits do
-    known = [values for values in per_arm if values]
-    return any(not (one <= other or other <= one) for one in known for other in known)
+        told = set.union(*known)
+        return len({key[:3] for key in told}) < len(told)
+    # folds that not all arms have may differ in themselves, as splits do
+    return any(one and other and not (one <= other or other <= one) for one in known for other in known)
 
 
 def _told(answer: Answers) -> str:
@@ -265,75 +252,66 @@ def _told(answer: Answers) -> str:
     return "; ".join(dict.fromkeys(texts.values()))
 
 
-def _unknown(found: Audit, records: Mapping[str, Sequence[Records]]) -> list[str]:
+def _unknown(found: Audit, arms: Sequence[Arm]) -> list[str]:
     """Names what each arm does not record; arms without any record have a note of their own."""
     notes = []
-    for name, listed in records.items():
-        titles = [row.title for row in found.rows if row.equal_expected and UNKNOWN in row.values.get(name, "")]
-        if titles and not all(record.is_empty for record in listed):
-            notes.append(f"{name} does not record: {', '.join(titles)}.")
+    for arm in arms:
+        titles = [row.title for row in found.rows if row.equal_expected and UNKNOWN in row.values.get(arm.name, "")]
+        if titles and not all(fold.is_empty for fold in arm.trained):
+            notes.append(f"{arm.name} does not record: {', '.join(titles)}.")
     return notes
 
 
-def _unfinished(arms: Sequence[Arm], records: Mapping[str, Sequence[Records]]) -> list[str]:
+def _unfinished(arms: Sequence[Arm]) -> list[str]:
     notes = []
     for arm in arms:
-        notes += [
-            f"{run.path}: fold {', '.join(run.unfinished)} holds no validation masks and is left out."
-            for run in arm.runs
-            if run.unfinished
-        ]
-        stopped = [record.fold.name for record in records[arm.name] if _stopped(record)]
+        for run in arm.runs:
+            if run.unfinished:
+                notes.append(f"{run.path}: fold {', '.join(run.unfinished)} holds no validation masks and is left out.")
+        stopped = [fold.name for fold in arm.trained if _stopped(fold)]
         if stopped:
             notes.append(f"{arm.name}: the training of fold {', '.join(stopped)} is not recorded as finished.")
     return notes
 
 
-def _stopped(record: Records) -> bool:
-    if "exit" in record.manifest:
-        return record.manifest["exit"] != "finished"
-    return record.log.epochs is not None and not record.log.finished
+def _stopped(fold: Fold) -> bool:
+    if "exit" in fold.manifest:
+        return fold.manifest["exit"] != "finished"
+    return fold.log.epochs is not None and not fold.log.finished
 
 
 # --- masks -------------------------------------------------------------------------------------------------------------
 
 
-def _changed(record: Records, scores: Scored, labels: Labels) -> list[str]:
+def _changed(fold: Fold, scores: Scored, labels: Labels) -> list[str]:
     """Reasons to doubt that the masks are those that nnU-Net evaluated at the end of this training."""
-    predictions, reasons = record.fold.predictions, []
-    wanted = record.log.val_cases or record.manifest.get("cases", {}).get("val")
-    if wanted and record.fold.name not in ("", "all") and len(predictions) != wanted:
+    predictions, evaluated, reasons = fold.predictions, fold.evaluated, []
+    wanted = fold.log.val_cases or fold.recorded("cases", "val")
+    if wanted and fold.name not in ("", "all") and len(predictions) != wanted:
         reasons.append(
-            f"{record.fold.folder}/validation holds {len(predictions)} masks, the fold validates {wanted} cases: files are "
+            f"{fold.folder}/validation holds {len(predictions)} masks, the fold validates {wanted} cases: files are "
             "missing or left over from an earlier training"
         )
-    evaluated = {_case(entry): entry["metrics"] for entry in record.summary.get("metric_per_case", ())}
-    started = _started(record)
+    started = _started(fold)
     for case, path in predictions.items():
-        older = path.stat().st_mtime < started
         if evaluated and case not in evaluated:
             reasons.append(f"{path} is not in summary.json: it is left over from an earlier training, or came later")
-        elif evaluated and not _as_evaluated(scores.get(path, {}), evaluated[case], labels):
+        elif evaluated and not _as_evaluated(scores.get(path, {}), evaluated[case]["metrics"], labels):
             reasons.append(
                 f"{path} is not the mask that summary.json describes: one of the two is stale; run --val again"
             )
-        elif older:
+        elif path.stat().st_mtime < started:
             reasons.append(f"{path} is older than the start of this training: it is left over from an earlier one")
     gone = sorted(evaluated.keys() - predictions.keys())
-    return reasons + ([f"{record.fold.folder} was evaluated with {some(gone)}, whose masks are gone"] if gone else [])
+    return reasons + ([f"{fold.folder} was evaluated with {some(gone)}, whose masks are gone"] if gone else [])
 
 
-def _started(record: Records) -> float:
+def _started(fold: Fold) -> float:
     """The start of the training: by its log, whose clock may be that of another machine, or its first file; the earlier."""
-    debug, start = record.fold.folder / "debug.json", record.log.start
+    debug, start = fold.folder / "debug.json", fold.log.start
     if start is None or not debug.is_file():
         return 0.0
     return min(start.timestamp(), debug.stat().st_mtime)
-
-
-def _case(entry: dict[str, Any]) -> str:
-    path = Path(str(entry["prediction_file"]).replace("\\", "/"))
-    return case_of(path) or path.name
 
 
 def _as_evaluated(

@@ -1,12 +1,13 @@
 """The cost of each arm, from its records; None where they do not state it. Nothing is estimated."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
-from .training_records import ArmRecords, Records
+from .arms import Arm
+from .training_records import Fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,56 +32,48 @@ class ArmCost:
     predict_seconds_per_case: float | None = None
     device: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for stats.json."""
-        return asdict(self)
+    @classmethod
+    def of_all(cls, arms: Sequence[Arm]) -> list[Self]:
+        """Returns the cost of each arm, all timed in one way."""
+        timed = all(_step_seconds(fold) is not None for arm in arms for fold in arm.trained)
+        return [cls._of(arm, _step_seconds if timed else _epoch_seconds) for arm in arms]
+
+    @classmethod
+    def _of(cls, arm: Arm, per_iteration: Callable[[Fold], float | None]) -> Self:
+        def known(of: Callable[[Fold], Any]) -> list[Any]:
+            return [value for fold in arm.trained if (value := of(fold)) is not None]
+
+        def largest(*keys: str) -> int | None:
+            return max(known(lambda fold: fold.recorded(*keys)), default=None)
+
+        hours = [sum(fold.log.epoch_seconds) / 3600 for fold in arm.trained if fold.log.epoch_seconds]
+        checkpoints = [fold.folder / "checkpoint_final.pth" for fold in arm.trained]
+        return cls(
+            arm=arm.name,
+            parameters_total=largest("parameters", "total"),
+            parameters_trainable=largest("parameters", "trainable"),
+            flops=max(map(int, known(lambda fold: fold.recorded("flops_per_patch"))), default=None),
+            seconds_per_iteration=_median(known(per_iteration)),
+            seconds_per_iteration_of="data and step"
+            if per_iteration is _step_seconds
+            else "epoch, validation included",
+            train_hours=sum(hours) / len(hours) if hours else None,
+            peak_memory_bytes=largest("peak_memory_bytes"),
+            checkpoint_bytes=max((path.stat().st_size for path in checkpoints if path.is_file()), default=None),
+            predict_seconds_per_case=_median(known(lambda fold: _median(fold.log.case_seconds))),
+            device=", ".join(sorted({fold.device for fold in arm.trained if fold.device})) or None,
+        )
 
 
-def costs(records: Mapping[str, ArmRecords]) -> list[ArmCost]:
-    """Returns the cost of each arm."""
-    timed = all(_step_seconds(record) is not None for held in records.values() for record in held.trained)
-    return [_cost(name, held.trained, _step_seconds if timed else _epoch_seconds) for name, held in records.items()]
-
-
-def _cost(name: str, records: Sequence[Records], per_iteration: Callable[[Records], float | None]) -> ArmCost:
-    def known(of: Callable[[Records], Any]) -> list[Any]:
-        return [value for record in records if (value := of(record)) is not None]
-
-    hours = known(_hours)
-    return ArmCost(
-        arm=name,
-        parameters_total=max(known(lambda r: r.manifest.get("parameters", {}).get("total")), default=None),
-        parameters_trainable=max(known(lambda r: r.manifest.get("parameters", {}).get("trainable")), default=None),
-        flops=max(map(int, known(lambda r: r.manifest.get("flops_per_patch"))), default=None),
-        seconds_per_iteration=_median(known(per_iteration)),
-        seconds_per_iteration_of="data and step" if per_iteration is _step_seconds else "epoch, validation included",
-        train_hours=sum(hours) / len(hours) if hours else None,
-        peak_memory_bytes=max(known(lambda r: r.manifest.get("peak_memory_bytes")), default=None),
-        checkpoint_bytes=max(known(_checkpoint_bytes), default=None),
-        predict_seconds_per_case=_median(known(lambda r: _median(r.log.case_seconds))),
-        device=", ".join(sorted({record.device for record in records if record.device})) or None,
-    )
-
-
-def _step_seconds(record: Records) -> float | None:
+def _step_seconds(fold: Fold) -> float | None:
     """The sum of all parts of an iteration: 0.1.0 recorded data and step, later versions forward and backward as well."""
-    parts = record.manifest.get("seconds_per_iteration")
+    parts = fold.recorded("seconds_per_iteration")
     return float(sum(parts.values())) if parts else None
 
 
-def _epoch_seconds(record: Records) -> float | None:
-    iterations, seconds = record.debug.get("num_iterations_per_epoch"), _median(record.log.epoch_seconds)
+def _epoch_seconds(fold: Fold) -> float | None:
+    iterations, seconds = fold.debug.get("num_iterations_per_epoch"), _median(fold.log.epoch_seconds)
     return seconds / int(str(iterations)) if str(iterations).isdigit() and seconds is not None else None
-
-
-def _hours(record: Records) -> float | None:
-    seconds = record.log.epoch_seconds
-    return sum(seconds) / 3600 if seconds else None
-
-
-def _checkpoint_bytes(record: Records) -> int | None:
-    path = record.fold.folder / "checkpoint_final.pth"
-    return path.stat().st_size if path.is_file() else None
 
 
 def _median(values: Sequence[float]) -> float | None:

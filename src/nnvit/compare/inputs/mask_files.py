@@ -2,8 +2,9 @@
 
 import gzip
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ ENDINGS = (*MEDICAL, *NATURAL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelMap:
+class _LabelMap:
     """A label map (H, W) or (D, H, W) of whole numbers.
 
     spacing: mm along each of its axes (1 for photographs, whose unit is the pixel). origin, direction: as in SimpleITK;
@@ -31,7 +32,7 @@ class LabelMap:
     origin: tuple[float, ...] = ()
     direction: tuple[float, ...] = ()
 
-    def difference_to(self, other: "LabelMap") -> str:
+    def difference_to(self, other: "_LabelMap") -> str:
         """Describes how its geometry differs from that of another mask of the case; empty where it does not."""
         if self.labels.shape != other.labels.shape:
             return f"shape {_times(self.labels.shape)} against {_times(other.labels.shape)}"
@@ -68,7 +69,7 @@ def masks_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_mask(path: Path) -> LabelMap:
+def read_mask(path: Path) -> _LabelMap:
     """Reads a mask with its geometry; a volume of one slice becomes 2D.
 
     Raises CompareError for a file that is cut short, is no image, or does not hold whole numbers.
@@ -76,9 +77,7 @@ def read_mask(path: Path) -> LabelMap:
     if not path.is_file():
         raise CompareError(f"{path} does not exist; every arm needs a mask of every case.")
     mask = _photograph(path) if path.suffix.lower() in NATURAL else _volume(path)
-    return LabelMap(
-        labels=_whole(mask.labels, path), spacing=mask.spacing, origin=mask.origin, direction=mask.direction
-    )
+    return replace(mask, labels=_whole(mask.labels, path))
 
 
 def spacing_of(path: Path) -> tuple[float, ...]:
@@ -92,15 +91,12 @@ def spacing_of(path: Path) -> tuple[float, ...]:
     return tuple(spacing[1:]) if len(size) == 3 and size[0] == 1 else tuple(spacing)
 
 
-def _photograph(path: Path) -> LabelMap:
-    try:
-        with Image.open(path) as image:
-            frames = []
-            for number in range(getattr(image, "n_frames", 1)):
-                image.seek(number)
-                frames.append(np.array(image))
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError) as error:
-        raise _broken(path, error) from error
+def _photograph(path: Path) -> _LabelMap:
+    frames = []
+    with _reading(path), Image.open(path) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            frames.append(np.array(image))
     labels = frames[0] if len(frames) == 1 else np.stack(frames)
     if frames[0].ndim == 3:
         if frames[0].shape[-1] > 4 or np.ptp(frames[0][..., :3], axis=-1).any():
@@ -109,7 +105,7 @@ def _photograph(path: Path) -> LabelMap:
                 "Convert it, as `nnvit dataset import` does."
             )
         labels = labels[..., 0]
-    return LabelMap(labels=labels, spacing=_sidecar(path, labels.ndim))
+    return _LabelMap(labels=labels, spacing=_sidecar(path, labels.ndim))
 
 
 def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
@@ -122,14 +118,12 @@ def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
     return (1.0,) * ndim
 
 
-def _volume(path: Path) -> LabelMap:
+def _volume(path: Path) -> _LabelMap:
     import SimpleITK
 
-    _check_whole_file(path)
-    try:
+    with _reading(path):
+        _check_whole_file(path)
         image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _broken(path, error) from error
     labels, spacing = SimpleITK.GetArrayFromImage(image), tuple(image.GetSpacing()[::-1])
     if image.GetNumberOfComponentsPerPixel() != 1 or labels.ndim not in (2, 3):
         raise CompareError(
@@ -137,24 +131,24 @@ def _volume(path: Path) -> LabelMap:
         )
     if labels.ndim == 3 and labels.shape[0] == 1:
         labels, spacing = labels[0], spacing[1:]
-    return LabelMap(labels=labels, spacing=spacing, origin=image.GetOrigin(), direction=image.GetDirection())
+    return _LabelMap(labels=labels, spacing=spacing, origin=image.GetOrigin(), direction=image.GetDirection())
 
 
 def _check_whole_file(path: Path) -> None:
-    """SimpleITK silently fills the missing part of a truncated .nii or .nii.gz with zeros."""
+    """Raises EOFError or zlib.error: SimpleITK silently fills the missing part of a .nii or .nii.gz with zeros."""
     if path.name.lower().endswith(".gz"):
-        try:
-            with gzip.open(path) as file:
-                while file.read(1 << 24):
-                    pass
-        except (EOFError, OSError, zlib.error) as error:
-            raise _broken(path, error) from error
+        with gzip.open(path) as file:
+            while file.read(1 << 24):
+                pass
     elif path.suffix.lower() == ".nii":
+        import SimpleITK
+
         reader = _header(path)
         voxels = int(np.prod(reader.GetSize())) * reader.GetNumberOfComponents()
-        wanted = 352 + voxels * _bytes_of(reader.GetPixelID())
+        one = SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1], reader.GetPixelID()))
+        wanted = 352 + voxels * one.itemsize
         if path.stat().st_size < wanted:
-            raise _broken(path, f"its header announces {wanted} bytes, it has {path.stat().st_size}")
+            raise EOFError(f"its header announces {wanted} bytes, it has {path.stat().st_size}")
 
 
 def _header(path: Path) -> Any:
@@ -162,17 +156,9 @@ def _header(path: Path) -> Any:
 
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with _reading(path):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _broken(path, error) from error
     return reader
-
-
-def _bytes_of(pixel_id: int) -> int:
-    import SimpleITK
-
-    return int(SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1], pixel_id)).itemsize)
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
@@ -189,12 +175,17 @@ def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _broken(path: Path, reason: object) -> CompareError:
-    said = str(reason).strip().splitlines()
-    return CompareError(
-        f"{path} cannot be read as a mask: {said[-1] if said else 'it is not an image'}. The file is cut short or damaged; "
-        "copy it again, or predict the case again."
-    )
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns the errors of the libraries at a file that is cut short or damaged into a CompareError."""
+    try:
+        yield
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, RuntimeError, zlib.error) as error:
+        said = str(error).strip().splitlines()
+        raise CompareError(
+            f"{path} cannot be read as a mask: {said[-1] if said else 'it is not an image'}. The file is cut short or "
+            "damaged; copy it again, or predict the case again."
+        ) from error
 
 
 def _times(numbers: tuple[float, ...]) -> str:

@@ -1,7 +1,7 @@
 """The ground truth of each data set: its labels, the reference masks, the second observer's masks, the tolerance of the NSD."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from nnvit.compare.scores.metrics import Labels
 from nnvit.errors import CompareError, did_you_mean
 from nnvit.records.json_files import read_json
 
-from .arms import Arm
 from .mask_files import masks_in, read_mask, some, spacing_of
-from .training_records import ArmRecords, Records
+from .training_records import Run
+
+UNSCORED = ("background", "ignore")
+"""Names in dataset.json that are no labels to score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,72 +31,108 @@ class GroundTruth:
     tolerance: float
     notes: list[str]
 
+    @classmethod
+    def of(
+        cls, runs: Sequence[Run], *, given: Path | None, tubular: Sequence[str], tolerance: float | None
+    ) -> "GroundTruth":
+        """Finds the references and labels of the data set of all these runs.
 
-def ground_truth(
-    arms: Sequence[Arm],
-    records: Mapping[str, ArmRecords],
-    dataset: str,
-    *,
-    given: Path | None,
-    several: bool,
-    tubular: Sequence[str],
-    tolerance: float | None,
-) -> GroundTruth:
-    """Finds the references and labels of a data set.
+        given: a folder of reference masks. tolerance: mm, None means the longest edge of a voxel. Raises CompareError where a
+        reference is missing, where the arms share no case or no label, and for a tubular label or a tolerance that does not
+        fit.
+        """
+        dataset = runs[0].dataset
+        found = _references(runs, given)
+        shared = set.intersection(*(set(run.predictions) for run in runs))
+        if not shared:
+            raise CompareError(f"{dataset}: there is no case that all arms have.")
+        references = {case: path for case, path in found.items() if case in shared}
+        labels = _labels(_described(runs, references), dataset, tubular)
+        millimetres, notes = _tolerance(list(references.values()), tolerance)
+        return cls(references=references, labels=labels, tolerance=millimetres, notes=notes)
 
-    given: a folder of reference masks; where there are several data sets, its folder `dataset`, if there is one. tolerance:
-    mm, None means the longest edge of a voxel. Raises CompareError where a reference is missing, where the arms share no case
-    or no label, and for a tubular label or a tolerance that does not fit.
-    """
-    shared = set.intersection(*(set(run.predictions) for arm in arms for run in arm.runs if run.dataset == dataset))
-    of_dataset = [r for held in records.values() for r in held.trained if r.run.dataset == dataset]
-    found = _references(arms, of_dataset, dataset, given, several=several)
-    if not shared:
-        raise CompareError(f"{dataset}: there is no case that all arms have.")
-    references = {case: path for case, path in found.items() if case in shared}
-    labels = _labels(of_dataset, dataset, references, tubular)
-    millimetres, notes = _tolerance(list(references.values()), tolerance)
-    return GroundTruth(references=references, labels=labels, tolerance=millimetres, notes=notes)
+    def second_observer(self, folder: Path) -> dict[str, Path]:
+        """Returns case -> the second observer's mask, whose name is or begins with the case's (`Image_01L_2ndHO.png`).
 
-
-def human_masks(folder: Path, references: dict[str, Path]) -> dict[str, Path]:
-    """Returns case -> the second observer's mask, whose name is the case's or begins with it (`Image_01L_2ndHO.png`).
-
-    Cases without such a mask are left out. Raises CompareError where there is none at all.
-    """
-    if not folder.is_dir():
-        raise CompareError(f"--human {folder} is not a folder; give the folder of the second observer's masks.")
-    masks = masks_in(folder)
-    found = {}
-    for case in references:
-        names = [name for name in masks if name == case] or [
-            name for name in masks if name.startswith(case) and not name[len(case)].isalnum()
-        ]
-        if len(names) > 1:
+        Cases without such a mask are left out. Raises CompareError where there is none at all.
+        """
+        if not folder.is_dir():
+            raise CompareError(f"--human {folder} is not a folder; give the folder of the second observer's masks.")
+        masks = masks_in(folder)
+        found = {}
+        for case in self.references:
+            names = [name for name in masks if name == case] or [
+                name for name in masks if name.startswith(case) and not name[len(case)].isalnum()
+            ]
+            if len(names) > 1:
+                raise CompareError(
+                    f"--human {folder} holds several masks of '{case}': {', '.join(sorted(names))}; keep only one of them."
+                )
+            if names:
+                found[case] = masks[names[0]]
+        if not found:
             raise CompareError(
-                f"--human {folder} holds several masks of '{case}': {', '.join(sorted(names))}; keep only one of them."
+                f"--human {folder} holds no mask whose name is or begins with a case's, such as "
+                f"{next(iter(self.references))}.png; it holds {some(sorted(masks)) or 'no masks'}."
             )
-        if names:
-            found[case] = masks[names[0]]
-    if not found:
-        raise CompareError(
-            f"--human {folder} holds no mask whose name is or begins with a case's, such as {next(iter(references))}.png; "
-            f"it holds {some(sorted(masks)) or 'no masks'}."
-        )
-    return found
+        return found
 
 
-def _labels(records: Sequence[Records], dataset: str, references: dict[str, Path], tubular: Sequence[str]) -> Labels:
-    """The labels or regions that all arms define; without any dataset.json, the values that the references hold."""
-    described = _described(records, references)
-    if not described:
-        found = sorted(
-            {int(value) for path in references.values() for value in np.unique(read_mask(path).labels)} - {0}
-        )
-        described = [{"labels": {str(value): value for value in found}}]
-    tables = [_table(content) for content in described]
+def _references(runs: Sequence[Run], given: Path | None) -> dict[str, Path]:
+    """Case -> reference mask, of every case that an arm has.
+
+    Places: `given`, or else those from which nnU-Net took the references of summary.json, nnUNet_preprocessed, nnUNet_raw.
+    """
+    wanted = sorted({case for run in runs for case in run.predictions})
+    if given and not given.is_dir():
+        raise CompareError(f"--reference {given} is not a folder; give the folder of the reference masks.")
+    places = [given] if given else _places(runs)
+    best: list[str] = wanted
+    for place in places:
+        masks = masks_in(place)
+        missing = [case for case in wanted if case not in masks]
+        if not missing:
+            return {case: masks[case] for case in wanted}
+        best = min(best, missing, key=len)
+    looked = ", ".join(map(str, places)) or "nowhere: neither nnUNet_preprocessed nor nnUNet_raw is set"
+    raise CompareError(
+        f"{runs[0].dataset}: no reference mask of {some(best)}; looked in {looked}. Give the folder of the reference masks with "
+        f"--reference; a mask has the name of its case, such as {wanted[0]}.png."
+    )
+
+
+def _places(runs: Sequence[Run]) -> list[Path]:
+    """The folders in which nnU-Net keeps references, the one that summary.json names first."""
+    entries = [next(iter(fold.evaluated.values()), {}) for run in runs for fold in run.trained]
+    places = [Path(entry["reference_file"]).parent for entry in entries if entry.get("reference_file")]
+    folders = [("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"), ("nnUNet_raw", "labelsTs")]
+    for variable, folder in folders:
+        if os.environ.get(variable):
+            places.append(Path(os.environ[variable]) / runs[0].dataset / folder)
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
+def _described(runs: Sequence[Run], references: dict[str, Path]) -> list[dict[str, Any]]:
+    """The labels in the dataset.json of every run, else in the one beside the references, else the values in these."""
+    contents = [run.dataset_json for run in runs]
+    first = next(iter(references.values()))
+    if not any(contents):
+        files = [first.parent / "dataset.json", first.parent.parent / "dataset.json"]
+        contents = [read_json(path, CompareError) for path in files if path.is_file()]
+    described = [content["labels"] for content in contents if content.get("labels")]
+    if described:
+        return described
+    found = {int(value) for path in references.values() for value in np.unique(read_mask(path).labels)}
+    return [{str(value): value for value in sorted(found - {0})}]
+
+
+def _labels(described: list[dict[str, Any]], dataset: str, tubular: Sequence[str]) -> Labels:
+    """The labels or regions that all arms define, without the background."""
+    tables = [
+        {name: _numbers(value) for name, value in labels.items() if name not in UNSCORED and _numbers(value) != (0,)}
+        for labels in described
+    ]
     shared = {name: values for name, values in tables[0].items() if all(table.get(name) == values for table in tables)}
-    ignore = described[0]["labels"].get("ignore")
     if not shared:
         raise CompareError(
             f"{dataset}: there is no label to compare; the arms define "
@@ -106,6 +144,7 @@ def _labels(records: Sequence[Records], dataset: str, references: dict[str, Path
                 f"--tubular {name} is no label of {dataset}, which has {', '.join(shared)}.{did_you_mean(name, shared)}"
             )
     every = {value for table in tables for values in table.values() for value in values}
+    ignore = described[0].get("ignore")
     return Labels(
         values=shared,
         ignore=None if ignore is None else _numbers(ignore)[0],
@@ -114,32 +153,8 @@ def _labels(records: Sequence[Records], dataset: str, references: dict[str, Path
     )
 
 
-def _references(
-    arms: Sequence[Arm], records: Sequence[Records], dataset: str, given: Path | None, *, several: bool
-) -> dict[str, Path]:
-    """Case -> reference mask, of every case that an arm has.
-
-    Places: `given`, or else those from which nnU-Net took the references of summary.json, nnUNet_preprocessed, nnUNet_raw.
-    """
-    wanted = sorted({case for arm in arms for run in arm.runs if run.dataset == dataset for case in run.predictions})
-    if given:
-        places = [given / dataset if several and (given / dataset).is_dir() else given]
-        if not given.is_dir():
-            raise CompareError(f"--reference {given} is not a folder; give the folder of the reference masks.")
-    else:
-        places = _places(records, dataset)
-    best: list[str] = wanted
-    for place in places:
-        masks = masks_in(place)
-        missing = [case for case in wanted if case not in masks]
-        if not missing:
-            return {case: masks[case] for case in wanted}
-        best = min(best, missing, key=len)
-    looked = ", ".join(str(place) for place in places) or "nowhere: neither nnUNet_preprocessed nor nnUNet_raw is set"
-    raise CompareError(
-        f"{dataset}: no reference mask of {some(best)}; looked in {looked}. Give the folder of the reference masks with "
-        f"--reference; a mask has the name of its case, such as {wanted[0]}.png."
-    )
+def _numbers(value: Any) -> tuple[int, ...]:
+    return tuple(map(int, value)) if isinstance(value, list | tuple) else (int(value),)
 
 
 def _tolerance(references: Sequence[Path], given: float | None) -> tuple[float, list[str]]:
@@ -162,43 +177,3 @@ def _tolerance(references: Sequence[Path], given: float | None) -> tuple[float, 
             "it allows no difference."
         ]
     return given, []
-
-
-def _described(records: Sequence[Records], references: dict[str, Path]) -> list[dict[str, Any]]:
-    """The dataset.json of every run that has one; else the one beside the references."""
-    contents = list({id(record.run): record.dataset for record in records}.values())
-    first = next(iter(references.values()), None)
-    if first is not None and not any(contents):
-        files = [first.parent / "dataset.json", first.parent.parent / "dataset.json"]
-        contents = [read_json(path, CompareError) for path in files if path.is_file()]
-    return [content for content in contents if content.get("labels")]
-
-
-def _table(content: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> values, without the background and the ignore label."""
-    table = {
-        name: tuple(_numbers(value))
-        for name, value in content["labels"].items()
-        if name not in ("background", "ignore")
-    }
-    return {name: values for name, values in table.items() if values != (0,)}
-
-
-def _numbers(value: Any) -> list[int]:
-    return [int(number) for number in value] if isinstance(value, list | tuple) else [int(value)]
-
-
-def _places(records: Sequence[Records], dataset: str) -> list[Path]:
-    """The folders in which nnU-Net keeps references, the one that summary.json names first."""
-    places: list[Path] = []
-    for record in records:
-        entries = record.summary.get("metric_per_case", ())
-        places += [Path(entry["reference_file"]).parent for entry in entries[:1] if entry.get("reference_file")]
-    for variable, folder in (
-        ("nnUNet_preprocessed", "gt_segmentations"),
-        ("nnUNet_raw", "labelsTr"),
-        ("nnUNet_raw", "labelsTs"),
-    ):
-        if os.environ.get(variable):
-            places.append(Path(os.environ[variable]) / dataset / folder)
-    return [place for place in dict.fromkeys(places) if place.is_dir()]

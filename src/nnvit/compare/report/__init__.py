@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import Arm
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.options import Options
+from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.headline import headline
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.options import Options
+from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 
 

@@ -4,9 +4,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from nnvit.compare.inputs.mask_files import read_mask
 from nnvit.errors import CompareError
 from nnvit.records.json_files import read_json, write_json
 
-from .metrics import METRICS, LabelPair, Labels
+from .metrics import METRICS, Labels
 
 FORM = 1
 """Rises whenever the definition of a metric changes: cached scores of the old definition are then not used."""
@@ -34,17 +34,24 @@ Scores = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringJob:
-    """One prediction and its reference. lenient: a mask of one label may be stored as 0 and any other number."""
+    """One prediction and its reference.
+
+    lenient: a mask of one label may be stored as 0 and any other number. place: columns that say which mask it is.
+    """
 
     reference: Path
     prediction: Path
     labels: Labels
     tolerance: float
     lenient: bool = False
+    place: dict[str, str] = field(default_factory=dict)
 
     def key(self) -> str:
         """Returns everything that its scores depend on, as text."""
-        files = [(str(path.resolve()), *_state(path)) for path in (self.reference, self.prediction)]
+        files = []
+        for path in (self.reference, self.prediction):
+            state = path.stat() if path.is_file() else None  # a missing file has no scores; reading it raises
+            files.append((str(path.resolve()), state and state.st_size, state and state.st_mtime_ns))
         return json.dumps([FORM, files, asdict(self.labels), self.tolerance, self.lenient], sort_keys=True)
 
 
@@ -88,39 +95,15 @@ def _score_job(job: ScoringJob) -> Scores:
         if job.lenient and len(job.labels.values) == 1 and len(found - {0}) == 1 and not found <= job.labels.known:
             array = (array != 0) * next(iter(job.labels.values.values()))[0]
         elif not found <= job.labels.known:
+            foreign, known = (
+                ", ".join(map(str, sorted(held))) for held in (found - job.labels.known, job.labels.known)
+            )
             raise CompareError(
-                f"{path} holds the labels {_listed(found - job.labels.known)}, which the data set does not define (it has "
-                f"{_listed(job.labels.known)}). Give the masks of this data set, with the numbers of its dataset.json."
+                f"{path} holds the labels {foreign}, which the data set does not define (it has {known}). Give the masks of "
+                "this data set, with the numbers of its dataset.json."
             )
         arrays.append(array)
-    return _score_case(arrays[0], arrays[1], reference.spacing, job.labels, job.tolerance)
-
-
-def _score_case(
-    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], labels: Labels, tolerance: float
-) -> dict[str, dict[str, float | int | bool]]:
-    """Scores two label maps of one shape, (H, W) or (D, H, W): label -> the columns from n_ref to missed, and `n_both`.
-
-    spacing: mm along each axis. tolerance: of the NSD, in mm. n_both: voxels that both masks share, for the check against
-    summary.json.
-    """
-    use = None if labels.ignore is None else reference != labels.ignore
-    found = {}
-    for name, values in labels.values.items():
-        pair = LabelPair(_mask(reference, values, use), _mask(prediction, values, use), spacing, tolerance)
-        found[name] = _score(pair, tubular=name in labels.tubular)
-    return found
-
-
-def _score(pair: LabelPair, *, tubular: bool = False) -> dict[str, float | int | bool]:
-    row: dict[str, float | int | bool] = {"n_ref": pair.n_ref, "n_pred": pair.n_pred}
-    row |= {metric.key: metric.value(pair, tubular=tubular) for metric in METRICS}
-    return row | {"missed": bool(pair.n_ref and not pair.n_pred), "n_both": pair.n_both}
-
-
-def _mask(array: np.ndarray, values: tuple[int, ...], use: np.ndarray | None) -> np.ndarray:
-    mask = array == values[0] if len(values) == 1 else np.isin(array, values)
-    return mask if use is None else mask & use
+    return job.labels.score(arrays[0], arrays[1], reference.spacing, job.tolerance)
 
 
 def _scored(jobs: dict[str, ScoringJob], processes: int) -> Iterator[tuple[str, Scores]]:
@@ -132,15 +115,11 @@ def _scored(jobs: dict[str, ScoringJob], processes: int) -> Iterator[tuple[str, 
         return
     batches = [items[first : first + BATCH] for first in range(0, len(items), BATCH)]
     with ProcessPoolExecutor(min(processes, len(batches)), mp_context=get_context("spawn")) as pool:
-        waiting: set[Future[list[tuple[str, Scores]]]] = {pool.submit(_score_batch, batch) for batch in batches}
         try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield from future.result()
+            for future in as_completed([pool.submit(_score_batch, batch) for batch in batches]):
+                yield from future.result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def _score_batch(items: list[tuple[str, ScoringJob]]) -> list[tuple[str, Scores]]:
@@ -154,14 +133,6 @@ def _values(labels: np.ndarray) -> np.ndarray:
     return np.unique(labels)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """Size and time of the last change."""
-    if not path.is_file():
-        raise CompareError(f"{path} does not exist; every arm needs a mask of every case.")
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
-
-
 def _read(cache: Path | None) -> dict[str, Scores]:
     """The cached scores that hold every metric; none of a file that an interruption cut short."""
     if cache is None or not cache.is_file():
@@ -172,10 +143,6 @@ def _read(cache: Path | None) -> dict[str, Scores]:
         return {}
     wanted = {metric.key for metric in METRICS}
     return {key: scores for key, scores in held.items() if all(wanted <= row.keys() for row in scores.values())}
-
-
-def _listed(numbers: set[int]) -> str:
-    return ", ".join(str(number) for number in sorted(numbers))
 
 
 @contextmanager

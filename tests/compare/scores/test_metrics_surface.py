@@ -7,7 +7,7 @@ from monai.metrics import compute_surface_dice
 from monai.metrics.utils import create_table_neighbour_code_to_surface_area
 from scipy import ndimage
 
-from nnvit.compare.scores.surface import SurfaceDistances, _element_sizes, _neighbour_codes, surface_distances
+from nnvit.compare.scores.metrics import _element_sizes, _neighbour_codes, _SurfaceDistances
 
 
 def mean(distances: np.ndarray, sizes: np.ndarray) -> float:
@@ -34,7 +34,7 @@ def blob(seed: int, shape: tuple[int, ...], *, touching: bool) -> np.ndarray:
 
 
 def test_two_pixels_that_are_2_mm_apart() -> None:
-    found = surface_distances(one_voxel((128, 128), (50, 70)), one_voxel((128, 128), (50, 72)), (2, 1))
+    found = _SurfaceDistances.between(one_voxel((128, 128), (50, 70)), one_voxel((128, 128), (50, 72)), (2, 1))
     half_diagonal = 0.5 * np.hypot(2, 1)
     for sizes in (found.reference_sizes, found.prediction_sizes):
         np.testing.assert_array_equal(sizes, [half_diagonal] * 4)
@@ -47,7 +47,7 @@ def test_two_squares_of_which_one_is_a_pixel_longer() -> None:
     reference, prediction = np.zeros((2, 6, 6), bool)
     reference[1:3, 1:3] = True
     prediction[1:4, 1:3] = True
-    found = surface_distances(reference, prediction, (2, 1))
+    found = _SurfaceDistances.between(reference, prediction, (2, 1))
     vertical, horizontal, corner = 2, 1, 0.5 * np.hypot(2, 1)
     expected = sorted([(0, corner)] * 4 + [(0, vertical)] * 2 + [(0, horizontal), (1, horizontal)])
     got = sorted(zip(found.from_reference, found.reference_sizes, strict=True))
@@ -61,7 +61,7 @@ def test_two_squares_of_which_one_is_a_pixel_longer() -> None:
 
 def test_two_voxels_that_are_2_mm_apart() -> None:
     shape = (128, 128, 128)
-    found = surface_distances(one_voxel(shape, (50, 60, 70)), one_voxel(shape, (50, 60, 72)), (3, 2, 1))
+    found = _SurfaceDistances.between(one_voxel(shape, (50, 60, 70)), one_voxel(shape, (50, 60, 72)), (3, 2, 1))
     assert mean(found.from_reference, found.reference_sizes) == pytest.approx(1.5)
     assert mean(found.from_prediction, found.prediction_sizes) == pytest.approx(1.5)
     assert (found.surface_dice(1), found.hausdorff(95), found.hausdorff(100)) == (0.5, 2, 2)
@@ -71,7 +71,7 @@ def test_two_cubes_of_which_one_is_a_voxel_longer() -> None:
     reference, prediction = np.zeros((2, 100, 100, 100), bool)
     reference[:50] = True
     prediction[:51] = True
-    found = surface_distances(reference, prediction, (2, 1, 1))
+    found = _SurfaceDistances.between(reference, prediction, (2, 1, 1))
     assert mean(found.from_reference, found.reference_sizes) == pytest.approx(0.322, abs=5e-4)
     assert mean(found.from_prediction, found.prediction_sizes) == pytest.approx(0.339, abs=5e-4)
     assert (found.hausdorff(95), found.hausdorff(100)) == (2, 2)
@@ -89,7 +89,7 @@ def test_surface_dice_equals_monais_subvoxel_form(spacing: tuple[float, ...], to
         reference, prediction = (blob(10 * seed + i, (24,) * len(spacing), touching=touching) for i in range(2))
         tensors = [torch.tensor(mask)[None, None] for mask in (prediction, reference)]
         expected = compute_surface_dice(*tensors, [1.5], include_background=True, spacing=spacing, use_subvoxels=True)
-        assert surface_distances(reference, prediction, spacing).surface_dice(1.5) == pytest.approx(
+        assert _SurfaceDistances.between(reference, prediction, spacing).surface_dice(1.5) == pytest.approx(
             float(expected), abs=2e-7
         )
 
@@ -113,13 +113,13 @@ def test_contour_of_a_rectangle_is_its_girth_with_corners_cut() -> None:
 
 def test_a_mask_against_itself_has_no_distance() -> None:
     mask = blob(0, (20, 20), touching=True)
-    found = surface_distances(mask, mask, (1, 1))
+    found = _SurfaceDistances.between(mask, mask, (1, 1))
     assert (found.surface_dice(0), found.hausdorff(100)) == (1, 0)
 
 
 def test_percentiles_count_the_size_of_the_surface_and_not_its_elements() -> None:
     distances, sizes = np.array([0.0, 1.0, 9.0]), np.array([1.0, 98.0, 1.0])
-    found = SurfaceDistances(
+    found = _SurfaceDistances(
         from_reference=distances, reference_sizes=sizes, from_prediction=distances[:1], prediction_sizes=sizes[:1]
     )
     assert (found.hausdorff(95), found.hausdorff(100)) == (1, 9)

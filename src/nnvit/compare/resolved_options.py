@@ -1,7 +1,6 @@
-"""The options of a comparison as stats.json and the report hold them."""
+"""The options of a comparison as stats.json and the report hold them: as given, or what they came to."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,3 @@ class Options:
     version: str = ""
     date: str = ""
     command: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for stats.json."""
-        return asdict(self)
