@@ -45,9 +45,14 @@ class Photo:
     """None for pictures."""
 
     @property
+    def axes(self) -> int:
+        """3 for a volume, 2 for a NIfTI file of one slice, 0 for a picture."""
+        return len(self.geometry.spacing) if self.geometry else 0
+
+    @property
     def size(self) -> tuple[int, ...]:
         """(H, W), or a volume's (D, H, W)."""
-        return self.pixels.shape[: len(self.geometry.spacing) if self.geometry else 2]
+        return self.pixels.shape[: self.axes or 2]
 
     @property
     def channels(self) -> int:
@@ -77,17 +82,17 @@ class Photo:
 
 @dataclass(kw_only=True)
 class OpenedPicture:
-    """A picture file, loaded by Pillow."""
+    """A picture file, loaded by Pillow.
+
+    picture: upright; orientation: the file's EXIF orientation, 1 to 8, of which 1 is upright; deep: the file has 16 bits
+    per colour channel, of which Pillow kept 8; lossy: the file is JPEG-compressed.
+    """
 
     path: Path
     picture: Image.Image
-    """Upright."""
     orientation: int
-    """EXIF orientation of the file, 1 to 8; 1 is upright."""
     deep: bool
-    """True if the file has 16 bits per colour channel, of which Pillow kept 8."""
     lossy: bool
-    """True if the file is JPEG-compressed."""
 
     @classmethod
     def open(cls, path: Path) -> "OpenedPicture":
@@ -120,10 +125,7 @@ class OpenedPicture:
             raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
 
     def look_up_greys(self) -> None:
-        """Turns indices into a grey palette into grey values.
-
-        The whole palette counts, used or not, so that all files of one palette are read alike.
-        """
+        """Replaces indices by greys if the whole palette, used or not, is grey: files of one palette are read alike."""
         if self.picture.mode == "P":
             colours = np.array(self.picture.getpalette("RGB")).reshape(-1, 3)
             if (colours == colours[:, :1]).all():
@@ -204,11 +206,7 @@ def _read_deep_png(path: Path, orientation: int, channels: int | None) -> Photo:
 
 
 def _drop_channels(path: Path, pixels: np.ndarray, alpha: list[int]) -> np.ndarray:
-    """Returns (H, W, C) pixels without the channels `alpha`; a single remaining channel loses its axis.
-
-    Raises:
-        DataError: one of them is not opaque throughout.
-    """
+    """Returns (H, W, C) pixels without the channels `alpha`, which must be opaque; one remaining channel loses its axis."""
     _refuse_transparent(path, np.any(pixels[..., alpha] < np.iinfo(pixels.dtype).max, axis=-1))
     rest = np.delete(pixels, alpha, axis=-1)
     return rest[..., 0] if rest.shape[-1] == 1 else rest
@@ -226,11 +224,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _read_tiff(path: Path, channels: int | None) -> Photo:
-    """Reads palettes as their colours, 1 bit as 0/255, and whole numbers beyond 16 bits as float32.
-
-    Raises:
-        DataError: unreadable or truncated, pages of unknown meaning, transparent or infinite pixels, CMYK and the like.
-    """
+    """Reads palettes as their colours, 1 bit as 0/255, and whole numbers beyond 16 bits as float32."""
     try:
         with tifffile.TiffFile(path) as tiff:
             series = _only_series(path, tiff)
@@ -251,9 +245,7 @@ def _read_tiff(path: Path, channels: int | None) -> Photo:
 def _only_series(path: Path, tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """Returns the pages of the file's one picture.
 
-    Raises:
-        DataError: several pictures, or parts beyond the end of the file: tifffile leaves out such pages and fills
-            such strips.
+    Raises DataError for parts beyond the end of the file too: tifffile leaves out such pages and fills such strips.
     """
     if not tiff.series or _next_page(tiff):
         raise DataError(f"{path.name} cannot be read (pages are missing); it may be cut short, replace it")

@@ -9,7 +9,7 @@ from typing import Any
 from nnvit.errors import DataError
 from nnvit.records.json_files import write_json
 
-from .label_values import LabelValues, Stored
+from .label_values import Stored
 from .mask_drawing import draw_preview
 from .mask_reading import Declared
 from .pairing import Pair, Pairing
@@ -28,7 +28,6 @@ _NORMALIZATIONS = {
 
 _READERS = {".png": "NaturalImage2DIO", ".tif": "NaturalImage2DIO", ".nii.gz": "SimpleITKIO"}
 """Suffix of the written files -> nnU-Net's class that reads them; the suffix alone would leave it open."""
-_OVERLAPS = ("refuse", "first")
 _MOST_WORKERS = 8
 
 
@@ -164,7 +163,9 @@ def import_dataset(
         DataError: the options or the files are wrong; names the files, what was found in them, and what to do.
     """
     target = RawFolder(raw, preprocessed, dataset_id, name)
-    declared = _declared(labels, masks_by_label, overlap, channel_names, normalization)
+    if normalization is not None and normalization not in _NORMALIZATIONS:
+        raise DataError(f"normalization is '{normalization}'; expected one of {', '.join(_NORMALIZATIONS)}")
+    declared = Declared(labels, masks_by_label, overlap, channel_names, normalization)
     if validate_on is not None and group_by is None:
         raise DataError("--validate-on chooses among groups, and there are none; give --group-by as well")
     if (masks is None) == (masks_by_label is None):
@@ -209,37 +210,6 @@ def import_dataset(
     return report
 
 
-def _declared(
-    labels: Mapping[str, Stored] | None,
-    masks_by_label: Mapping[str, Path] | None,
-    overlap: str,
-    channel_names: tuple[str, ...] | None,
-    normalization: str | None,
-) -> Declared:
-    """Raises DataError for options that are not allowed or contradict each other."""
-    if normalization is not None and normalization not in _NORMALIZATIONS:
-        raise DataError(f"normalization is '{normalization}'; expected one of {', '.join(_NORMALIZATIONS)}")
-    if overlap not in _OVERLAPS:
-        raise DataError(f"overlap is '{overlap}'; expected one of {', '.join(_OVERLAPS)}")
-    if channel_names is not None and (len(set(channel_names)) < len(channel_names) or "" in channel_names):
-        raise DataError(f"--channel-names gives {', '.join(channel_names)}; expected a different name for each channel")
-    if labels is not None and masks_by_label is not None:
-        raise DataError(
-            "--label says what values in one mask mean, --mask names a mask for each label; give one of them"
-        )
-    if masks_by_label is not None:
-        if "background" in masks_by_label:
-            raise DataError("--mask background: the background is what no other mask covers; leave it out")
-        labels = {label: value for value, label in enumerate(masks_by_label, start=1)}
-    return Declared(
-        values=None if labels is None else LabelValues.of_names(labels),
-        several=masks_by_label is not None,
-        overlap=overlap,
-        channel_names=channel_names,
-        normalization=normalization,
-    )
-
-
 def _describe(
     target: RawFolder, pairing: Pairing, division: Division, survey: Survey, options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -249,7 +219,7 @@ def _describe(
         "normalization": survey.normalization,
         "sources": {pair.case: _source(pair, pairing.labels) for pair in cases},
     }
-    if not survey.declared.several:
+    if survey.declared.masks_by_label is None:
         block["stored_values"] = survey.values.as_stored()
     block["report"] = {
         "num_test": len(division.test),

@@ -1,6 +1,7 @@
 """Draws masks on images: one mask over its photograph, and the preview of a few cases of an import."""
 
 import random
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -77,17 +78,13 @@ def draw_preview(folder: Path, cases: list[str], ending: str, labels: dict[str, 
     chosen = sorted(random.Random(0).sample(cases, min(number, len(cases))))
     names = {label: name for name, label in labels.items() if label}
     tiles = [_tile(folder, case, ending, list(names)) for case in chosen]
-    columns = 2 if len(tiles) > 1 else 1
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    width = _GAP + columns * (2 * _TILE + 2 * _GAP)
-    sheet = Image.new("RGB", (width, sum(heights) + _LINE + 2 * _GAP), "white")
-    top = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (_GAP + column * (2 * _TILE + 2 * _GAP), top))
-        top += height
-    _legend(ImageDraw.Draw(sheet), top, names)
+    columns, width = min(2, len(tiles)), 2 * _TILE + 2 * _GAP
+    heights = [max(tile.height for tile in tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    tops = list(accumulate(heights, initial=_GAP))
+    sheet = Image.new("RGB", (_GAP + columns * width, tops[-1] + _LINE + _GAP), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (_GAP + i % columns * width, tops[i // columns]))
+    _legend(ImageDraw.Draw(sheet), tops[-1], names)
     sheet.save(folder / _PREVIEW_FILE)
 
 
@@ -102,32 +99,28 @@ def _as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Image:
-    """Draws the case's name above its image and the same image with outlines."""
+    """Draws the case's name above its image and the same image with outlines.
+
+    A volume is shown by its fullest slice. Its values, and others than 8 bits, are stretched: their 1st to 99th percentile
+    becomes 0 to 255.
+    """
     image = read_image(folder / "imagesTr" / f"{case}_0000{ending}")
     mask = read_image(folder / "labelsTr" / f"{case}{ending}").pixels
-    title = case
+    title, shown, stretched = case, image.pixels, image.pixels.dtype != np.uint8
     if mask.ndim == 3:
         index = int((mask > 0).sum(axis=(1, 2)).argmax())
         title = f"{case}, slice {index} of {len(mask)}"
-        shown, mask = _visible(image.pixels[index], stretch=True), mask[index]
-    else:
-        shown = _visible(image.pixels, stretch=image.pixels.dtype != np.uint8)
+        shown, mask, stretched = shown[index], mask[index], True
+    if stretched:
+        low, high = np.percentile(shown, (1, 99))
+        shown = (255 * np.clip((shown - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
     size = _display_size(image)
-    plain = shown.resize(size, Image.Resampling.LANCZOS)
-    outlined = _outlined(plain, mask, labels)
+    plain = Image.fromarray(np.ascontiguousarray(shown)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     tile = Image.new("RGB", (2 * _TILE + _GAP, size[1] + _LINE + _GAP), "white")
     ImageDraw.Draw(tile).text((0, 0), title, fill="black", font=ImageFont.load_default(16))
     tile.paste(plain, (0, _LINE))
-    tile.paste(outlined, (_TILE + _GAP, _LINE))
+    tile.paste(_outlined(plain, mask, labels), (_TILE + _GAP, _LINE))
     return tile
-
-
-def _visible(pixels: np.ndarray, stretch: bool) -> Image.Image:
-    """Returns 8-bit RGB; `stretch` maps the values' 1st to 99th percentile to 0 to 255."""
-    if stretch:
-        low, high = np.percentile(pixels, (1, 99))
-        pixels = (255 * np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
 def _display_size(image: Photo) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """Reads masks: stored values, colours, or one file per label. Refuses lossy files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,21 +10,50 @@ import numpy as np
 from nnvit.errors import DataError
 
 from .image_reading import GREY16, OpenedPicture, Photo, read_image
-from .label_values import LabelValues
+from .label_values import LabelValues, Stored
 from .pairing import VOLUME_SUFFIXES, Pair
 
+_OVERLAPS = ("refuse", "first")
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Declared:
-    """The user's statements about the files of a data set; None leaves it to the files."""
+    """The user's statements about the files of a data set; None leaves it to the files.
 
-    values: LabelValues | None
-    several: bool
-    """True if each image has one mask per label."""
+    Raises:
+        DataError: statements that are not allowed or contradict each other.
+    """
+
+    labels: Mapping[str, Stored] | None
+    """Name -> value or colour in the masks."""
+    masks_by_label: Mapping[str, Path] | None
+    """Label -> folder of its masks, if each image has one mask per label."""
     overlap: str
     """`refuse` overlapping masks, or let the `first` one win."""
     channel_names: tuple[str, ...] | None
     normalization: str | None
+
+    def __post_init__(self) -> None:
+        if self.overlap not in _OVERLAPS:
+            raise DataError(f"overlap is '{self.overlap}'; expected one of {', '.join(_OVERLAPS)}")
+        names = self.channel_names or ()
+        if len(set(names)) < len(names) or "" in names:
+            raise DataError(f"--channel-names gives {', '.join(names)}; expected a different name for each channel")
+        if self.labels is not None and self.masks_by_label is not None:
+            raise DataError(
+                "--label says what values in one mask mean, --mask names a mask for each label; give one of them"
+            )
+        if "background" in (self.masks_by_label or ()):
+            raise DataError("--mask background: the background is what no other mask covers; leave it out")
+        _ = self.values
+
+    @cached_property
+    def values(self) -> LabelValues | None:
+        """The value of each label in the masks as they are read."""
+        labels = self.labels
+        if self.masks_by_label is not None:
+            labels = {label: value for value, label in enumerate(self.masks_by_label, start=1)}
+        return None if labels is None else LabelValues.of_names(labels)
 
     @property
     def channels(self) -> int | None:
@@ -43,7 +74,7 @@ class Declared:
         Raises:
             DataError: unreadable, lossy, several pages, transparent, of the wrong kind, or overlapping.
         """
-        if self.several:
+        if self.masks_by_label is not None:
             return _joined({k: (path, _read_one(path)) for k, path in enumerate(pair.masks, 1) if path}, self.overlap)
         (path,) = pair.masks
         assert path is not None  # one mask per image is never left out
@@ -62,11 +93,7 @@ def _called(path: Path) -> str:
 
 
 def _read_colours(path: Path) -> Photo:
-    """Reads colours as whole numbers 0xRRGGBB, (H, W) int32; grey and bilevel files have colours as well.
-
-    Raises:
-        DataError: unreadable, lossy, several pages, transparent pixels, or a volume.
-    """
+    """Reads colours as numbers 0xRRGGBB, (H, W) int32; grey and bilevel files have colours as well."""
     if _is_volume(path):
         raise DataError(f"mask {path.name} is a volume, which has values and no colours; give --label name=value")
     opened = _open(path)
@@ -145,21 +172,15 @@ def _open(path: Path) -> OpenedPicture:
 
 
 def _values(opened: OpenedPicture) -> np.ndarray:
-    """Returns stored values, whole numbers: 1-bit as 0/1, grey palettes as grey, others as indices.
-
-    Raises:
-        DataError: colours, transparent pixels, or values that are not whole.
-    """
+    """Returns the stored whole numbers: 1-bit as 0/1, grey palettes as grey, others as indices."""
     opened.look_up_greys()
     picture, name = opened.picture, opened.path.name
-    if picture.mode == "P":
-        return np.asarray(picture)
     if picture.mode in ("LA", "RGBA"):
         opened.drop_alpha()
         picture = opened.picture
     if picture.mode == "RGB":
         return _one_channel(name, np.asarray(picture))
-    if picture.mode not in ("1", "L", "I", *GREY16):
+    if picture.mode not in ("1", "L", "P", "I", *GREY16):
         raise DataError(f"mask {name} has pixels of type '{picture.mode}'; convert it to 8-bit grey")
     values = np.asarray(picture)
     return values.astype(np.uint8) if picture.mode == "1" else values

@@ -157,11 +157,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[Path], list[Path]]:
-    """Returns the folder's files of these suffixes (in any case), sorted, and the other visible files in it.
-
-    Raises:
-        DataError: no such folder, or nothing of that kind in it.
-    """
+    """Returns the folder's files of these suffixes (in any case), sorted, and the other visible files; raises if none."""
     if not folder.is_dir():
         raise DataError(f"the folder of {kind}s '{folder}' does not exist; give an existing folder")
     visible = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))

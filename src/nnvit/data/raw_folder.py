@@ -142,12 +142,22 @@ def replacing(target: Path, old: list[Path]) -> Iterator[Path]:
     partial_folder = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
+    moved = {}
     try:
         yield partial_folder
-        _swap(partial_folder, target, old)
+        for folder in old:
+            aside = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(aside, ignore_errors=True)
+            moved[folder] = folder.rename(aside)
+        partial_folder.rename(target)
     except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial_folder, ignore_errors=True)
+        if partial_folder.exists():
+            for folder, aside in moved.items():
+                aside.rename(folder)
+            shutil.rmtree(partial_folder, ignore_errors=True)
         raise
+    for aside in moved.values():
+        shutil.rmtree(aside)
 
 
 def write_dataset(
@@ -171,23 +181,6 @@ def write_dataset(
     write_json(folder / "dataset.json", dataset | {BLOCK: block}, indent=1)
 
 
-def _swap(partial_folder: Path, target: Path, old: list[Path]) -> None:
-    aside = {folder: folder.with_name(f".{folder.name}.old") for folder in old}
-    moved = []
-    try:
-        for folder, away in aside.items():
-            shutil.rmtree(away, ignore_errors=True)
-            folder.rename(away)
-            moved.append(folder)
-        partial_folder.rename(target)
-    except OSError:
-        for folder in moved:
-            aside[folder].rename(folder)
-        raise
-    for away in aside.values():
-        shutil.rmtree(away)
-
-
 def _write_case(images: Path, masks: Path, survey: Survey, pair: Pair) -> None:
     geometry, copied = None, False
     if survey.ending == ".nii.gz":
@@ -202,10 +195,9 @@ def _write_case(images: Path, masks: Path, survey: Survey, pair: Pair) -> None:
 
 
 def _copy_volume(source: Path, target: Path) -> tuple[Geometry, bool]:
-    """Copies a NIfTI file, header included, if nnU-Net's reader sees exactly one channel in it; compresses it if need be.
+    """Copies a NIfTI file, header included, into a compressed one if nnU-Net's reader sees exactly one channel in it.
 
-    Returns:
-        The geometry, and True if the file was copied.
+    Returns the geometry, and True if the file was copied.
     """
     header = SimpleITK.ImageFileReader()
     header.SetFileName(str(source))

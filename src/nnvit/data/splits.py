@@ -50,11 +50,7 @@ class Division:
 
 
 def _group_cases(pairs: list[Pair], group_by: str) -> dict[str, str]:
-    """Returns case -> group: the first capture group of `group_by` in the image's stem, else the whole match.
-
-    Raises:
-        DataError: a bad expression, or images in which it finds nothing.
-    """
+    """Returns case -> group: the first capture group of `group_by` in the image's stem, else the whole match."""
     pattern = _compile(group_by, "--group-by")
     found = {pair.case: pattern.search(pair.stem) for pair in pairs}
     groups = {case: match.group(min(pattern.groups, 1)) for case, match in found.items() if match}

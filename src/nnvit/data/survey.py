@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,28 +26,26 @@ _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """Findings in one pair."""
+    """Findings in one pair.
+
+    image: without its pixels' values, so that it takes no memory; counts: value stored in the mask -> number of pixels;
+    overlap: pixels that lie in more than one mask; digest: `Pair.digest`.
+    """
 
     pair: Pair
-    channels: int
-    axes: int
-    """3 for a volume, 2 for a NIfTI file of one slice, 0 for a picture."""
-    dtype: str
-    """Type of the image's values, such as 'uint8'."""
-    turned: bool
-    """True if the image's EXIF orientation was applied."""
-    opaque: bool
-    """True if the image had an opaque alpha channel."""
+    image: Photo
     counts: dict[int, int]
-    """Value stored in the mask -> number of pixels."""
     overlap: int
-    """Pixels that lie in more than one mask."""
     digest: str
 
     @property
-    def image(self) -> str:
-        """The image's name."""
+    def name(self) -> str:
         return self.pair.image.name
+
+    @property
+    def dtype(self) -> str:
+        """Type of the image's values, such as 'uint8'."""
+        return self.image.pixels.dtype.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +75,12 @@ class Survey:
         counts = {s.pair.mask_names: s.counts for s in seen}
         values = declared.values or LabelValues.guessed({value for c in counts.values() for value in c})
         label_problems = values.problems(counts)
-        normalization = declared.normalization or ("zscore" if seen and seen[0].axes else "rgb01")
+        normalization = declared.normalization or ("zscore" if seen and seen[0].image.axes else "rgb01")
         problems = [result for result in results if isinstance(result, str)]
         problems += [*_image_problems(seen, declared, normalization), *label_problems]
         heading = f"{len(problems)} problems with the images and masks; nothing was written"
         refuse(heading, problems, values.advice if label_problems else "")
-        dtypes, channels, axes = {s.dtype for s in seen}, seen[0].channels, seen[0].axes
+        dtypes, channels, axes = {s.dtype for s in seen}, seen[0].image.channels, seen[0].image.axes
         ending = ".nii.gz" if axes else ".png" if dtypes <= {"uint8", "uint16"} else ".tif"
         return cls(
             seen=seen,
@@ -96,56 +94,41 @@ class Survey:
 
     def fractions(self, pairs: list[Pair]) -> dict[str, float]:
         """Returns label name -> share of the pixels of these pairs' masks, 0..1; background included."""
-        chosen = set(pairs)
-        totals: Counter[int] = Counter()
+        chosen, totals = set(pairs), Counter[int]()
         for seen in self.seen:
-            if seen.pair in chosen:
-                totals.update(seen.counts)
+            totals.update(seen.counts if seen.pair in chosen else {})
         background = self.values.background
         return {name: totals[self.values.stored.get(name, background)] / totals.total() for name in self.values.numbers}
 
     def warnings(self) -> Iterator[str]:
         """Lists what is legal but probably a mistake."""
+        seen, background = self.seen, self.values.background
         for name, value in self.values.stored.items():
-            if not any(value in s.counts for s in self.seen):
+            if not any(value in s.counts for s in seen):
                 yield f"no mask holds the label '{name}' (value {value})"
-        yield from self._examples()
-        depths = Counter(np.dtype(s.dtype).itemsize * 8 for s in self.seen if not s.axes)
+        turned = [s.name for s in seen if s.image.turned]
+        opaque = [s.name for s in seen if s.image.opaque]
+        empty = [s.pair.mask_names for s in seen if set(s.counts) == {background}]
+        bare = [s.name for s in seen if None in s.pair.masks]
+        overlaps = {s.pair.mask_names: s.overlap for s in seen if s.overlap}
+        for words, names in (
+            ("images were turned upright as their EXIF orientation says, e.g. {}; check that the masks fit", turned),
+            ("images had an opaque alpha channel, which was left out, e.g. {}", opaque),
+            ("masks hold background alone, e.g. {}", empty),
+            ("images lack some of their masks, which were taken as empty, e.g. {}", bare),
+        ):
+            if names:
+                yield f"{len(names)} {words.format(names[0])}"
+        if overlaps:
+            where = f"{sum(overlaps.values())} pixels of {len(overlaps)} images, e.g. {next(iter(overlaps))}"
+            yield f"masks overlapped in {where}; the mask named first won"
+        depths = Counter(s.image.pixels.itemsize * 8 for s in seen if not s.image.axes)
         if len(depths) > 1:
             kinds = " and ".join(f"{number} with {bits} bits" for bits, number in sorted(depths.items()))
             yield f"the images differ in depth: {kinds}; their values were kept"
         for name in self.channel_names.values() if self.normalization == "zscore" else ():
             if name.casefold() in _NAMED_SCHEMES:
                 yield f"nnU-Net will normalise channel '{name}' as that name says to it, not by z-score"
-
-    def _examples(self) -> Iterator[str]:
-        """Says how many files have something unusual, and names the first."""
-        seen, background = self.seen, self.values.background
-        overlap = sum(s.overlap for s in seen)
-        for words, names in (
-            (
-                "{} images were turned upright as their EXIF orientation says, e.g. {}; check that the masks fit",
-                [s.image for s in seen if s.turned],
-            ),
-            (
-                "{} images had an opaque alpha channel, which was left out, e.g. {}",
-                [s.image for s in seen if s.opaque],
-            ),
-            (
-                "{} masks hold background alone, e.g. {}",
-                [s.pair.mask_names for s in seen if set(s.counts) == {background}],
-            ),
-            (
-                "{} images lack some of their masks, which were taken as empty, e.g. {}",
-                [s.image for s in seen if None in s.pair.masks],
-            ),
-            (
-                f"masks overlapped in {overlap} pixels of {{}} images, e.g. {{}}; the mask named first won",
-                [s.pair.mask_names for s in seen if s.overlap],
-            ),
-        ):
-            if names:
-                yield words.format(len(names), names[0])
 
 
 def _look(declared: Declared, pair: Pair) -> _Seen | str:
@@ -163,17 +146,9 @@ def _look(declared: Declared, pair: Pair) -> _Seen | str:
             )
     except DataError as error:
         return str(error)
-    return _Seen(
-        pair=pair,
-        channels=image.channels,
-        axes=len(image.size) if image.geometry else 0,
-        dtype=image.pixels.dtype.name,
-        turned=image.turned,
-        opaque=image.opaque,
-        counts=counts,
-        overlap=overlap,
-        digest=pair.digest(),
-    )
+    shape_only = np.broadcast_to(np.zeros((), image.pixels.dtype), image.pixels.shape)
+    digest = pair.digest()
+    return _Seen(pair=pair, image=replace(image, pixels=shape_only), counts=counts, overlap=overlap, digest=digest)
 
 
 def _count(mask: np.ndarray) -> dict[int, int]:
@@ -187,7 +162,7 @@ def _count(mask: np.ndarray) -> dict[int, int]:
 
 def _refuse_misfit(pair: Pair, image: Photo, mask: Photo) -> None:
     """Raises DataError if the mask differs from the image in kind, size or position."""
-    image_kind, mask_kind = (_KINDS[len(p.size) if p.geometry else 0] for p in (image, mask))
+    image_kind, mask_kind = _KINDS[image.axes], _KINDS[mask.axes]
     if image_kind != mask_kind:
         raise DataError(f"image {pair.image.name} and mask {pair.mask_names} differ in kind: {image_kind}, {mask_kind}")
     if mask.size != image.size:
@@ -212,8 +187,8 @@ def _extent(photo: Photo) -> str:
 def _image_problems(seen: list[_Seen], declared: Declared, normalization: str) -> Iterator[str]:
     by_channels, by_axes = defaultdict(list), defaultdict(list)
     for s in seen:
-        by_channels[s.channels].append(s.image)
-        by_axes[s.axes].append(s.image)
+        by_channels[s.image.channels].append(s.name)
+        by_axes[s.image.axes].append(s.name)
     if len(by_axes) > 1:
         kinds = " and ".join(f"{len(f)} {_KINDS[a]} (e.g. {f[0]})" for a, f in sorted(by_axes.items()))
         yield f"the images are {kinds}; import each kind as a data set of its own"
@@ -222,8 +197,8 @@ def _image_problems(seen: list[_Seen], declared: Declared, normalization: str) -
         yield f"the images differ in their channels: {kinds}; save all as RGB or all as grey"
     elif declared.channels and declared.channels not in by_channels and seen:
         yield (
-            f"--channel-names gives {declared.channels} names, but the images have {seen[0].channels} "
-            f"channels (e.g. {seen[0].image})"
+            f"--channel-names gives {declared.channels} names, but the images have {seen[0].image.channels} "
+            f"channels (e.g. {seen[0].name})"
         )
     if normalization == "rgb01":
         yield from _beyond_8_bits(seen)
@@ -232,8 +207,8 @@ def _image_problems(seen: list[_Seen], declared: Declared, normalization: str) -
 def _beyond_8_bits(seen: list[_Seen]) -> Iterator[str]:
     """Lists images that rgb01, a division by 255, does not fit; nnU-Net refuses larger values."""
     reason = "but rgb01 divides by 255; give --normalization zscore"
-    grey16 = [s.image for s in seen if s.dtype == "uint16" and s.channels == 1]
-    colour16 = [s.image for s in seen if s.dtype == "uint16" and s.channels > 1]
+    grey16 = [s.name for s in seen if s.dtype == "uint16" and s.image.channels == 1]
+    colour16 = [s.name for s in seen if s.dtype == "uint16" and s.image.channels > 1]
     other = [s for s in seen if s.dtype not in ("uint8", "uint16")]
     if grey16:
         yield f"{len(grey16)} images have 16 bits (e.g. {grey16[0]}), {reason}"
@@ -241,7 +216,7 @@ def _beyond_8_bits(seen: list[_Seen]) -> Iterator[str]:
         more = f" (and {len(colour16) - 1} more images)" if len(colour16) > 1 else ""
         yield f"image {colour16[0]} has 16 bits per colour channel{more}, {reason}"
     if other:
-        yield f"{len(other)} images have values of type {other[0].dtype} (e.g. {other[0].image}), {reason}"
+        yield f"{len(other)} images have values of type {other[0].dtype} (e.g. {other[0].name}), {reason}"
 
 
 def _channel_names(channels: int, axes: int, normalization: str, given: tuple[str, ...] | None) -> dict[str, str]:
