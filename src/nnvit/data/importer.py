@@ -219,7 +219,7 @@ def _describe(
         "normalization": survey.normalization,
         "sources": {pair.case: _source(pair, pairing.labels) for pair in cases},
     }
-    if survey.declared.masks_by_label is None:
+    if not survey.declared.several:
         block["stored_values"] = survey.values.as_stored()
     block["report"] = {
         "num_test": len(division.test),

@@ -1,8 +1,6 @@
 """Reads masks: stored values, colours, or one file per label. Refuses lossy files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,54 +14,39 @@ from .pairing import VOLUME_SUFFIXES, Pair
 _OVERLAPS = ("refuse", "first")
 
 
-@dataclass(frozen=True)
 class Declared:
     """The user's statements about the files of a data set; None leaves it to the files.
 
-    Raises:
-        DataError: statements that are not allowed or contradict each other.
+    several: True if each image has one mask per label; values: of each label in the masks as they are read;
+    colours: True if masks are read as 0xRRGGBB; channels: the number of image channels.
     """
 
-    labels: Mapping[str, Stored] | None
-    """Name -> value or colour in the masks."""
-    masks_by_label: Mapping[str, Path] | None
-    """Label -> folder of its masks, if each image has one mask per label."""
-    overlap: str
-    """`refuse` overlapping masks, or let the `first` one win."""
-    channel_names: tuple[str, ...] | None
-    normalization: str | None
-
-    def __post_init__(self) -> None:
-        if self.overlap not in _OVERLAPS:
-            raise DataError(f"overlap is '{self.overlap}'; expected one of {', '.join(_OVERLAPS)}")
-        names = self.channel_names or ()
+    def __init__(
+        self,
+        labels: Mapping[str, Stored] | None,
+        masks_by_label: Mapping[str, Path] | None,
+        overlap: str,
+        channel_names: tuple[str, ...] | None,
+        normalization: str | None,
+    ) -> None:
+        """Arguments are as in `nnvit.data.importer.import_dataset`. Raises DataError for those that are not allowed."""
+        if overlap not in _OVERLAPS:
+            raise DataError(f"overlap is '{overlap}'; expected one of {', '.join(_OVERLAPS)}")
+        names = channel_names or ()
         if len(set(names)) < len(names) or "" in names:
             raise DataError(f"--channel-names gives {', '.join(names)}; expected a different name for each channel")
-        if self.labels is not None and self.masks_by_label is not None:
+        if labels is not None and masks_by_label is not None:
             raise DataError(
                 "--label says what values in one mask mean, --mask names a mask for each label; give one of them"
             )
-        if "background" in (self.masks_by_label or ()):
-            raise DataError("--mask background: the background is what no other mask covers; leave it out")
-        _ = self.values
-
-    @cached_property
-    def values(self) -> LabelValues | None:
-        """The value of each label in the masks as they are read."""
-        labels = self.labels
-        if self.masks_by_label is not None:
-            labels = {label: value for value, label in enumerate(self.masks_by_label, start=1)}
-        return None if labels is None else LabelValues.of_names(labels)
-
-    @property
-    def channels(self) -> int | None:
-        """The number of image channels."""
-        return len(self.channel_names) if self.channel_names else None
-
-    @property
-    def colours(self) -> bool:
-        """True if masks are read as 0xRRGGBB."""
-        return self.values is not None and self.values.colours
+        if masks_by_label is not None:
+            if "background" in masks_by_label:
+                raise DataError("--mask background: the background is what no other mask covers; leave it out")
+            labels = {label: value for value, label in enumerate(masks_by_label, start=1)}
+        self.several, self.overlap, self.normalization = masks_by_label is not None, overlap, normalization
+        self.values = None if labels is None else LabelValues.of_names(labels)
+        self.colours = self.values is not None and self.values.colours
+        self.channel_names, self.channels = channel_names, len(names) or None
 
     def read_masks(self, pair: Pair) -> tuple[Photo, int]:
         """Reads the pair's masks as one; the k-th of several masks, counted from 0, becomes the value k + 1.
@@ -74,7 +57,7 @@ class Declared:
         Raises:
             DataError: unreadable, lossy, several pages, transparent, of the wrong kind, or overlapping.
         """
-        if self.masks_by_label is not None:
+        if self.several:
             return _joined({k: (path, _read_one(path)) for k, path in enumerate(pair.masks, 1) if path}, self.overlap)
         (path,) = pair.masks
         assert path is not None  # one mask per image is never left out

@@ -119,15 +119,11 @@ class RawFolder:
 
     def earlier_import(self) -> dict[str, Any] | None:
         """Returns the dataset.json of an earlier import if the folder still is as it was written, else None."""
-        file = self.path / "dataset.json"
-        if not file.is_file():
-            return None
         try:
-            dataset: dict[str, Any] = read_json(file)
-            whole = dataset[BLOCK]["seal"] == _seal(self.path, dataset)
-        except (DataError, KeyError, TypeError):
+            dataset: dict[str, Any] = read_json(self.path / "dataset.json")
+            return dataset if dataset[BLOCK]["seal"] == _seal(self.path, dataset) else None
+        except (OSError, DataError, KeyError, TypeError):
             return None
-        return dataset if whole else None
 
     @staticmethod
     def fingerprint(options: Mapping[str, Any], digests: Mapping[Pair, str]) -> str:
@@ -228,12 +224,8 @@ def _write(path: Path, pixels: np.ndarray, geometry: Geometry | None) -> None:
 
 def _seal(folder: Path, dataset: Mapping[str, Any]) -> str:
     """Returns a hash of what an import wrote: dataset.json without its own block, and names and sizes of the cases' files."""
-    files = sorted(
-        (f"{part}/{path.name}", path.stat().st_size)
-        for part in _PARTS
-        if (folder / part).is_dir()
-        for path in (folder / part).iterdir()
-    )
+    paths = [path for part in _PARTS for path in (folder / part).glob("*")]
+    files = sorted((f"{path.parent.name}/{path.name}", path.stat().st_size) for path in paths)
     return _hash([{key: value for key, value in dataset.items() if key != BLOCK}, files])
 
 

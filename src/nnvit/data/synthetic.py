@@ -8,7 +8,7 @@ left of the fovea: a left eye, which is mirrored for a right one.
 """
 
 from dataclasses import dataclass
-from math import cos, exp, hypot, pi, sin
+from math import cos, dist, exp, hypot, pi, sin
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +81,9 @@ def generate(out: Path, num: int = 24, size: int = 384, seed: int = 0) -> None:
 def _fundus(
     rng: np.random.Generator, size: int, eye: str = "L", complexion: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Makes one photograph of `size` pixels a side, centred between disc and macula.
+    """Makes one photograph, (size, size, 3) uint8, and its vessel mask, (size, size) bool.
 
-    Args:
-        eye: "L" has the optic disc on the left, "R" on the right.
-        complexion: 0 (fair) to 1 (dark) fundus.
-
-    Returns:
-        image, (size, size, 3) uint8, and vessel mask, (size, size) bool.
+    eye: "L" has the optic disc on the left, "R" on the right; complexion: 0 (fair) to 1 (dark) fundus.
     """
     anatomy = _Anatomy(rng, size)
     veins = _Tree(rng, anatomy, 1.0).draw(size)
@@ -138,10 +133,8 @@ class _Tree:
     def __init__(self, rng: np.random.Generator, anatomy: _Anatomy, thickness: float) -> None:
         """thickness: scales the trunk's width."""
         self.rng, self.anatomy = rng, anatomy
-        self.branches: list[tuple[list[_Point], list[float], float]] = []
-        """Points, the width at each, and contrast of a branch."""
-        self.taken: dict[tuple[int, int], int] = {}
-        """Cell of the plane -> number of the branch that holds it."""
+        self.branches: list[tuple[list[_Point], list[float], float]] = []  # points, the width at each, and contrast
+        self.taken: dict[tuple[int, int], int] = {}  # cell of the plane -> number of the branch that holds it
         queue = self._trunks(thickness)
         while queue:
             queue += self._grow(queue.pop(0))
@@ -187,7 +180,8 @@ class _Tree:
             heading = course.final + (course.heading - course.final) * exp(-length / course.bend) + wander
             point = points[-1][0] + _STEP * cos(heading), points[-1][1] + _STEP * sin(heading)
             cell = round(point[0] / 0.025), round(point[1] / 0.025)
-            if length > 0.06 and (self._outside(point) or self.taken.get(cell, index) != index):
+            away = hypot(*point) > self.anatomy.field_radius or dist(point, self.anatomy.fovea) < 0.1
+            if length > 0.06 and (away or self.taken.get(cell, index) != index):
                 break
             self.taken.setdefault(cell, index)
             width *= exp(-_STEP * (0.1 + 0.2 * generation))
@@ -212,11 +206,6 @@ class _Tree:
 
     def _spacing(self, width: float) -> float:
         return self.rng.uniform(0.05, 0.17) * (0.5 + width / self.anatomy.trunk_width)
-
-    def _outside(self, point: _Point) -> bool:
-        """Returns True beyond the field of view and in the fovea."""
-        (x, y), fovea = point, self.anatomy.fovea
-        return hypot(x, y) > self.anatomy.field_radius or hypot(x - fovea[0], y - fovea[1]) < 0.1
 
 
 def _draw_line(brush: ImageDraw.ImageDraw, pixels: list[_Point], widths: list[float], scale: float, ink: int) -> None:
