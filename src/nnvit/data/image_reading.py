@@ -199,28 +199,26 @@ def _read_deep_png(path: Path, orientation: int, channels: int | None) -> Photo:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(f"{path.name} cannot be read ({reason}); save it as TIFF") from error
-    alpha = pixels.shape[-1] in (2, 4) and channels != pixels.shape[-1]
+    number = pixels.shape[-1]
+    return _upright(path, pixels, [number - 1] if number in (2, 4) and number != channels else [], orientation)
+
+
+def _upright(path: Path, pixels: np.ndarray, alpha: list[int], orientation: int) -> Photo:
+    """Drops the channels `alpha`, which must be opaque, and turns and mirrors by an EXIF orientation, 1 to 8.
+
+    pixels: (H, W) or (H, W, C); a single remaining channel loses its axis.
+    """
     if alpha:
-        pixels = _drop_channels(path, pixels, [pixels.shape[-1] - 1])
-    return Photo(pixels=_upright(pixels, orientation), turned=orientation != 1, opaque=alpha)
-
-
-def _drop_channels(path: Path, pixels: np.ndarray, alpha: list[int]) -> np.ndarray:
-    """Returns (H, W, C) pixels without the channels `alpha`, which must be opaque; one remaining channel loses its axis."""
-    _refuse_transparent(path, np.any(pixels[..., alpha] < np.iinfo(pixels.dtype).max, axis=-1))
-    rest = np.delete(pixels, alpha, axis=-1)
-    return rest[..., 0] if rest.shape[-1] == 1 else rest
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns and mirrors (H, W, ...) pixels by an EXIF orientation, 1 to 8."""
+        _refuse_transparent(path, np.any(pixels[..., alpha] < np.iinfo(pixels.dtype).max, axis=-1))
+        pixels = np.delete(pixels, alpha, axis=-1)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return Photo(pixels=np.ascontiguousarray(pixels), turned=orientation in range(2, 9), opaque=bool(alpha))
 
 
 def _read_tiff(path: Path, channels: int | None) -> Photo:
@@ -235,11 +233,9 @@ def _read_tiff(path: Path, channels: int | None) -> Photo:
         raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
     first_extra = page.samplesperpixel - len(page.extrasamples)
     alpha = [first_extra + i for i, kind in enumerate(page.extrasamples) if kind in _ALPHA]
-    dropped = bool(alpha) and channels != page.samplesperpixel
-    if dropped:
-        pixels = _drop_channels(path, pixels, alpha)
-    refuse_infinite(path, pixels, "pixels")
-    return Photo(pixels=_upright(pixels, orientation), turned=orientation in range(2, 9), opaque=dropped)
+    photo = _upright(path, pixels, alpha if channels != page.samplesperpixel else [], orientation)
+    refuse_infinite(path, photo.pixels, "pixels")
+    return photo
 
 
 def _only_series(path: Path, tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
