@@ -96,11 +96,7 @@ class OpenedPicture:
 
     @classmethod
     def open(cls, path: Path) -> "OpenedPicture":
-        """Loads a file of one picture.
-
-        Raises:
-            DataError: unreadable, too large, or several pages.
-        """
+        """Loads a file of one picture. Raises DataError if it is unreadable or too large, or holds several pages."""
         try:
             with Image.open(path) as picture:
                 # A phone's MPO file is a JPEG whose further frames are previews of the first.

@@ -173,7 +173,8 @@ def import_dataset(
     target.recover()
     earlier = None if overwrite else target.earlier_import()
     old = [] if earlier else target.claim(overwrite)
-    pairing = Pairing.find(images, masks, masks_by_label, mask_suffix, allow_missing_masks)
+    places = {"": masks} if masks is not None else masks_by_label or {}
+    pairing = Pairing.find(images, places, mask_suffix, allow_missing_masks)
     division = Division.of(pairing.pairs, group_by, num_folds, validate_on, hold_out)
     crew = Workers(workers or min(_MOST_WORKERS, os.cpu_count() or 1), progress)
     options = {

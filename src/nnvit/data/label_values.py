@@ -43,8 +43,7 @@ class LabelValues:
     def of_names(cls, labels: Mapping[str, Stored]) -> "LabelValues":
         """Takes the labels that a user named, perhaps with the background.
 
-        Raises:
-            DataError: values and colours are mixed, a value has several names, or there are too many.
+        Raises DataError if values and colours are mixed, a value has several names, or there are too many.
         """
         coloured = {name for name, stored in labels.items() if isinstance(stored, tuple)}
         if coloured and coloured != labels.keys():

@@ -54,36 +54,27 @@ class Pairing:
     """On files that are neither image nor mask."""
 
     @classmethod
-    def find(
-        cls,
-        images: Path,
-        masks: Path | None,
-        masks_by_label: Mapping[str, Path] | None = None,
-        mask_suffix: str = "",
-        allow_missing: bool = False,
-    ) -> "Pairing":
+    def find(cls, images: Path, masks: Mapping[str, Path], mask_suffix: str, allow_missing: bool) -> "Pairing":
         """Pairs each image `stem` with the mask `stem + suffix` of each folder of masks.
 
         Args:
-            masks: one folder of masks for all labels; or else
-            masks_by_label: one folder for each label. A path that ends in `*SUFFIX` (`masks/*_MA`) is a folder that
-                is shared with other files, and the suffix.
+            masks: label -> folder of its masks; one empty label if the masks show all. A label's path that ends in
+                `*SUFFIX` (`masks/*_MA`) is a folder that is shared with other files, and the suffix.
             allow_missing: an image may lack some of its masks, but not all.
 
         Raises:
             DataError: no such folder, no file of that kind in it, a pattern that is not of this form, files that
                 would become one case, or files without a partner (in either direction).
         """
-        places = {"": masks} if masks is not None else masks_by_label or {}
-        folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in places.items()]
+        folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in masks.items()]
         found, others = _list_files(images, IMAGE_SUFFIXES.union(VOLUME_SUFFIXES), "image")
         # images and masks of one folder are told apart by the masks' suffixes
-        endings = tuple(f.suffix for f in folders if f.suffix and _same(f.path, images))
-        found = [image for image in found if not (endings and _stem(image).endswith(endings))]
+        endings = tuple(f.suffix for f in folders if f.suffix and f.path.resolve() == images.resolve())
+        found = [image for image in found if not _stem(image).endswith(endings)]
         ignored = [(images, others), *((folder.path, folder.list_masks(found)) for folder in folders)]
         return cls(
             pairs=_paired(found, folders, allow_missing),
-            labels=tuple(places),
+            labels=tuple(masks),
             warnings=[
                 f"{len(others)} other files in '{folder}' were ignored, e.g. {others[0].name}"
                 for folder, others in ignored
@@ -119,7 +110,7 @@ class _MaskFolder:
     def of(cls, images: Path, label: str, place: Path, suffix: str) -> "_MaskFolder":
         """Takes a folder or, for a label, `FOLDER/*SUFFIX`. Raises DataError for other patterns."""
         if not label or "*" not in str(place):
-            return cls(path=place, label=label, suffix=suffix, shared=_same(place, images))
+            return cls(path=place, label=label, suffix=suffix, shared=place.resolve() == images.resolve())
         if str(place).count("*") > 1 or not place.name.startswith("*") or place.name == "*":
             raise DataError(
                 f"--mask {label}={place}: expected a folder, or a folder and *SUFFIX such as masks/*_{label}"
@@ -150,10 +141,6 @@ def _suffix(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(_suffix(path))]
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
 
 
 def _list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list[Path], list[Path]]:

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,42 +34,26 @@ _PNG_LEVEL, _PNG_STRATEGY = 1, 3
 """zlib's fastest level, since writing takes most of the time of an import; run lengths, a fifth smaller on CHASE_DB1."""
 
 
-@dataclass(frozen=True)
 class RawFolder:
     """The folders that belong to a data set of this name.
 
-    Raises:
-        DataError: an id outside 1..999 or a name that nnU-Net could not take apart again.
+    path: `raw/DatasetXXX_Name`; splits: the file in which training looks for the splits, or None if they are written
+    beside the raw data alone.
     """
 
-    raw: Path
-    preprocessed: Path | None
-    """nnU-Net's folder of preprocessed data; None if splits are written beside the raw data alone."""
-    dataset_id: int
-    name: str
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.dataset_id <= 999:
-            raise DataError(f"the data set id is {self.dataset_id}; expected 1 to 999, nnU-Net reads three digits")
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name) or "__" in self.name:
+    def __init__(self, raw: Path, preprocessed: Path | None, dataset_id: int, name: str) -> None:
+        """raw, preprocessed: nnU-Net's folders. Raises DataError for an id or a name that nnU-Net could not read back."""
+        if not 1 <= dataset_id <= 999:
+            raise DataError(f"the data set id is {dataset_id}; expected 1 to 999, nnU-Net reads three digits")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or "__" in name:
             raise DataError(
-                f"the data set name is '{self.name}'; expected letters, digits, '-' and single '_' "
+                f"the data set name is '{name}'; expected letters, digits, '-' and single '_' "
                 "(nnU-Net splits folder names at '__')"
             )
-
-    @property
-    def path(self) -> Path:
-        """`raw/DatasetXXX_Name`."""
-        return self.raw / f"{self._prefix}{self.name}"
-
-    @property
-    def splits(self) -> Path | None:
-        """The file in which training looks for the splits."""
-        return self.preprocessed / self.path.name / SPLITS_FILE if self.preprocessed else None
-
-    @property
-    def _prefix(self) -> str:
-        return f"Dataset{self.dataset_id:03d}_"
+        self.raw, self.preprocessed, self.dataset_id, self.name = raw, preprocessed, dataset_id, name
+        self._prefix = f"Dataset{dataset_id:03d}_"
+        self.path = raw / f"{self._prefix}{name}"
+        self.splits = preprocessed / self.path.name / SPLITS_FILE if preprocessed else None
 
     def recover(self) -> None:
         """Undoes what an import of this id left unfinished when it was killed before it could clean up."""
@@ -85,8 +68,7 @@ class RawFolder:
     def claim(self, overwrite: bool) -> list[Path]:
         """Returns the raw folders of this id, which `overwrite` allows to replace.
 
-        Raises:
-            DataError: there are some and `overwrite` is off, or preprocessed data use the id under another name.
+        Raises DataError if there are some and `overwrite` is off, or if preprocessed data use the id under another name.
         """
         old = sorted(self.raw.glob(f"{self._prefix}*"))
         if old and not overwrite:

@@ -28,9 +28,8 @@ class Division:
     ) -> "Division":
         """Divides the cases; arguments as in `nnvit.data.importer.import_dataset`.
 
-        Raises:
-            DataError: a bad expression, images without a group, an expression that matches no group or every one,
-                or more folds than groups.
+        Raises DataError for a bad expression, images without a group, an expression that matches no group or every one,
+        and more folds than groups.
         """
         groups = {pair.case: pair.stem for pair in pairs} if group_by is None else _group_cases(pairs, group_by)
         test = set() if hold_out is None else _matching(groups, hold_out, "--hold-out")

@@ -67,8 +67,7 @@ class Survey:
     def of(cls, pairs: list[Pair], declared: Declared, workers: Workers) -> "Survey":
         """Reads every pair once, and settles channels and labels over the whole data set.
 
-        Raises:
-            DataError: with all problems that the pairs have, each by itself and together.
+        Raises DataError with all problems that the pairs have, each by itself and together.
         """
         results = list(workers.each(partial(_look, declared), pairs, "checking"))
         seen = [result for result in results if isinstance(result, _Seen)]

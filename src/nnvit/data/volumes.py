@@ -15,14 +15,14 @@ _NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedima
 
 @dataclass(frozen=True)
 class Geometry:
-    """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z)."""
+    """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z).
+
+    spacing, origin: millimetres; direction: cosines, row by row.
+    """
 
     spacing: tuple[float, ...]
-    """Millimetres."""
     origin: tuple[float, ...]
-    """Millimetres."""
     direction: tuple[float, ...]
-    """Direction cosines, row by row."""
 
     @classmethod
     def of(cls, image: SimpleITK.Image | SimpleITK.ImageFileReader) -> "Geometry":
