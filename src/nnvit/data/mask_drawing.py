@@ -50,11 +50,17 @@ def draw(pixels: np.ndarray, mask: np.ndarray, labels: list[int]) -> Image.Image
     """Tints each label's area in the photograph and draws its contour within the area.
 
     Args:
-        pixels: (H, W) or (H, W, C), uint8 or uint16; of more than three channels the first is shown.
+        pixels: (H, W) or (H, W, C), uint8 or uint16, which is stretched from the darkest to the brightest value; of more
+            than three channels the first is shown.
         mask: (H, W) labels.
         labels: those to draw; the first gets the first colour.
     """
-    canvas = _as_rgb(pixels).astype(np.float32)
+    if pixels.dtype != np.uint8:
+        low, high = int(pixels.min()), int(pixels.max())
+        pixels = ((pixels.astype(np.float32) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        pixels = pixels[..., 0]
+    canvas = np.array(Image.fromarray(pixels).convert("RGB"), np.float32)
     width = max(1, round(min(mask.shape) / _PIXELS_PER_LINE))
     for index, label in enumerate(labels):
         area = mask == label
@@ -86,16 +92,6 @@ def draw_preview(folder: Path, cases: list[str], ending: str, labels: dict[str, 
         sheet.paste(tile, (_GAP + i % columns * width, tops[i // columns]))
     _legend(ImageDraw.Draw(sheet), tops[-1], names)
     sheet.save(folder / _PREVIEW_FILE)
-
-
-def _as_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Returns (H, W, 3) uint8; 16 bits are stretched from the darkest to the brightest value."""
-    if pixels.dtype != np.uint8:
-        low, high = int(pixels.min()), int(pixels.max())
-        pixels = ((pixels.astype(np.float32) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] != 3:
-        pixels = pixels[..., 0]
-    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Image:

@@ -143,11 +143,15 @@ class _Tree:
         """Returns the share of each pixel that is vessel, and the same weighted by contrast: (size, size), 0..1."""
         side = size * _OVERSAMPLING
         cover, weighted = Image.new("L", (side, side)), Image.new("L", (side, side))
+        brushes = ImageDraw.Draw(cover), ImageDraw.Draw(weighted)
         # thick ones last: they lie over the branches that leave them
         for points, widths, contrast in sorted(self.branches, key=lambda branch: branch[1][0]):
             pixels = [((x + 1) * side / 2, (y + 1) * side / 2) for x, y in points]
-            _draw_line(ImageDraw.Draw(cover), pixels, widths, side / 2, 255)
-            _draw_line(ImageDraw.Draw(weighted), pixels, widths, side / 2, round(255 * contrast))
+            for start, (x, y), width in zip(pixels, pixels[1:], widths, strict=False):
+                radius = width * side / 4
+                for brush, ink in zip(brushes, (255, round(255 * contrast)), strict=True):
+                    brush.line((*start, x, y), fill=ink, width=max(round(2 * radius), 1))
+                    brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
         shrunk = (np.asarray(layer.reduce(_OVERSAMPLING), np.float32) / 255 for layer in (cover, weighted))
         return next(shrunk), next(shrunk)
 
@@ -206,13 +210,6 @@ class _Tree:
 
     def _spacing(self, width: float) -> float:
         return self.rng.uniform(0.05, 0.17) * (0.5 + width / self.anatomy.trunk_width)
-
-
-def _draw_line(brush: ImageDraw.ImageDraw, pixels: list[_Point], widths: list[float], scale: float, ink: int) -> None:
-    for (x0, y0), (x1, y1), width in zip(pixels, pixels[1:], widths, strict=False):
-        radius = width * scale / 2
-        brush.line((x0, y0, x1, y1), fill=ink, width=max(round(2 * radius), 1))
-        brush.ellipse((x1 - radius, y1 - radius, x1 + radius, y1 + radius), fill=ink)
 
 
 class _Retina:
