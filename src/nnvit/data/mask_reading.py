@@ -112,7 +112,8 @@ def _joined(masks: dict[int, tuple[Path, Photo]], overlap: str) -> tuple[Photo, 
     """Joins masks, value -> (file, mask), into one; the first wins where they overlap. Also counts these pixels."""
     first_path, first = next(iter(masks.values()))
     for path, photo in masks.values():
-        if photo.size != first.size or not _lie_alike(first, photo):
+        apart = first.geometry and photo.geometry and first.geometry.difference(photo.geometry)
+        if photo.axes != first.axes or photo.size != first.size or apart:
             raise DataError(
                 f"masks {_called(first_path)} and {_called(path)} differ in size or geometry; export them alike"
             )
@@ -128,12 +129,6 @@ def _joined(masks: dict[int, tuple[Path, Photo]], overlap: str) -> tuple[Photo, 
             "give --overlap first, by which the --mask named first wins"
         )
     return Photo(pixels=joined, geometry=first.geometry), shared
-
-
-def _lie_alike(one: Photo, other: Photo) -> bool:
-    if one.geometry is None or other.geometry is None:
-        return one.geometry is other.geometry
-    return not one.geometry.difference(other.geometry)
 
 
 def _open(path: Path) -> OpenedPicture:

@@ -133,6 +133,9 @@ class _MaskFolder:
         """Returns the name, without suffix, that the image's mask must have."""
         return _stem(image) + self.suffix
 
+    def lack_of(self, image: Path) -> str:
+        return f"no mask '{self.name_of(image)}'" + (f" for {self.label} in '{self.path}'" if self.label else "")
+
 
 def _suffix(path: Path) -> str:
     """Returns the file's suffix in lower case; `.nii.gz` is one suffix."""
@@ -171,7 +174,7 @@ def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool)
         masks = tuple(found.get(folder.name_of(image)) for folder, found in zip(folders, mask_of, strict=True))
         pairs.append(Pair(case=_case_name(image), image=image, masks=masks))
         if None in masks and not (allow_missing and any(masks)):
-            lacking = [_lacking(folder, image) for folder, mask in zip(folders, masks, strict=True) if not mask]
+            lacking = [folder.lack_of(image) for folder, mask in zip(folders, masks, strict=True) if not mask]
             bare.append(f"image {image.name}: {' and '.join(lacking)}")
     strays = []
     for folder in folders:
@@ -181,10 +184,6 @@ def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool)
     heading = f"{len(bare)} of {len(images)} images and {len(strays)} of {number} masks have no partner"
     refuse(heading, [*bare, *strays], _partner_advice(images, folders))
     return pairs
-
-
-def _lacking(folder: _MaskFolder, image: Path) -> str:
-    return f"no mask '{folder.name_of(image)}'" + (f" for {folder.label} in '{folder.path}'" if folder.label else "")
 
 
 def _refuse_twins(paths: list[Path], key: Callable[[Path], str], kind: str, what: str) -> None:

@@ -167,20 +167,14 @@ def _refuse_misfit(pair: Pair, image: Photo, mask: Photo) -> None:
     if mask.size != image.size:
         unit = "voxels" if image.geometry else "pixels"
         upright = " (turned upright as its EXIF entry says)" if image.turned else ""
-        raise DataError(
-            f"image {pair.image.name} has {_extent(image)} {unit}{upright}, "
-            f"but mask {pair.mask_names} has {_extent(mask)}"
-        )
+        extent, other = ("x".join(map(str, reversed(photo.size))) for photo in (image, mask))
+        raise DataError(f"image {pair.image.name} has {extent} {unit}{upright}, but mask {pair.mask_names} has {other}")
     difference = image.geometry.difference(mask.geometry) if image.geometry and mask.geometry else ""
     if difference:
         raise DataError(
             f"image {pair.image.name} and mask {pair.mask_names} do not lie in the same place: {difference}; "
             "resample the mask to the image's grid, or correct its header"
         )
-
-
-def _extent(photo: Photo) -> str:
-    return "x".join(str(length) for length in reversed(photo.size))
 
 
 def _image_problems(seen: list[_Seen], declared: Declared, normalization: str) -> Iterator[str]:
