@@ -27,7 +27,6 @@ _MOST_CHANNELS = 32
 _CHANNEL_AXES = "SC"
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.OJPEG)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
-_ORIENTATION_TAG = 274
 _TIFF_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -67,8 +66,7 @@ class Photo:
     def as_nnunet(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns what stock nnU-Net's reader returns for this image after the import.
 
-        Returns:
-            (C, 1, H, W) or (C, D, H, W) float32, and the properties with their `spacing` (999, 1, 1 for pictures).
+        This is (C, 1, H, W) or (C, D, H, W) float32, and the properties with their `spacing` (999, 1, 1 for pictures).
         """
         planes = [plane if plane.ndim == 3 else plane[None] for plane in self.planes()]
         stacked = np.stack(planes).astype(np.float32)
@@ -144,9 +142,8 @@ def read_image(path: Path, channels: int | None = None) -> Photo:
         channels: the number of channels that the user gave. It decides what the file leaves open: pages, a fourth
             dimension and alpha are channels only if that makes this number.
 
-    Raises:
-        DataError: unreadable, several pages, transparent or infinite pixels, or pixels of a kind that nnU-Net
-            cannot read.
+    Raises DataError for unreadable files, several pages, transparent or infinite pixels, and pixels of a kind that
+    nnU-Net cannot read.
     """
     if path.name.lower().endswith(VOLUME_SUFFIXES):
         voxels, geometry = read_volume(path, channels)
@@ -224,7 +221,7 @@ def _read_tiff(path: Path, channels: int | None) -> Photo:
             series = _only_series(path, tiff)
             page = series.keyframe
             pixels = _plain_numbers(path, _as_shown(path, page, _channels_last(path, series, channels)))
-            orientation = page.tags.valueof(_ORIENTATION_TAG, 1)
+            orientation = page.tags.valueof(ExifTags.Base.Orientation, 1)
     except _TIFF_ERRORS as error:
         raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
     first_extra = page.samplesperpixel - len(page.extrasamples)

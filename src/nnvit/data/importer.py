@@ -159,8 +159,7 @@ def import_dataset(
         overwrite: replace a data set of this id, and its splits, once the new one is complete.
         progress: show bars if standard error is a terminal.
 
-    Raises:
-        DataError: the options or the files are wrong; names the files, what was found in them, and what to do.
+    Raises DataError if the options or the files are wrong; it names the files, what was found in them, and what to do.
     """
     target = RawFolder(raw, preprocessed, dataset_id, name)
     if normalization is not None and normalization not in _NORMALIZATIONS:
@@ -215,10 +214,9 @@ def _describe(
     target: RawFolder, pairing: Pairing, division: Division, survey: Survey, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns the content of dataset.json, with a block that describes the import."""
-    cases = division.training + division.test
     block = options | {
         "normalization": survey.normalization,
-        "sources": {pair.case: _source(pair, pairing.labels) for pair in cases},
+        "sources": {pair.case: _source(pair, pairing.labels) for pair in division.training + division.test},
     }
     if not survey.declared.several:
         block["stored_values"] = survey.values.as_stored()

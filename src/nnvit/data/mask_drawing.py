@@ -10,7 +10,6 @@ from scipy.ndimage import binary_erosion
 
 from .image_reading import Photo, read_image
 
-_PREVIEW_FILE = "preview.png"
 _TILE = 480
 """Longer side of an image in the preview, in pixels."""
 _GAP, _LINE = 8, 24
@@ -91,7 +90,7 @@ def draw_preview(folder: Path, cases: list[str], ending: str, labels: dict[str, 
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (_GAP + i % columns * width, tops[i // columns]))
     _legend(ImageDraw.Draw(sheet), tops[-1], names)
-    sheet.save(folder / _PREVIEW_FILE)
+    sheet.save(folder / "preview.png")
 
 
 def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Image:
@@ -140,7 +139,7 @@ def _outlined(plain: Image.Image, mask: np.ndarray, labels: list[int]) -> Image.
         around = widest & ~inside
         drawn[around] = np.asarray(plain)[around] // 3
     for label, line in lines.items():
-        drawn[line] = _colour(label)
+        drawn[line] = COLOURS[colour_of(label - 1)]
     return Image.fromarray(drawn)
 
 
@@ -148,10 +147,6 @@ def _legend(draw: ImageDraw.ImageDraw, top: int, names: dict[int, str]) -> None:
     font = ImageFont.load_default(16)
     left = float(_GAP)
     for label, name in names.items():
-        draw.rectangle((left, top + 3, left + 14, top + 17), fill=_colour(label), outline="black")
+        draw.rectangle((left, top + 3, left + 14, top + 17), fill=COLOURS[colour_of(label - 1)], outline="black")
         draw.text((left + 20, top), f"{name} ({label})", fill="black", font=font)
         left += 40 + draw.textlength(f"{name} ({label})", font=font)
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    return COLOURS[colour_of(label - 1)]

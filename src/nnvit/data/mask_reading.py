@@ -51,11 +51,8 @@ class Declared:
     def read_masks(self, pair: Pair) -> tuple[Photo, int]:
         """Reads the pair's masks as one; the k-th of several masks, counted from 0, becomes the value k + 1.
 
-        Returns:
-            The stored values, (H, W) or (D, H, W), and the number of pixels that lie in more than one mask.
-
-        Raises:
-            DataError: unreadable, lossy, several pages, transparent, of the wrong kind, or overlapping.
+        Returns the stored values, (H, W) or (D, H, W), and the number of pixels that lie in more than one mask. Raises
+        DataError for masks that are unreadable, lossy, transparent, of several pages, of the wrong kind, or overlapping.
         """
         if self.several:
             return _joined({k: (path, _read_one(path)) for k, path in enumerate(pair.masks, 1) if path}, self.overlap)

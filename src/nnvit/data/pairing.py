@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,9 +62,8 @@ class Pairing:
                 `*SUFFIX` (`masks/*_MA`) is a folder that is shared with other files, and the suffix.
             allow_missing: an image may lack some of its masks, but not all.
 
-        Raises:
-            DataError: no such folder, no file of that kind in it, a pattern that is not of this form, files that
-                would become one case, or files without a partner (in either direction).
+        Raises DataError for absent folders, folders without a file of that kind, patterns that are not of this form,
+        files that would become one case, and files without a partner (in either direction).
         """
         folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in masks.items()]
         found, others = _list_files(images, IMAGE_SUFFIXES.union(VOLUME_SUFFIXES), "image")
@@ -95,15 +94,16 @@ def refuse(heading: str, problems: list[str], advice: str = "") -> None:
 
 @dataclass(kw_only=True)
 class _MaskFolder:
-    """A folder of masks, and how their names differ from other files' names."""
+    """A folder of masks, and how their names differ from other files' names.
+
+    label: the one that the masks show, or empty if they show all; suffix: comes after the image's name in a mask's name;
+    shared: True if other files lie there as well, so that only names with the suffix count.
+    """
 
     path: Path
     label: str
-    """The label that the masks show; empty if they show all."""
     suffix: str
-    """Comes after the image's name in a mask's name."""
     shared: bool
-    """True if other files lie there as well, so that only names with the suffix count."""
     files: list[Path] = field(default_factory=list)
 
     @classmethod
@@ -201,7 +201,11 @@ def _partner_advice(images: list[Path], folders: list[_MaskFolder]) -> str:
             "A mask must be called like its image plus the suffix (--mask NAME='FOLDER/*SUFFIX'). "
             "If a missing mask means that there is nothing of its label, give --allow-missing-masks."
         )
-    endings = _endings({_stem(image) for image in images}, map(_stem, folders[0].files))
+    image_stems, endings = {_stem(image) for image in images}, Counter[str]()
+    for stem in map(_stem, folders[0].files):  # what is left after the longest image stem that it begins with
+        cut = next((n for n in range(len(stem), 0, -1) if stem[:n] in image_stems), None)
+        if cut is not None:
+            endings[stem[cut:]] += 1
     if not endings or set(endings) == {folders[0].suffix}:
         return "A mask must be called like its image plus the mask suffix; rename or remove these files."
     if len(endings) == 1:
@@ -209,13 +213,3 @@ def _partner_advice(images: list[Path], folders: list[_MaskFolder]) -> str:
         return f"These masks share the ending '{ending}'; give --mask-suffix '{ending}'."
     counted = ", ".join(f"'{ending}' ({count} masks)" for ending, count in endings.most_common(5))
     return f"The masks end in {counted}; --mask-suffix takes one ending, and other masks belong elsewhere."
-
-
-def _endings(image_stems: set[str], mask_stems: Iterable[str]) -> Counter[str]:
-    """Counts what is left of each mask's stem after the longest image stem that it begins with."""
-    found: Counter[str] = Counter()
-    for stem in mask_stems:
-        cut = next((n for n in range(len(stem), 0, -1) if stem[:n] in image_stems), None)
-        if cut is not None:
-            found[stem[cut:]] += 1
-    return found

@@ -16,11 +16,10 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Workers:
-    """Threads, and the choice to show their progress."""
+    """Threads; `progress` shows a bar for their work if standard error is a terminal."""
 
     number: int
     progress: bool
-    """True shows a progress bar if standard error is a terminal."""
 
     def each(self, function: Callable[[_Item], _Result], items: Sequence[_Item], what: str) -> Iterator[_Result]:
         """Yields the function's results in the order of the items; `what` names the work beside the progress bar.

@@ -22,7 +22,6 @@ from .raw_folder import replacing
 
 _RECIPE = 1
 """Raised whenever the same seed gives other pictures."""
-_EYES = "LR"
 _LEAST_SIZE = 64
 
 # Reflectance in red, green and blue.
@@ -53,8 +52,7 @@ def generate(out: Path, num: int = 24, size: int = 384, seed: int = 0) -> None:
         num: pictures.
         size: pixels along each side.
 
-    Raises:
-        DataError: numbers out of range, or a folder that holds something else.
+    Raises DataError for numbers out of range, and for a folder that holds something else.
     """
     if num < 1 or size < _LEAST_SIZE or seed < 0:
         raise DataError(f"num={num}, size={size}, seed={seed}; expected at least 1, {_LEAST_SIZE} and 0")
@@ -69,7 +67,7 @@ def generate(out: Path, num: int = 24, size: int = 384, seed: int = 0) -> None:
         (folder / "images").mkdir()
         (folder / "masks").mkdir()
         for i in range(num):
-            patient, eye = i // 2 + 1, _EYES[i % 2]
+            patient, eye = i // 2 + 1, "LR"[i % 2]
             complexion = np.random.default_rng((seed, patient)).random()
             image, mask = _fundus(np.random.default_rng((seed, patient, i % 2)), size, eye, complexion)
             name = f"p{patient:02d}_{eye}.png"

@@ -46,17 +46,10 @@ class Geometry:
 
 
 def read_volume(path: Path, channels: int | None = None) -> tuple[np.ndarray, Geometry]:
-    """Reads a 3D (or 2D) NIfTI file.
+    """Reads a 3D (or 2D) NIfTI file; a fourth dimension is taken for channels if it has as many as the user gave.
 
-    Args:
-        channels: the number of channels that the user gave. A fourth dimension is read as channels only if it has
-            this length.
-
-    Returns:
-        (D, H, W) voxels of the file's type, or (D, H, W, C) if each voxel holds a vector, and their geometry.
-
-    Raises:
-        DataError: unreadable or truncated, sheared, four-dimensional, complex, or with voxels that are not finite.
+    Returns (D, H, W) voxels of the file's type, or (D, H, W, C) if each voxel holds a vector, and their geometry. Raises
+    DataError for files that are unreadable, truncated, sheared, four-dimensional, complex, or not finite.
     """
     _refuse_damaged(path)
     try:
