@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnvit.data.import_report import ImportReport
-from nnvit.data.importer import import_dataset
+from nnvit.data.importer import ImportReport, import_dataset
 from nnvit.errors import DataError
 
 H, W = 6, 8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnvit.data.parallel import each
+from nnvit.data.parallel import Workers
 
 from .conftest import BINARY, RGB, Workplace
 
@@ -23,7 +23,7 @@ def test_results_come_in_order_and_few_are_held() -> None:
             running.remove(item)
         return item * item
 
-    assert list(each(slow, range(40), "", workers=3, progress=False)) == [i * i for i in range(40)]
+    assert list(Workers(3, progress=False).each(slow, range(40), "")) == [i * i for i in range(40)]
     assert 2 <= max(most) <= 3
 
 
@@ -35,7 +35,7 @@ def test_an_error_stops_what_has_not_begun() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        list(each(fail, range(100), "", workers=2, progress=False))
+        list(Workers(2, progress=False).each(fail, range(100), ""))
     assert len(begun) <= 5
 
 

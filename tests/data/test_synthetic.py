@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import label
 
 from nnvit.data.importer import import_dataset
-from nnvit.data.synthetic import fundus, generate
+from nnvit.data.synthetic import _fundus, generate
 from nnvit.errors import DataError
 
 SIZE = 192
@@ -56,7 +56,7 @@ def test_an_interrupted_set_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def ctrl_c(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nnvit.data.synthetic.fundus", ctrl_c)
+    monkeypatch.setattr("nnvit.data.synthetic._fundus", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "out", num=1, size=SIZE)
     assert list(tmp_path.iterdir()) == []
@@ -71,7 +71,7 @@ def test_senseless_numbers(tmp_path: Path, numbers: dict[str, int]) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("eye", ["L", "R"])
 def test_anatomy(seed: int, eye: str) -> None:
-    image, mask = fundus(np.random.default_rng(seed), SIZE, eye)
+    image, mask = _fundus(np.random.default_rng(seed), SIZE, eye)
     assert image.shape == (SIZE, SIZE, 3)
     assert image.dtype == np.uint8
     assert mask.dtype == bool
@@ -85,7 +85,7 @@ def test_anatomy(seed: int, eye: str) -> None:
 
 
 def test_vessels_are_darker_but_no_threshold_finds_them() -> None:
-    image, mask = fundus(np.random.default_rng(0), 384)
+    image, mask = _fundus(np.random.default_rng(0), 384)
     y, x = np.mgrid[:384, :384] - 191.5
     inside = np.hypot(x, y) < 0.85 * 192
     green, vessel = image[..., 1][inside].astype(int), mask[inside]

@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import SimpleITK
@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from nnvit.errors import DataError
 
-from .pairing import VOLUME_SUFFIXES, suffix_of
+from .pairing import VOLUME_SUFFIXES
 from .volumes import Geometry, read_volume, refuse_infinite
 
 GREY16 = ("I;16", "I;16L", "I;16B")
@@ -26,7 +26,7 @@ _MOST_CHANNELS = 32
 """A longer last axis of a TIFF is not taken for channels."""
 _CHANNEL_AXES = "SC"
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.OJPEG)
-_ORIENTATION_TAG = 274
+_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _TIFF_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -44,25 +44,29 @@ class Photo:
     """None for pictures."""
 
     @property
+    def axes(self) -> int:
+        """3 for a volume, 2 for a NIfTI file of one slice, 0 for a picture."""
+        return len(self.geometry.spacing) if self.geometry else 0
+
+    @property
     def size(self) -> tuple[int, ...]:
         """(H, W), or a volume's (D, H, W)."""
-        return self.pixels.shape[: len(self.geometry.spacing) if self.geometry else 2]
+        return self.pixels.shape[: self.axes or 2]
 
     @property
     def channels(self) -> int:
-        return int(self.pixels.shape[-1]) if self.pixels.ndim > len(self.size) else 1
+        return len(self.planes())
 
     def planes(self) -> list[np.ndarray]:
         """Returns one array per channel, without the channel axis."""
         if self.pixels.ndim == len(self.size):
             return [self.pixels]
-        return [self.pixels[..., i] for i in range(self.channels)]
+        return list(np.moveaxis(self.pixels, -1, 0))
 
     def as_nnunet(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Returns what stock nnU-Net's reader returns for this image after the import.
 
-        Returns:
-            (C, 1, H, W) or (C, D, H, W) float32, and the properties with their `spacing` (999, 1, 1 for pictures).
+        This is (C, 1, H, W) or (C, D, H, W) float32, and the properties with their `spacing` (999, 1, 1 for pictures).
         """
         planes = [plane if plane.ndim == 3 else plane[None] for plane in self.planes()]
         stacked = np.stack(planes).astype(np.float32)
@@ -74,6 +78,62 @@ class Photo:
         return stacked, {"sitk_stuff": vars(self.geometry).copy(), "spacing": spacing}
 
 
+@dataclass(kw_only=True)
+class OpenedPicture:
+    """A picture file, loaded by Pillow.
+
+    picture: upright; orientation: the file's EXIF orientation, 1 to 8, of which 1 is upright; deep: the file has 16 bits
+    per colour channel, of which Pillow kept 8; lossy: the file is JPEG-compressed.
+    """
+
+    path: Path
+    picture: Image.Image
+    orientation: int
+    deep: bool
+    lossy: bool
+
+    @classmethod
+    def open(cls, path: Path) -> "OpenedPicture":
+        """Loads a file of one picture. Raises DataError if it is unreadable or too large, or holds several pages."""
+        try:
+            with Image.open(path) as picture:
+                # A phone's MPO file is a JPEG whose further frames are previews of the first.
+                pages = getattr(picture, "n_frames", 1)
+                if pages > 1 and picture.format != "MPO":
+                    raise DataError(
+                        f"{path.name} holds {pages} pages; expected one picture; save the page that is meant"
+                    )
+                deep = ";16" in _raw_mode(picture) and picture.mode not in GREY16
+                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+                picture.load()
+                return cls(
+                    path=path,
+                    picture=ImageOps.exif_transpose(picture),
+                    orientation=orientation if orientation in range(2, 9) else 1,
+                    deep=deep,
+                    lossy=picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")),
+                )
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{path.name} is too large to read at once ({error}); cut it into tiles") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
+
+    def look_up_greys(self) -> None:
+        """Replaces indices by greys if the whole palette, used or not, is grey: files of one palette are read alike."""
+        if self.picture.mode == "P":
+            colours = np.array(self.picture.getpalette("RGB")).reshape(-1, 3)
+            if (colours == colours[:, :1]).all():
+                self.picture = self.picture.convert("L")
+
+    def drop_alpha(self) -> bool:
+        """Turns a picture that has alpha into L or RGB; returns True if it had. Raises DataError unless it is opaque."""
+        if not self.picture.has_transparency_data:
+            return False
+        _refuse_transparent(self.path, np.asarray(self.picture.convert("RGBA").getchannel("A")) < 255)
+        self.picture = self.picture.convert("L" if self.picture.mode in ("L", "LA") else "RGB")
+        return True
+
+
 def read_image(path: Path, channels: int | None = None) -> Photo:
     """Reads a picture upright, or a volume; drops an alpha channel that is opaque throughout.
 
@@ -82,89 +142,31 @@ def read_image(path: Path, channels: int | None = None) -> Photo:
         channels: the number of channels that the user gave. It decides what the file leaves open: pages, a fourth
             dimension and alpha are channels only if that makes this number.
 
-    Raises:
-        DataError: unreadable, several pages, transparent or infinite pixels, or pixels of a kind that nnU-Net
-            cannot read.
+    Raises DataError for unreadable files, several pages, transparent or infinite pixels, and pixels of a kind that
+    nnU-Net cannot read.
     """
-    if suffix_of(path) in VOLUME_SUFFIXES:
+    if path.name.lower().endswith(VOLUME_SUFFIXES):
         voxels, geometry = read_volume(path, channels)
         return Photo(pixels=voxels, geometry=geometry)
-    if _is_tiff(path):
-        return _read_tiff(path, channels)
-    picture, orientation, deep, _ = open_picture(path)
-    if deep:
-        return _read_deep_png(path, orientation, channels)
-    turned = orientation != 1
-    if picture.mode == "P":
-        picture = picture.convert("L") if has_grey_palette(picture) else picture
-    kept = picture.mode in ("LA", "RGBA") and channels == len(picture.getbands())
-    opaque = picture.has_transparency_data and not kept
-    if opaque:
-        picture = without_alpha(path, picture)
-    if picture.mode in GREY16:
-        return Photo(pixels=np.asarray(picture).astype(np.uint16), turned=turned, opaque=opaque)
-    if picture.mode not in ("1", "L", "P", "RGB", "LA", "RGBA"):
+    with path.open("rb") as file:  # Pillow would read a TIFF with another suffix, and drop channels
+        if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _read_tiff(path, channels)
+    opened = OpenedPicture.open(path)
+    if opened.deep:
+        return _read_deep_png(path, opened.orientation, channels)
+    opened.look_up_greys()
+    kept = opened.picture.mode in ("LA", "RGBA") and channels == len(opened.picture.getbands())
+    opaque = not kept and opened.drop_alpha()
+    picture = opened.picture
+    if picture.mode not in ("1", "L", "P", "RGB", "LA", "RGBA", *GREY16):
         raise DataError(
             f"image {path.name} has pixels of type '{picture.mode}'; convert it to 8-bit RGB or 8/16-bit grey"
         )
-    pixels = np.asarray(picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)))
-    return Photo(pixels=pixels, turned=turned, opaque=opaque)
-
-
-class OpenedPicture(NamedTuple):
-    """A picture file, loaded by Pillow."""
-
-    picture: Image.Image
-    """Upright."""
-    orientation: int
-    """EXIF orientation of the file, 1 to 8; 1 is upright."""
-    deep: bool
-    """True if the file has 16 bits per colour channel, of which Pillow kept 8."""
-    lossy: bool
-    """True if the file is JPEG-compressed."""
-
-
-def open_picture(path: Path) -> OpenedPicture:
-    """Loads a file of one picture with Pillow.
-
-    Raises:
-        DataError: unreadable, too large, or several pages.
-    """
-    try:
-        with Image.open(path) as picture:
-            _refuse_pages(path, picture)
-            deep = ";16" in _raw_mode(picture) and picture.mode not in GREY16
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            lossy = picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", ""))
-            return OpenedPicture(upright, orientation if orientation in range(2, 9) else 1, deep, lossy)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path.name} is too large to read at once ({error}); cut it into tiles") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
-
-
-def has_grey_palette(picture: Image.Image) -> bool:
-    """Checks the whole palette, used or not, so that all files of one palette are read alike."""
-    colours = np.array(picture.getpalette("RGB")).reshape(-1, 3)
-    return bool((colours == colours[:, :1]).all())
-
-
-def without_alpha(path: Path, picture: Image.Image) -> Image.Image:
-    """Returns the picture as L or RGB. Raises DataError unless it is opaque throughout."""
-    clear = int((np.asarray(picture.convert("RGBA").getchannel("A")) < 255).sum())
-    if clear:
-        raise DataError(_transparent(path, clear))
-    return picture.convert("L" if picture.mode in ("L", "LA") else "RGB")
-
-
-def _refuse_pages(path: Path, picture: Image.Image) -> None:
-    """Raises DataError for several pages, of which Pillow would read the first."""
-    # A phone's MPO file is a JPEG whose further frames are previews of the first.
-    pages = getattr(picture, "n_frames", 1)
-    if pages > 1 and picture.format != "MPO":
-        raise DataError(f"{path.name} holds {pages} pages; expected one picture; save the page that is meant")
+    if picture.mode in GREY16:
+        pixels = np.asarray(picture).astype(np.uint16)
+    else:
+        pixels = np.asarray(picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)))
+    return Photo(pixels=pixels, turned=opened.orientation != 1, opaque=opaque)
 
 
 def _raw_mode(picture: Image.Image) -> str:
@@ -174,11 +176,13 @@ def _raw_mode(picture: Image.Image) -> str:
     return arguments if isinstance(arguments, str) else str(arguments[0])
 
 
-def _transparent(path: Path, clear: int) -> str:
-    return (
-        f"{path.name} has {clear} pixels that are not opaque: what it shows depends on the background; "
-        "save it without an alpha channel (or, if an image's alpha is a measurement, name all with --channel-names)"
-    )
+def _refuse_transparent(path: Path, clear: np.ndarray) -> None:
+    """Raises DataError if there are pixels that are not opaque; clear: (H, W) bool, True for these."""
+    if clear.any():
+        raise DataError(
+            f"{path.name} has {clear.sum()} pixels that are not opaque: what it shows depends on the background; "
+            "save it without an alpha channel (or, if an image's alpha is a measurement, name all with --channel-names)"
+        )
 
 
 def _read_deep_png(path: Path, orientation: int, channels: int | None) -> Photo:
@@ -188,72 +192,63 @@ def _read_deep_png(path: Path, orientation: int, channels: int | None) -> Photo:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(f"{path.name} cannot be read ({reason}); save it as TIFF") from error
-    alpha = pixels.shape[-1] in (2, 4) and channels != pixels.shape[-1]
-    if alpha:
-        pixels = _drop_alpha(path, pixels, [pixels.shape[-1] - 1])
-    return Photo(pixels=_upright(pixels, orientation), turned=orientation != 1, opaque=alpha)
+    number = pixels.shape[-1]
+    return _upright(path, pixels, [number - 1] if number in (2, 4) and number != channels else [], orientation)
 
 
-def _drop_alpha(path: Path, pixels: np.ndarray, alpha: list[int]) -> np.ndarray:
-    """Returns (H, W, C) pixels without the channels `alpha`; a single remaining channel loses its axis.
+def _upright(path: Path, pixels: np.ndarray, alpha: list[int], orientation: int) -> Photo:
+    """Drops the channels `alpha`, which must be opaque, and turns and mirrors by an EXIF orientation, 1 to 8.
 
-    Raises:
-        DataError: one of them is not opaque throughout.
+    pixels: (H, W) or (H, W, C); a single remaining channel loses its axis.
     """
-    clear = int((pixels[..., alpha] < np.iinfo(pixels.dtype).max).any(axis=-1).sum())
-    if clear:
-        raise DataError(_transparent(path, clear))
-    rest = np.delete(pixels, alpha, axis=-1)
-    return rest[..., 0] if rest.shape[-1] == 1 else rest
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns and mirrors (H, W, ...) pixels by an EXIF orientation, 1 to 8."""
+    if alpha:
+        _refuse_transparent(path, np.any(pixels[..., alpha] < np.iinfo(pixels.dtype).max, axis=-1))
+        pixels = np.delete(pixels, alpha, axis=-1)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _is_tiff(path: Path) -> bool:
-    """Looks at the content: Pillow would read a TIFF with another suffix, and drop channels."""
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return Photo(pixels=np.ascontiguousarray(pixels), turned=orientation in range(2, 9), opaque=bool(alpha))
 
 
 def _read_tiff(path: Path, channels: int | None) -> Photo:
-    """Reads palettes as their colours, 1 bit as 0/255, and whole numbers beyond 16 bits as float32.
-
-    Raises:
-        DataError: unreadable or truncated, pages of unknown meaning, transparent or infinite pixels, CMYK and the like.
-    """
+    """Reads palettes as their colours, 1 bit as 0/255, and whole numbers beyond 16 bits as float32."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            _refuse_truncated(path, tiff)
-            _refuse_several_series(path, tiff)
-            page = tiff.series[0].keyframe
-            pixels = _plain_numbers(path, _as_shown(path, page, _channels_last(path, tiff, channels)))
-            orientation = page.tags.valueof(_ORIENTATION_TAG, 1)
+            series = _only_series(path, tiff)
+            page = series.keyframe
+            pixels = _plain_numbers(path, _as_shown(path, page, _channels_last(path, series, channels)))
+            orientation = page.tags.valueof(ExifTags.Base.Orientation, 1)
     except _TIFF_ERRORS as error:
         raise DataError(f"{path.name} cannot be read ({error}); it may be cut short, replace it") from error
-    alpha = [] if channels == page.samplesperpixel else _alpha_of(page)
-    if alpha:
-        pixels = _drop_alpha(path, pixels, alpha)
-    refuse_infinite(path, pixels, "pixels")
-    return Photo(pixels=_upright(pixels, orientation), turned=orientation in range(2, 9), opaque=bool(alpha))
+    first_extra = page.samplesperpixel - len(page.extrasamples)
+    alpha = [first_extra + i for i, kind in enumerate(page.extrasamples) if kind in _ALPHA]
+    photo = _upright(path, pixels, alpha if channels != page.samplesperpixel else [], orientation)
+    refuse_infinite(path, photo.pixels, "pixels")
+    return photo
 
 
-def _refuse_truncated(path: Path, tiff: tifffile.TiffFile) -> None:
-    """Raises DataError for parts beyond the end of the file: tifffile leaves out such pages and fills such strips."""
+def _only_series(path: Path, tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Returns the pages of the file's one picture.
+
+    Raises DataError for parts beyond the end of the file too: tifffile leaves out such pages and fills such strips.
+    """
     if not tiff.series or _next_page(tiff):
         raise DataError(f"{path.name} cannot be read (pages are missing); it may be cut short, replace it")
     for page in tiff.series[0].pages:
         ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)] if page else [0]
         if max(ends, default=0) > tiff.filehandle.size:
             raise DataError(f"{path.name} cannot be read (it ends too early); it was cut short, replace it")
+    if len(tiff.series) > 1:
+        sizes = " and ".join(str(series.shape) for series in tiff.series[:3])
+        raise DataError(
+            f"{path.name} holds {len(tiff.series)} pictures of several sizes or kinds ({sizes}); "
+            "expected one; save the one that is meant"
+        )
+    return tiff.series[0]
 
 
 def _next_page(tiff: tifffile.TiffFile) -> int:
@@ -266,18 +261,8 @@ def _next_page(tiff: tifffile.TiffFile) -> int:
     return int(offset)
 
 
-def _refuse_several_series(path: Path, tiff: tifffile.TiffFile) -> None:
-    if len(tiff.series) > 1:
-        sizes = " and ".join(str(series.shape) for series in tiff.series[:3])
-        raise DataError(
-            f"{path.name} holds {len(tiff.series)} pictures of several sizes or kinds ({sizes}); "
-            "expected one; save the one that is meant"
-        )
-
-
-def _channels_last(path: Path, tiff: tifffile.TiffFile, channels: int | None) -> np.ndarray:
+def _channels_last(path: Path, series: tifffile.TiffPageSeries, channels: int | None) -> np.ndarray:
     """Returns (H, W) or (H, W, C). Raises DataError if the axes leave in doubt which of them are channels."""
-    series = tiff.series[0]
     axes, pixels = series.axes, series.asarray()
     if axes == "YX":
         return pixels
@@ -318,10 +303,3 @@ def _plain_numbers(path: Path, pixels: np.ndarray) -> np.ndarray:
         return pixels.astype(np.uint8) * np.uint8(255)
     kept = pixels.dtype.kind == "u" and pixels.itemsize <= 2
     return pixels.astype(pixels.dtype.newbyteorder("=") if kept else np.float32)
-
-
-def _alpha_of(page: tifffile.TiffPage) -> list[int]:
-    """Returns the channels that the file declares to be alpha."""
-    first = page.samplesperpixel - len(page.extrasamples)
-    kinds = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
-    return [first + i for i, kind in enumerate(page.extrasamples) if kind in kinds]

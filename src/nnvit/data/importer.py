@@ -9,17 +9,99 @@ from typing import Any
 from nnvit.errors import DataError
 from nnvit.records.json_files import write_json
 
-from .import_report import BLOCK, NORMALIZATIONS, ImportReport, earlier_import, fingerprint, seal
-from .label_values import LabelValues, Stored
+from .label_values import Stored
 from .mask_drawing import draw_preview
-from .mask_reading import OVERLAPS, Reading
-from .pairing import Pair, Pairing, find_pairs
-from .parallel import each
-from .raw_folder import READERS, SPLITS_FILE, RawFolder, replacing, write_cases
-from .splits import Division, divide
-from .survey import Meaning, Wish, survey
+from .mask_reading import Declared
+from .pairing import Pair, Pairing
+from .parallel import Workers
+from .raw_folder import BLOCK, SPLITS_FILE, RawFolder, replacing, write_dataset
+from .splits import Division
+from .survey import Survey
 
+_NORMALIZATIONS = {
+    "rgb01": "values reach the network in 0..1, so the backbone's own statistics (e.g. ImageNet mean and "
+    "standard deviation) are applied inside the network",
+    "zscore": "each image is z-scored, and the backbone's own statistics are not applied",
+    "ct": "values are clipped and scaled by the data set's own statistics, and the backbone's are not applied",
+}
+"""Name -> what it does."""
+
+_READERS = {".png": "NaturalImage2DIO", ".tif": "NaturalImage2DIO", ".nii.gz": "SimpleITKIO"}
+"""Suffix of the written files -> nnU-Net's class that reads them; the suffix alone would leave it open."""
 _MOST_WORKERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """The outcome of `import_dataset`."""
+
+    folder: Path
+    dataset_id: int
+    num_cases: int
+    """Training cases, validation included."""
+    num_test: int
+    """Cases held out in imagesTs and labelsTs."""
+    channel_names: dict[str, str]
+    labels: dict[str, int]
+    """Name -> label in the data set, background included."""
+    label_fractions: dict[str, float]
+    """Name -> share of the training pixels, 0..1."""
+    normalization: str
+    num_groups: int | None
+    """Groups among the training cases; None if cases were not grouped."""
+    fold_sizes: tuple[tuple[int, int], ...] = ()
+    """(training, validation) cases of each fold."""
+    splits: Path | None = None
+    """The splits_final.json that training will read; None leaves the choice to nnU-Net."""
+    warnings: tuple[str, ...] = ()
+    unchanged: bool = False
+    """True if the same import had been done before and nothing was written."""
+
+    @classmethod
+    def of(cls, target: RawFolder, dataset: dict[str, Any], *, unchanged: bool) -> "ImportReport":
+        """Takes what the content of dataset.json says."""
+        kept = dataset[BLOCK]["report"]
+        sizes = tuple((train, val) for train, val in kept["fold_sizes"])
+        return cls(
+            folder=target.path,
+            dataset_id=target.dataset_id,
+            num_cases=dataset["numTraining"],
+            channel_names=dataset["channel_names"],
+            labels=dataset["labels"],
+            splits=(target.splits or target.path / SPLITS_FILE) if sizes else None,
+            unchanged=unchanged,
+            **kept | {"fold_sizes": sizes, "warnings": tuple(kept["warnings"])},
+        )
+
+    @property
+    def channels(self) -> int:
+        """Their number."""
+        return len(self.channel_names)
+
+    def lines(self) -> list[str]:
+        """Returns the report for a terminal; the last line is the command to run next."""
+        test = f" + {self.num_test} held-out test cases" if self.num_test else ""
+        labels = ", ".join(f"{n}={v} ({self.label_fractions[n]:.2%} of pixels)" for n, v in self.labels.items())
+        unchanged = ["unchanged: the same files were imported with the same options before; nothing was written"]
+        return [
+            *(unchanged if self.unchanged else []),
+            f"{self.folder}: {self.num_cases} training cases{test}",
+            f"channels: {self.channels} ({', '.join(self.channel_names.values())})",
+            f"labels: {labels}",
+            f"normalization: {self.normalization}: {_NORMALIZATIONS[self.normalization]}",
+            *self._split_lines(),
+            *(f"warning: {warning}" for warning in self.warnings),
+            f"next: nnUNetv2_plan_and_preprocess -d {self.dataset_id} -c 2d --verify_dataset_integrity",
+        ]
+
+    def _split_lines(self) -> list[str]:
+        if self.num_groups is None:
+            return ["splits: left to nnU-Net, which deals out cases at random (--group-by keeps patients whole)"]
+        sizes = ", ".join(f"fold {k}: {train} train / {val} val" for k, (train, val) in enumerate(self.fold_sizes))
+        lines = [f"splits: {self.num_groups} groups, {sizes}; in {self.splits}"]
+        if len(self.fold_sizes) == 1:
+            lines.append("train fold 0 only: for any other fold nnU-Net would draw a random split")
+        return lines
 
 
 def import_dataset(
@@ -77,165 +159,85 @@ def import_dataset(
         overwrite: replace a data set of this id, and its splits, once the new one is complete.
         progress: show bars if standard error is a terminal.
 
-    Raises:
-        DataError: the options or the files are wrong; names the files, what was found in them, and what to do.
+    Raises DataError if the options or the files are wrong; it names the files, what was found in them, and what to do.
     """
     target = RawFolder(raw, preprocessed, dataset_id, name)
-    wish = _wish(labels, masks_by_label, overlap, channel_names, normalization)
+    if normalization is not None and normalization not in _NORMALIZATIONS:
+        raise DataError(f"normalization is '{normalization}'; expected one of {', '.join(_NORMALIZATIONS)}")
+    declared = Declared(labels, masks_by_label, overlap, channel_names, normalization)
     if validate_on is not None and group_by is None:
         raise DataError("--validate-on chooses among groups, and there are none; give --group-by as well")
     if (masks is None) == (masks_by_label is None):
         raise DataError("masks come in one folder, or with --mask NAME=FOLDER for each label; give one of the two")
     target.recover()
-    earlier = None if overwrite else earlier_import(target.path)
+    earlier = None if overwrite else target.earlier_import()
     old = [] if earlier else target.claim(overwrite)
-    pairing = find_pairs(images, masks, masks_by_label, mask_suffix, allow_missing_masks)
-    job = _Job(
-        target=target,
-        pairing=pairing,
-        division=divide(pairing.pairs, group_by, num_folds, validate_on, hold_out),
-        wish=wish,
-        options={
-            "mask_suffix": mask_suffix,
-            "masks_by_label": {label: folder.name for label, folder in (masks_by_label or {}).items()},
-            "label_stored_as": {label: str(stored) for label, stored in (labels or {}).items()},
-            "overlap": overlap,
-            "allow_missing_masks": allow_missing_masks,
-            "channel_names": channel_names,
-            "group_by": group_by,
-            "num_folds": num_folds,
-            "validate_on": validate_on,
-            "hold_out": hold_out,
-            "normalization": normalization,
-        },
-        workers=workers or min(_MOST_WORKERS, os.cpu_count() or 1),
-        progress=progress,
-    )
+    places = {"": masks} if masks is not None else masks_by_label or {}
+    pairing = Pairing.find(images, places, mask_suffix, allow_missing_masks)
+    division = Division.of(pairing.pairs, group_by, num_folds, validate_on, hold_out)
+    crew = Workers(workers or min(_MOST_WORKERS, os.cpu_count() or 1), progress)
+    options = {
+        "mask_suffix": mask_suffix,
+        "masks_by_label": {label: folder.name for label, folder in (masks_by_label or {}).items()},
+        "label_stored_as": {label: str(stored) for label, stored in (labels or {}).items()},
+        "overlap": overlap,
+        "allow_missing_masks": allow_missing_masks,
+        "channel_names": channel_names,
+        "group_by": group_by,
+        "num_folds": num_folds,
+        "validate_on": validate_on,
+        "hold_out": hold_out,
+        "normalization": normalization,
+    }
     if earlier:
-        if not _is_same(job, earlier):
+        digests = dict(zip(pairing.pairs, crew.each(Pair.digest, pairing.pairs, "comparing"), strict=True))
+        if earlier[BLOCK]["fingerprint"] != target.fingerprint(options, digests):
             target.claim(overwrite)
-        return _confirm(job, earlier)
-    target.check_splits(job.division.splits, overwrite)
-    meaning = survey(pairing.pairs, wish, job.workers, progress)
-    report = _report(job, meaning)
+        target.check_splits(division.splits, overwrite)
+        if target.splits and not target.splits.is_file():  # an interruption had prevented that
+            _write_splits(target.splits, division)
+        return ImportReport.of(target, earlier, unchanged=True)
+    target.check_splits(division.splits, overwrite)
+    survey = Survey.of(pairing.pairs, declared, crew)
+    dataset = _describe(target, pairing, division, survey, options)
+    report = ImportReport.of(target, dataset, unchanged=False)
     with replacing(target.path, old) as folder:
-        _fill(folder, job, meaning, report)
+        write_dataset(folder, {"Tr": division.training, "Ts": division.test}, survey, dataset, crew)
+        _write_splits(folder / SPLITS_FILE, division)
         if preview:
-            training = [pair.case for pair in job.division.training]
-            draw_preview(folder, training, meaning.ending, meaning.values.numbers, preview)
-    _write_splits(target.splits, job.division)
+            draw_preview(folder, [pair.case for pair in division.training], survey.ending, report.labels, preview)
+    _write_splits(target.splits, division)
     return report
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """The settings that are known before a pixel is read."""
-
-    target: RawFolder
-    pairing: Pairing
-    division: Division
-    wish: Wish
-    options: dict[str, Any]
-    """The user's options, as dataset.json keeps them."""
-    workers: int
-    progress: bool
-
-
-def _is_same(job: _Job, earlier: Mapping[str, Any]) -> bool:
-    """Returns True if the earlier import was of the same files with the same options."""
-    pairs = job.pairing.pairs
-    digests = each(Pair.digest, pairs, "comparing", workers=job.workers, progress=job.progress)
-    return bool(earlier[BLOCK]["fingerprint"] == fingerprint(job.options, dict(zip(pairs, digests, strict=True))))
-
-
-def _confirm(job: _Job, earlier: dict[str, Any]) -> ImportReport:
-    """Reports an unchanged import; writes only the splits, if an interruption had prevented that."""
-    target, splits = job.target, job.target.splits
-    target.check_splits(job.division.splits, overwrite=False)
-    if splits and not splits.is_file():
-        _write_splits(splits, job.division)
-    return ImportReport.of_earlier(target.path, target.dataset_id, splits or target.path / SPLITS_FILE, earlier)
-
-
-def _report(job: _Job, meaning: Meaning) -> ImportReport:
-    division, target = job.division, job.target
-    ignored = [line for folder, files in job.pairing.ignored for line in _ignored(folder, files)]
-    return ImportReport(
-        folder=target.path,
-        dataset_id=target.dataset_id,
-        num_cases=len(division.training),
-        num_test=len(division.test),
-        channels=len(meaning.channel_names),
-        channel_names=meaning.channel_names,
-        labels=meaning.values.numbers,
-        label_fractions=meaning.fractions(division.training),
-        normalization=meaning.normalization,
-        num_groups=division.num_groups,
-        fold_sizes=tuple((len(split["train"]), len(split["val"])) for split in division.splits),
-        splits=(target.splits or target.path / SPLITS_FILE) if division.splits else None,
-        warnings=(*ignored, *meaning.warnings(), *_stale(target.splits, division)),
-    )
-
-
-def _fill(folder: Path, job: _Job, meaning: Meaning, report: ImportReport) -> None:
-    """Writes all that nnU-Net reads, and the block that describes the import."""
-    for part, cases in (("Tr", job.division.training), ("Ts", job.division.test)):
-        write_cases(folder, part, cases, meaning, job.wish.reading, job.workers, job.progress)
-    _write_splits(folder / SPLITS_FILE, job.division)
-    dataset = {
-        "name": job.target.name,
-        "channel_names": meaning.channel_names,
-        "labels": meaning.values.numbers,
-        "numTraining": len(job.division.training),
-        "file_ending": meaning.ending,
-        "overwrite_image_reader_writer": READERS[meaning.ending],
+def _describe(
+    target: RawFolder, pairing: Pairing, division: Division, survey: Survey, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the content of dataset.json, with a block that describes the import."""
+    block = options | {
+        "normalization": survey.normalization,
+        "sources": {pair.case: _source(pair, pairing.labels) for pair in division.training + division.test},
     }
-    block = _origin(job, meaning) | {
-        "report": report.kept(),
-        "fingerprint": fingerprint(job.options, meaning.digests),
-        "seal": seal(folder, dataset),
+    if not survey.declared.several:
+        block["stored_values"] = survey.values.as_stored()
+    block["report"] = {
+        "num_test": len(division.test),
+        "label_fractions": survey.fractions(division.training),
+        "normalization": survey.normalization,
+        "num_groups": division.num_groups,
+        "fold_sizes": [(len(split["train"]), len(split["val"])) for split in division.splits],
+        "warnings": [*pairing.warnings, *survey.warnings(), *target.stale(division.splits)],
     }
-    write_json(folder / "dataset.json", dataset | {BLOCK: block}, indent=1)
-
-
-def _wish(
-    labels: Mapping[str, Stored] | None,
-    masks_by_label: Mapping[str, Path] | None,
-    overlap: str,
-    channel_names: tuple[str, ...] | None,
-    normalization: str | None,
-) -> Wish:
-    """Raises DataError for options that are not allowed or contradict each other."""
-    if normalization is not None and normalization not in NORMALIZATIONS:
-        raise DataError(f"normalization is '{normalization}'; expected one of {', '.join(NORMALIZATIONS)}")
-    if overlap not in OVERLAPS:
-        raise DataError(f"overlap is '{overlap}'; expected one of {', '.join(OVERLAPS)}")
-    if channel_names is not None and (len(set(channel_names)) < len(channel_names) or "" in channel_names):
-        raise DataError(f"--channel-names gives {', '.join(channel_names)}; expected a different name for each channel")
-    if labels is not None and masks_by_label is not None:
-        raise DataError(
-            "--label says what values in one mask mean, --mask names a mask for each label; give one of them"
-        )
-    if masks_by_label is not None:
-        if "background" in masks_by_label:
-            raise DataError("--mask background: the background is what no other mask covers; leave it out")
-        labels = {label: value for value, label in enumerate(masks_by_label, start=1)}
-    values = None if labels is None else LabelValues.of_names(labels)
-    reading = Reading(
-        channels=len(channel_names) if channel_names else None,
-        colours=values is not None and values.colours,
-        several=masks_by_label is not None,
-        overlap=overlap,
-    )
-    return Wish(values=values, reading=reading, channel_names=channel_names, normalization=normalization)
-
-
-def _origin(job: _Job, meaning: Meaning) -> dict[str, Any]:
-    """Describes where the data set came from."""
-    cases = job.division.training + job.division.test
-    sources = {pair.case: _source(pair, job.pairing.labels) for pair in cases}
-    origin = {**job.options, "normalization": meaning.normalization, "sources": sources}
-    return origin if job.wish.reading.several else origin | {"stored_values": meaning.values.as_stored()}
+    block["fingerprint"] = target.fingerprint(options, {seen.pair: seen.digest for seen in survey.seen})
+    return {
+        "name": target.name,
+        "channel_names": survey.channel_names,
+        "labels": survey.values.numbers,
+        "numTraining": len(division.training),
+        "file_ending": survey.ending,
+        "overwrite_image_reader_writer": _READERS[survey.ending],
+        BLOCK: block,
+    }
 
 
 def _source(pair: Pair, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -246,21 +248,3 @@ def _source(pair: Pair, labels: tuple[str, ...]) -> dict[str, Any]:
 def _write_splits(file: Path | None, division: Division) -> None:
     if file and division.splits:
         write_json(file, division.splits, indent=1)
-
-
-def _ignored(folder: Path, others: list[Path]) -> list[str]:
-    return [f"{len(others)} other files in '{folder}' were ignored, e.g. {others[0].name}"] if others else []
-
-
-def _stale(splits_file: Path | None, division: Division) -> list[str]:
-    """Warns about what earlier data of this name left in nnU-Net's preprocessed folder."""
-    if splits_file is None or not splits_file.parent.is_dir():
-        return []
-    warnings = []
-    if any(path.name != SPLITS_FILE for path in splits_file.parent.iterdir()):
-        warnings.append(
-            f"'{splits_file.parent}' was preprocessed from earlier data; re-run nnUNetv2_plan_and_preprocess"
-        )
-    if splits_file.is_file() and not division.splits:
-        warnings.append(f"nnU-Net will go on using '{splits_file}'; delete it if it is not for these cases")
-    return warnings

@@ -1,7 +1,7 @@
 """Relates the values that masks store to label names, and to the labels that nnU-Net trains on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,6 @@ from nnvit.errors import DataError
 
 Stored = int | tuple[int, int, int]
 """A label as the mask files store it: a value, or a colour (red, green, blue) of 0 to 255 each."""
-
-_Counts = Mapping[int, int]
-"""Stored value -> number of pixels that hold it."""
 
 _MOST_LABELS = 254
 """Labels are written with 8 bits, of which nnU-Net reserves 255."""
@@ -46,16 +43,23 @@ class LabelValues:
     def of_names(cls, labels: Mapping[str, Stored]) -> "LabelValues":
         """Takes the labels that a user named, perhaps with the background.
 
-        Raises:
-            DataError: values and colours are mixed, a value has several names, or there are too many.
+        Raises DataError if values and colours are mixed, a value has several names, or there are too many.
         """
         coloured = {name for name, stored in labels.items() if isinstance(stored, tuple)}
         if coloured and coloured != labels.keys():
             raise DataError(f"labels {dict(labels)} mix values and colours; give colours for all, or values for all")
         values = {n: s if isinstance(s, int) else s[0] << 16 | s[1] << 8 | s[2] for n, s in labels.items()}
-        _check(values, bool(coloured))
         stored = {name: value for name, value in values.items() if name != "background"}
-        return cls(stored=stored, background=values.get("background", 0), colours=bool(coloured))
+        made = cls(stored=stored, background=values.get("background", 0), colours=bool(coloured))
+        shown = {name: made._show(value) for name, value in values.items()} if coloured else values
+        if (made.background != 0 and not coloured) or made.background in stored.values():
+            taken = made._show(made.background) if coloured else 0
+            raise DataError(f"labels {shown}: value {taken} is the background and no other value can be")
+        if len(set(values.values())) < len(values):
+            raise DataError(f"labels {shown} give one value several names; expected one name for each value")
+        if len(values) > _MOST_LABELS:
+            raise DataError(f"{len(values)} labels are declared; expected at most {_MOST_LABELS}")
+        return made
 
     @classmethod
     def guessed(cls, found: set[int]) -> "LabelValues":
@@ -81,14 +85,18 @@ class LabelValues:
         """Advises what to do about `problems`."""
         return _COLOUR_ADVICE if self.colours else _ADVICE
 
-    def problems(self, counts: Mapping[str, _Counts]) -> list[str]:
-        """Returns a line per mask (by file name) that holds values without a label, or else one for labels without a value."""
+    def problems(self, counts: Mapping[str, Mapping[int, int]]) -> list[str]:
+        """Returns a line per mask that holds values without a label, or else one for labels without a value.
+
+        Args:
+            counts: name of the mask -> value stored in it -> number of pixels.
+        """
         if not counts:
             return []
         known = {self.background, *self.stored.values()}
         strays = {name: {v: n for v, n in c.items() if v not in known} for name, c in counts.items()}
         problems = [
-            f"mask {name}: {_pixel_list(stray, self.colours)}; expected {_value_list(known, self.colours)}"
+            f"mask {name}: {self._pixel_list(stray)}; expected {self._value_list(known)}"
             for name, stray in strays.items()
             if stray
         ]
@@ -100,19 +108,34 @@ class LabelValues:
             return [f"none of the {len(counts)} masks has {what}: there is nothing to learn"]
         absent = known - {self.background} - found
         if absent and not self.declared:
-            return [f"the masks hold {_value_list(found)} but not {_value_list(absent)}; labels must be consecutive"]
+            held, missing = self._value_list(found), self._value_list(absent)
+            return [f"the masks hold {held} but not {missing}; labels must be consecutive"]
         return []
 
     def relabel(self, mask: np.ndarray) -> np.ndarray:
         """Turns (H, W) or (D, H, W) stored values, all of them known, into uint8 labels."""
-        numbers = self.numbers
-        pairs = sorted([(self.background, 0), *((value, numbers[name]) for name, value in self.stored.items())])
+        pairs = sorted((self.stored.get(name, self.background), label) for name, label in self.numbers.items())
         values, targets = np.array(pairs).T
         return targets.astype(np.uint8)[np.searchsorted(values, mask)]
 
     def as_stored(self) -> dict[str, int | str]:
         """Returns label name -> value, or colour as `#ff0000`, without the background."""
-        return {name: _shown(value, True) if self.colours else value for name, value in self.stored.items()}
+        return {name: self._show(value) if self.colours else value for name, value in self.stored.items()}
+
+    def _show(self, value: int) -> str:
+        return f"#{value:06x}" if self.colours else str(value)
+
+    def _pixel_list(self, counts: Mapping[int, int]) -> str:
+        what = "colour" if self.colours else "value"
+        most = sorted(counts, key=lambda value: -counts[value] if self.colours else value)[:5]
+        shown = ", ".join(f"{what} {self._show(value)} ({counts[value]} pixels)" for value in most)
+        return shown + (f" and {len(counts) - 5} further {what}s" if len(counts) > 5 else "")
+
+    def _value_list(self, values: Iterable[int]) -> str:
+        ordered = [self._show(value) for value in sorted(values)]
+        if len(ordered) > 5 and not self.colours:
+            return f"{ordered[0]}, {ordered[1]} ... {ordered[-1]}"
+        return ", ".join(ordered)
 
 
 def parse_stored(text: str) -> Stored | None:
@@ -125,36 +148,3 @@ def parse_stored(text: str) -> Stored | None:
     if len(parts) == 3 == text.count(",") + 1 and max(parts) < 256:
         return parts[0], parts[1], parts[2]
     return None
-
-
-def _check(labels: Mapping[str, int], colours: bool) -> None:
-    """Raises DataError for names that nnU-Net reserves and for values that two names share."""
-    shown = {name: _shown(value, True) for name, value in labels.items()} if colours else dict(labels)
-    background = labels.get("background", 0)
-    if (background != 0 and not colours) or background in (v for k, v in labels.items() if k != "background"):
-        raise DataError(
-            f"labels {shown}: value {_shown(background, colours) if colours else 0} is the "
-            "background and no other value can be"
-        )
-    if len(set(labels.values())) < len(labels):
-        raise DataError(f"labels {shown} give one value several names; expected one name for each value")
-    if len(labels) > _MOST_LABELS:
-        raise DataError(f"{len(labels)} labels are declared; expected at most {_MOST_LABELS}")
-
-
-def _shown(value: int, colours: bool) -> str:
-    return f"#{value:06x}" if colours else str(value)
-
-
-def _pixel_list(counts: _Counts, colours: bool) -> str:
-    what = "colour" if colours else "value"
-    most = sorted(counts, key=lambda value: -counts[value] if colours else value)[:5]
-    shown = [f"{what} {_shown(value, colours)} ({counts[value]} pixels)" for value in most]
-    return ", ".join(shown) + (f" and {len(counts) - 5} further {what}s" if len(counts) > 5 else "")
-
-
-def _value_list(values: set[int], colours: bool = False) -> str:
-    ordered = [_shown(value, colours) for value in sorted(values)]
-    if len(ordered) > 5 and not colours:
-        return f"{ordered[0]}, {ordered[1]} ... {ordered[-1]}"
-    return ", ".join(ordered)

@@ -1,6 +1,7 @@
 """Draws masks on images: one mask over its photograph, and the preview of a few cases of an import."""
 
 import random
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from scipy.ndimage import binary_erosion
 
 from .image_reading import Photo, read_image
 
-_PREVIEW_FILE = "preview.png"
 _TILE = 480
 """Longer side of an image in the preview, in pixels."""
 _GAP, _LINE = 8, 24
@@ -49,11 +49,17 @@ def draw(pixels: np.ndarray, mask: np.ndarray, labels: list[int]) -> Image.Image
     """Tints each label's area in the photograph and draws its contour within the area.
 
     Args:
-        pixels: (H, W) or (H, W, C), uint8 or uint16; of more than three channels the first is shown.
+        pixels: (H, W) or (H, W, C), uint8 or uint16, which is stretched from the darkest to the brightest value; of more
+            than three channels the first is shown.
         mask: (H, W) labels.
         labels: those to draw; the first gets the first colour.
     """
-    canvas = _as_rgb(pixels).astype(np.float32)
+    if pixels.dtype != np.uint8:
+        low, high = int(pixels.min()), int(pixels.max())
+        pixels = ((pixels.astype(np.float32) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        pixels = pixels[..., 0]
+    canvas = np.array(Image.fromarray(pixels).convert("RGB"), np.float32)
     width = max(1, round(min(mask.shape) / _PIXELS_PER_LINE))
     for index, label in enumerate(labels):
         area = mask == label
@@ -77,57 +83,39 @@ def draw_preview(folder: Path, cases: list[str], ending: str, labels: dict[str, 
     chosen = sorted(random.Random(0).sample(cases, min(number, len(cases))))
     names = {label: name for name, label in labels.items() if label}
     tiles = [_tile(folder, case, ending, list(names)) for case in chosen]
-    columns = 2 if len(tiles) > 1 else 1
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    width = _GAP + columns * (2 * _TILE + 2 * _GAP)
-    sheet = Image.new("RGB", (width, sum(heights) + _LINE + 2 * _GAP), "white")
-    top = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (_GAP + column * (2 * _TILE + 2 * _GAP), top))
-        top += height
-    _legend(ImageDraw.Draw(sheet), top, names)
-    sheet.save(folder / _PREVIEW_FILE)
-
-
-def _as_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Returns (H, W, 3) uint8; 16 bits are stretched from the darkest to the brightest value."""
-    if pixels.dtype != np.uint8:
-        low, high = int(pixels.min()), int(pixels.max())
-        pixels = ((pixels.astype(np.float32) - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] != 3:
-        pixels = pixels[..., 0]
-    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+    columns, width = min(2, len(tiles)), 2 * _TILE + 2 * _GAP
+    heights = [max(tile.height for tile in tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    tops = list(accumulate(heights, initial=_GAP))
+    sheet = Image.new("RGB", (_GAP + columns * width, tops[-1] + _LINE + _GAP), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (_GAP + i % columns * width, tops[i // columns]))
+    _legend(ImageDraw.Draw(sheet), tops[-1], names)
+    sheet.save(folder / "preview.png")
 
 
 def _tile(folder: Path, case: str, ending: str, labels: list[int]) -> Image.Image:
-    """Draws the case's name above its image and the same image with outlines."""
+    """Draws the case's name above its image and the same image with outlines.
+
+    A volume is shown by its fullest slice. Its values, and others than 8 bits, are stretched: their 1st to 99th percentile
+    becomes 0 to 255.
+    """
     image = read_image(folder / "imagesTr" / f"{case}_0000{ending}")
     mask = read_image(folder / "labelsTr" / f"{case}{ending}").pixels
-    title = case
+    title, shown, stretched = case, image.pixels, image.pixels.dtype != np.uint8
     if mask.ndim == 3:
         index = int((mask > 0).sum(axis=(1, 2)).argmax())
         title = f"{case}, slice {index} of {len(mask)}"
-        shown, mask = _visible(image.pixels[index], stretch=True), mask[index]
-    else:
-        shown = _visible(image.pixels, stretch=image.pixels.dtype != np.uint8)
+        shown, mask, stretched = shown[index], mask[index], True
+    if stretched:
+        low, high = np.percentile(shown, (1, 99))
+        shown = (255 * np.clip((shown - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
     size = _display_size(image)
-    plain = shown.resize(size, Image.Resampling.LANCZOS)
-    outlined = _outlined(plain, mask, labels)
+    plain = Image.fromarray(np.ascontiguousarray(shown)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     tile = Image.new("RGB", (2 * _TILE + _GAP, size[1] + _LINE + _GAP), "white")
     ImageDraw.Draw(tile).text((0, 0), title, fill="black", font=ImageFont.load_default(16))
     tile.paste(plain, (0, _LINE))
-    tile.paste(outlined, (_TILE + _GAP, _LINE))
+    tile.paste(_outlined(plain, mask, labels), (_TILE + _GAP, _LINE))
     return tile
-
-
-def _visible(pixels: np.ndarray, stretch: bool) -> Image.Image:
-    """Returns 8-bit RGB; `stretch` maps the values' 1st to 99th percentile to 0 to 255."""
-    if stretch:
-        low, high = np.percentile(pixels, (1, 99))
-        pixels = (255 * np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
 def _display_size(image: Photo) -> tuple[int, int]:
@@ -151,7 +139,7 @@ def _outlined(plain: Image.Image, mask: np.ndarray, labels: list[int]) -> Image.
         around = widest & ~inside
         drawn[around] = np.asarray(plain)[around] // 3
     for label, line in lines.items():
-        drawn[line] = _colour(label)
+        drawn[line] = COLOURS[colour_of(label - 1)]
     return Image.fromarray(drawn)
 
 
@@ -159,10 +147,6 @@ def _legend(draw: ImageDraw.ImageDraw, top: int, names: dict[int, str]) -> None:
     font = ImageFont.load_default(16)
     left = float(_GAP)
     for label, name in names.items():
-        draw.rectangle((left, top + 3, left + 14, top + 17), fill=_colour(label), outline="black")
+        draw.rectangle((left, top + 3, left + 14, top + 17), fill=COLOURS[colour_of(label - 1)], outline="black")
         draw.text((left + 20, top), f"{name} ({label})", fill="black", font=font)
         left += 40 + draw.textlength(f"{name} ({label})", font=font)
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    return COLOURS[colour_of(label - 1)]

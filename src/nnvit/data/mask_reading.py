@@ -1,136 +1,141 @@
 """Reads masks: stored values, colours, or one file per label. Refuses lossy files."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from nnvit.errors import DataError
 
-from .image_reading import GREY16, OpenedPicture, Photo, has_grey_palette, open_picture, read_image, without_alpha
-from .pairing import VOLUME_SUFFIXES, Pair, called, suffix_of
+from .image_reading import GREY16, OpenedPicture, Photo, read_image
+from .label_values import LabelValues, Stored
+from .pairing import VOLUME_SUFFIXES, Pair
 
-OVERLAPS = ("refuse", "first")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How the files of a data set are read."""
-
-    channels: int | None = None
-    """The number of image channels that the user gave; None leaves it to the files."""
-    colours: bool = False
-    """True if masks are read as 0xRRGGBB."""
-    several: bool = False
-    """True if each image has one mask per label."""
-    overlap: str = "refuse"
-    """`refuse` overlapping masks, or let the `first` one win."""
+_OVERLAPS = ("refuse", "first")
 
 
-def read_masks(pair: Pair, reading: Reading) -> tuple[Photo, int]:
-    """Reads the pair's masks as one; the k-th of several masks, counted from 0, becomes the value k + 1.
+class Declared:
+    """The user's statements about the files of a data set; None leaves it to the files.
 
-    Returns:
-        The stored values, (H, W) or (D, H, W), and the number of pixels that lie in more than one mask.
-
-    Raises:
-        DataError: unreadable, lossy, several pages, transparent, of the wrong kind, or overlapping.
+    several: True if each image has one mask per label; values: of each label in the masks as they are read;
+    colours: True if masks are read as 0xRRGGBB; channels: the number of image channels.
     """
-    if not reading.several:
+
+    def __init__(
+        self,
+        labels: Mapping[str, Stored] | None,
+        masks_by_label: Mapping[str, Path] | None,
+        overlap: str,
+        channel_names: tuple[str, ...] | None,
+        normalization: str | None,
+    ) -> None:
+        """Arguments are as in `nnvit.data.importer.import_dataset`. Raises DataError for those that are not allowed."""
+        if overlap not in _OVERLAPS:
+            raise DataError(f"overlap is '{overlap}'; expected one of {', '.join(_OVERLAPS)}")
+        names = channel_names or ()
+        if len(set(names)) < len(names) or "" in names:
+            raise DataError(f"--channel-names gives {', '.join(names)}; expected a different name for each channel")
+        if labels is not None and masks_by_label is not None:
+            raise DataError(
+                "--label says what values in one mask mean, --mask names a mask for each label; give one of them"
+            )
+        if masks_by_label is not None:
+            if "background" in masks_by_label:
+                raise DataError("--mask background: the background is what no other mask covers; leave it out")
+            labels = {label: value for value, label in enumerate(masks_by_label, start=1)}
+        self.several, self.overlap, self.normalization = masks_by_label is not None, overlap, normalization
+        self.values = None if labels is None else LabelValues.of_names(labels)
+        self.colours = self.values is not None and self.values.colours
+        self.channel_names, self.channels = channel_names, len(names) or None
+
+    def read_masks(self, pair: Pair) -> tuple[Photo, int]:
+        """Reads the pair's masks as one; the k-th of several masks, counted from 0, becomes the value k + 1.
+
+        Returns the stored values, (H, W) or (D, H, W), and the number of pixels that lie in more than one mask. Raises
+        DataError for masks that are unreadable, lossy, transparent, of several pages, of the wrong kind, or overlapping.
+        """
+        if self.several:
+            return _joined({k: (path, _read_one(path)) for k, path in enumerate(pair.masks, 1) if path}, self.overlap)
         (path,) = pair.masks
         assert path is not None  # one mask per image is never left out
-        return (_read_colours(path) if reading.colours else _read_values(path)), 0
-    present = {value: (path, _read_one(path)) for value, path in enumerate(pair.masks, start=1) if path}
-    return _joined(present, reading.overlap)
+        if self.colours:
+            return _read_colours(path), 0
+        return _read_volume_mask(path) if _is_volume(path) else Photo(pixels=_values(_open(path))), 0
 
 
-def _read_values(path: Path) -> Photo:
-    """Reads stored values, whole numbers: 1-bit as 0/1, grey palettes as grey, others as indices.
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUME_SUFFIXES)
 
-    Raises:
-        DataError: unreadable, lossy, several pages, colours, transparent pixels, or values that are not whole.
-    """
-    if suffix_of(path) in VOLUME_SUFFIXES:
-        return _read_volume_mask(path)
-    return Photo(pixels=_values(path, _open(path)))
+
+def _called(path: Path) -> str:
+    """Returns the names of the file's folder and of the file, for masks that may share a name."""
+    return "/".join(path.parts[-2:])
 
 
 def _read_colours(path: Path) -> Photo:
-    """Reads colours as whole numbers 0xRRGGBB, (H, W) int32; grey and bilevel files have colours as well.
-
-    Raises:
-        DataError: unreadable, lossy, several pages, transparent pixels, or a volume.
-    """
-    if suffix_of(path) in VOLUME_SUFFIXES:
+    """Reads colours as numbers 0xRRGGBB, (H, W) int32; grey and bilevel files have colours as well."""
+    if _is_volume(path):
         raise DataError(f"mask {path.name} is a volume, which has values and no colours; give --label name=value")
-    picture = _open(path)
-    if picture.has_transparency_data:
-        picture = without_alpha(path, picture)
-    if picture.mode not in ("1", "L", "P", "RGB"):
-        raise DataError(f"mask {path.name} has pixels of type '{picture.mode}', not colours; convert it to 8-bit RGB")
-    return Photo(pixels=_packed(picture))
-
-
-def _joined(present: dict[int, tuple[Path, Photo]], overlap: str) -> tuple[Photo, int]:
-    photos = [photo for _, photo in present.values()]
-    paths = [path for path, _ in present.values()]
-    for path, photo in zip(paths, photos, strict=True):
-        if photo.size != photos[0].size or _difference(photos[0], photo):
-            raise DataError(
-                f"masks {called(paths[0])} and {called(path)} differ in size or geometry; export them alike"
-            )
-    joined = np.zeros(photos[0].size, np.int32)
-    covered = np.zeros(photos[0].size, np.int32)
-    for value, (_, photo) in reversed(present.items()):
-        joined[photo.pixels != 0] = value
-        covered += photo.pixels != 0
-    shared = int((covered > 1).sum())
-    if shared and overlap == "refuse":
-        names = ", ".join(
-            called(path) for path, photo in present.values() if ((photo.pixels != 0) & (covered > 1)).any()
-        )
-        raise DataError(
-            f"masks {names} overlap in {shared} pixels, and nnU-Net knows one label per pixel; separate them, or "
-            "give --overlap first, by which the --mask named first wins"
-        )
-    return Photo(pixels=joined, geometry=photos[0].geometry), shared
+    opened = _open(path)
+    opened.drop_alpha()
+    mode = opened.picture.mode
+    if mode not in ("1", "L", "P", "RGB"):
+        raise DataError(f"mask {path.name} has pixels of type '{mode}', not colours; convert it to 8-bit RGB")
+    return Photo(pixels=_colours(opened))
 
 
 def _read_one(path: Path) -> Photo:
     """Reads the mask of one label: background and one other value or colour."""
-    if suffix_of(path) in VOLUME_SUFFIXES:
+    if _is_volume(path):
         photo = _read_volume_mask(path)
     else:
-        picture = _open(path)
-        if picture.has_transparency_data:
-            picture = without_alpha(path, picture)
-        pixels = _packed(picture) if picture.mode in ("P", "RGB") else _values(path, picture)
-        if picture.mode == "P" and not pixels.any():
-            pixels = np.asarray(picture)  # a palette that paints everything black: its indices are meant
+        opened = _open(path)
+        opened.drop_alpha()
+        pixels = _colours(opened) if opened.picture.mode in ("P", "RGB") else _values(opened)
+        if opened.picture.mode == "P" and not pixels.any():
+            pixels = np.asarray(opened.picture)  # a palette that paints everything black: its indices are meant
         photo = Photo(pixels=pixels)
     found, counts = np.unique(photo.pixels, return_counts=True)
     if (found != 0).sum() > 1:
         shown = ", ".join(f"{v} ({n} pixels)" for v, n in zip(found[:5], counts[:5], strict=True))
         raise DataError(
-            f"mask {called(path)} holds {len(found)} values, {shown}{' ...' if len(found) > 5 else ''}; expected 0 and one "
-            "other, since --mask names one label; smoothing or JPEG leaves such values"
+            f"mask {_called(path)} holds {len(found)} values, {shown}{' ...' if len(found) > 5 else ''}; expected 0 and "
+            "one other, since --mask names one label; smoothing or JPEG leaves such values"
         )
     return photo
 
 
-def _open(path: Path) -> Image.Image:
-    opened = open_picture(path)
+def _joined(masks: dict[int, tuple[Path, Photo]], overlap: str) -> tuple[Photo, int]:
+    """Joins masks, value -> (file, mask), into one; the first wins where they overlap. Also counts these pixels."""
+    first_path, first = next(iter(masks.values()))
+    for path, photo in masks.values():
+        apart = first.geometry and photo.geometry and first.geometry.difference(photo.geometry)
+        if photo.axes != first.axes or photo.size != first.size or apart:
+            raise DataError(
+                f"masks {_called(first_path)} and {_called(path)} differ in size or geometry; export them alike"
+            )
+    joined, covered = np.zeros(first.size, np.int32), np.zeros(first.size, np.int32)
+    for value, (_, photo) in reversed(masks.items()):
+        joined[photo.pixels != 0] = value
+        covered += photo.pixels != 0
+    shared = int((covered > 1).sum())
+    if shared and overlap == "refuse":
+        names = ", ".join(_called(path) for path, photo in masks.values() if photo.pixels[covered > 1].any())
+        raise DataError(
+            f"masks {names} overlap in {shared} pixels, and nnU-Net knows one label per pixel; separate them, or "
+            "give --overlap first, by which the --mask named first wins"
+        )
+    return Photo(pixels=joined, geometry=first.geometry), shared
+
+
+def _open(path: Path) -> OpenedPicture:
+    """Opens a picture. Raises DataError if it has 16 bits per colour channel or is lossy."""
+    opened = OpenedPicture.open(path)
     if opened.deep:
         raise DataError(f"{path.name} has 16 bits per colour channel; save it with 8")
-    _refuse_lossy(path, opened)
-    return opened.picture
-
-
-def _refuse_lossy(path: Path, opened: OpenedPicture) -> None:
     if not opened.lossy:
-        return
-    values = _packed(opened.picture.convert("RGB"))
+        return opened
+    values = _colours(opened)
     number = len(np.unique(values))
     borders = int((values[:, 1:] != values[:, :-1]).sum())
     found = (
@@ -141,31 +146,34 @@ def _refuse_lossy(path: Path, opened: OpenedPicture) -> None:
     raise DataError(f"mask {path.name} is a JPEG, which is lossy: {found}; export the masks again as PNG")
 
 
-def _values(path: Path, picture: Image.Image) -> np.ndarray:
-    if picture.mode == "P":
-        return np.asarray(picture.convert("L") if has_grey_palette(picture) else picture)
+def _values(opened: OpenedPicture) -> np.ndarray:
+    """Returns the stored whole numbers: 1-bit as 0/1, grey palettes as grey, others as indices."""
+    opened.look_up_greys()
+    picture, name = opened.picture, opened.path.name
     if picture.mode in ("LA", "RGBA"):
-        picture = without_alpha(path, picture)
+        opened.drop_alpha()
+        picture = opened.picture
     if picture.mode == "RGB":
-        return _one_channel(path, np.asarray(picture))
-    if picture.mode not in ("1", "L", "I", *GREY16):
-        raise DataError(f"mask {path.name} has pixels of type '{picture.mode}'; convert it to 8-bit grey")
+        return _one_channel(name, np.asarray(picture))
+    if picture.mode not in ("1", "L", "P", "I", *GREY16):
+        raise DataError(f"mask {name} has pixels of type '{picture.mode}'; convert it to 8-bit grey")
     values = np.asarray(picture)
     return values.astype(np.uint8) if picture.mode == "1" else values
 
 
-def _packed(picture: Image.Image) -> np.ndarray:
-    colours = np.asarray(picture.convert("RGB")).astype(np.int32)
+def _colours(opened: OpenedPicture) -> np.ndarray:
+    """Returns the picture as numbers 0xRRGGBB, (H, W) int32."""
+    colours = np.asarray(opened.picture.convert("RGB")).astype(np.int32)
     return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
 
 
-def _one_channel(path: Path, colours: np.ndarray) -> np.ndarray:
+def _one_channel(name: str, colours: np.ndarray) -> np.ndarray:
     differ = (colours != colours[..., :1]).any(axis=-1)
     if differ.any():
         found, counts = np.unique(colours[differ], axis=0, return_counts=True)
         red, green, blue = found[counts.argmax()].tolist()
         raise DataError(
-            f"mask {path.name} is in colour: its channels differ in {int(differ.sum())} pixels, most often by "
+            f"mask {name} is in colour: its channels differ in {int(differ.sum())} pixels, most often by "
             f"#{red:02x}{green:02x}{blue:02x}; expected one value per pixel; name each colour "
             f"(--label NAME=#{red:02x}{green:02x}{blue:02x}), or save it as grey or with a palette"
         )
@@ -187,9 +195,3 @@ def _read_volume_mask(path: Path) -> Photo:
             "them; resample masks with nearest neighbour"
         )
     return Photo(pixels=whole.astype(np.int64), geometry=photo.geometry)
-
-
-def _difference(one: Photo, other: Photo) -> str:
-    if one.geometry is None or other.geometry is None:
-        return "" if one.geometry is other.geometry else "one is a volume, the other a picture"
-    return one.geometry.difference(other.geometry)

@@ -1,7 +1,8 @@
 """Reads every pair once before anything is written, and settles which channels and labels the data set has."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,9 +11,9 @@ from nnvit.errors import DataError
 
 from .image_reading import Photo, read_image
 from .label_values import LabelValues
-from .mask_reading import Reading, read_masks
+from .mask_reading import Declared
 from .pairing import Pair, refuse
-from .parallel import each
+from .parallel import Workers
 
 _NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
 """Channel names (in any case) for which nnU-Net chooses another normalisation than the z-score."""
@@ -24,20 +25,35 @@ _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """The user's statements about the data set; None leaves it to the files."""
+class _Seen:
+    """Findings in one pair.
 
-    values: LabelValues | None
-    reading: Reading
-    channel_names: tuple[str, ...] | None
-    normalization: str | None
+    image: without its pixels' values, so that it takes no memory; counts: value stored in the mask -> number of pixels;
+    overlap: pixels that lie in more than one mask; digest: `Pair.digest`.
+    """
+
+    pair: Pair
+    image: Photo
+    counts: dict[int, int]
+    overlap: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return self.pair.image.name
+
+    @property
+    def dtype(self) -> str:
+        """Type of the image's values, such as 'uint8'."""
+        return self.image.pixels.dtype.name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meaning:
+class Survey:
     """Findings in all pairs, and how the pixels on disk become what nnU-Net reads."""
 
-    seen: "list[_Seen]"
+    seen: list[_Seen]
+    declared: Declared
     values: LabelValues
     channel_names: dict[str, str]
     """Channel index -> the name by which nnU-Net chooses the normalisation."""
@@ -47,108 +63,91 @@ class Meaning:
     split: bool
     """True if each channel becomes a file of its own."""
 
-    @property
-    def digests(self) -> dict[Pair, str]:
-        """Pair -> SHA-256 of its files, as `Pair.digest` returns it."""
-        return {seen.pair: seen.digest for seen in self.seen}
+    @classmethod
+    def of(cls, pairs: list[Pair], declared: Declared, workers: Workers) -> "Survey":
+        """Reads every pair once, and settles channels and labels over the whole data set.
+
+        Raises DataError with all problems that the pairs have, each by itself and together.
+        """
+        results = list(workers.each(partial(_look, declared), pairs, "checking"))
+        seen = [result for result in results if isinstance(result, _Seen)]
+        counts = {s.pair.mask_names: s.counts for s in seen}
+        values = declared.values or LabelValues.guessed({value for c in counts.values() for value in c})
+        label_problems = values.problems(counts)
+        normalization = declared.normalization or ("zscore" if seen and seen[0].image.axes else "rgb01")
+        problems = [result for result in results if isinstance(result, str)]
+        problems += [*_image_problems(seen, declared, normalization), *label_problems]
+        heading = f"{len(problems)} problems with the images and masks; nothing was written"
+        refuse(heading, problems, values.advice if label_problems else "")
+        dtypes, channels, axes = {s.dtype for s in seen}, seen[0].image.channels, seen[0].image.axes
+        ending = ".nii.gz" if axes else ".png" if dtypes <= {"uint8", "uint16"} else ".tif"
+        return cls(
+            seen=seen,
+            declared=declared,
+            values=values,
+            channel_names=_channel_names(channels, axes, normalization, declared.channel_names),
+            normalization=normalization,
+            ending=ending,
+            split=not (channels == 1 or (channels == 3 and ending == ".png" and dtypes == {"uint8"})),
+        )
 
     def fractions(self, pairs: list[Pair]) -> dict[str, float]:
         """Returns label name -> share of the pixels of these pairs' masks, 0..1; background included."""
-        chosen = set(pairs)
-        totals: Counter[int] = Counter()
+        chosen, totals = set(pairs), Counter[int]()
         for seen in self.seen:
-            if seen.pair in chosen:
-                totals.update(seen.counts)
+            totals.update(seen.counts if seen.pair in chosen else {})
         background = self.values.background
         return {name: totals[self.values.stored.get(name, background)] / totals.total() for name in self.values.numbers}
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """Lists what is legal but probably a mistake."""
-        unused = {n: v for n, v in self.values.stored.items() if not any(v in s.counts for s in self.seen)}
-        return [
-            *(f"no mask holds the label '{name}' (value {value})" for name, value in unused.items()),
-            *_image_warnings(self.seen),
-            *_mask_warnings(self.seen, self.values.background),
-            *_depths(self.seen),
-            *(_named_schemes(self.channel_names) if self.normalization == "zscore" else []),
-        ]
+        seen, background = self.seen, self.values.background
+        for name, value in self.values.stored.items():
+            if not any(value in s.counts for s in seen):
+                yield f"no mask holds the label '{name}' (value {value})"
+        turned = [s.name for s in seen if s.image.turned]
+        opaque = [s.name for s in seen if s.image.opaque]
+        empty = [s.pair.mask_names for s in seen if set(s.counts) == {background}]
+        bare = [s.name for s in seen if None in s.pair.masks]
+        overlaps = {s.pair.mask_names: s.overlap for s in seen if s.overlap}
+        for words, names in (
+            ("images were turned upright as their EXIF orientation says, e.g. {}; check that the masks fit", turned),
+            ("images had an opaque alpha channel, which was left out, e.g. {}", opaque),
+            ("masks hold background alone, e.g. {}", empty),
+            ("images lack some of their masks, which were taken as empty, e.g. {}", bare),
+        ):
+            if names:
+                yield f"{len(names)} {words.format(names[0])}"
+        if overlaps:
+            where = f"{sum(overlaps.values())} pixels of {len(overlaps)} images, e.g. {next(iter(overlaps))}"
+            yield f"masks overlapped in {where}; the mask named first won"
+        depths = Counter(s.image.pixels.itemsize * 8 for s in seen if not s.image.axes)
+        if len(depths) > 1:
+            kinds = " and ".join(f"{number} with {bits} bits" for bits, number in sorted(depths.items()))
+            yield f"the images differ in depth: {kinds}; their values were kept"
+        for name in self.channel_names.values() if self.normalization == "zscore" else ():
+            if name.casefold() in _NAMED_SCHEMES:
+                yield f"nnU-Net will normalise channel '{name}' as that name says to it, not by z-score"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """Findings in one pair."""
-
-    pair: Pair
-    channels: int
-    axes: int
-    """3 for a volume, 2 for a NIfTI file of one slice, 0 for a picture."""
-    dtype: str
-    """Type of the image's values, such as 'uint8'."""
-    turned: bool
-    """True if the image's EXIF orientation was applied."""
-    opaque: bool
-    """True if the image had an opaque alpha channel."""
-    counts: dict[int, int]
-    """Value stored in the mask -> number of pixels."""
-    overlap: int
-    """Pixels that lie in more than one mask."""
-    digest: str
-
-
-def survey(pairs: list[Pair], wish: Wish, workers: int, progress: bool) -> Meaning:
-    """Reads every pair once, and settles channels and labels over the whole data set.
-
-    Raises:
-        DataError: with all problems that the pairs have, each by itself and together.
-    """
-    results = list(each(partial(_look, wish.reading), pairs, "checking", workers=workers, progress=progress))
-    seen = [s for s in results if isinstance(s, _Seen)]
-    counts = {s.pair.mask_names: s.counts for s in seen}
-    values = wish.values or LabelValues.guessed({value for c in counts.values() for value in c})
-    label_problems = values.problems(counts)
-    normalization = wish.normalization or ("zscore" if seen and seen[0].axes else "rgb01")
-    unreadable = [s for s in results if isinstance(s, str)]
-    problems = [*unreadable, *_image_problems(seen, wish, normalization), *label_problems]
-    heading = f"{len(problems)} problems with the images and masks; nothing was written"
-    refuse(heading, problems, values.advice if label_problems else "")
-    dtypes = {s.dtype for s in seen}
-    ending = ".nii.gz" if seen[0].axes else ".png" if dtypes <= {"uint8", "uint16"} else ".tif"
-    channels = seen[0].channels
-    return Meaning(
-        seen=seen,
-        values=values,
-        channel_names=_channel_names(channels, seen[0].axes, normalization, wish.channel_names),
-        normalization=normalization,
-        ending=ending,
-        split=not (channels == 1 or (channels == 3 and ending == ".png" and dtypes == {"uint8"})),
-    )
-
-
-def _look(reading: Reading, pair: Pair) -> _Seen | str:
+def _look(declared: Declared, pair: Pair) -> _Seen | str:
+    """Returns the findings in one pair, or what is wrong with it."""
     try:
-        image = read_image(pair.image, reading.channels)
-        mask, overlap = read_masks(pair, reading)
+        image = read_image(pair.image, declared.channels)
+        mask, overlap = declared.read_masks(pair)
         _refuse_misfit(pair, image, mask)
         counts = _count(mask.pixels)
         if len(counts) > _MOST_VALUES:
-            what = "colours" if reading.colours else "values"
+            what = "colours" if declared.colours else "values"
             raise DataError(
                 f"mask {pair.mask_names} holds {len(counts)} {what}: it is a picture rather than a mask, or was saved "
                 "after smoothing; export it again"
             )
     except DataError as error:
         return str(error)
-    return _Seen(
-        pair=pair,
-        channels=image.channels,
-        axes=len(image.size) if image.geometry else 0,
-        dtype=image.pixels.dtype.name,
-        turned=image.turned,
-        opaque=image.opaque,
-        counts=counts,
-        overlap=overlap,
-        digest=pair.digest(),
-    )
+    shape_only = np.broadcast_to(np.zeros((), image.pixels.dtype), image.pixels.shape)
+    digest = pair.digest()
+    return _Seen(pair=pair, image=replace(image, pixels=shape_only), counts=counts, overlap=overlap, digest=digest)
 
 
 def _count(mask: np.ndarray) -> dict[int, int]:
@@ -162,16 +161,14 @@ def _count(mask: np.ndarray) -> dict[int, int]:
 
 def _refuse_misfit(pair: Pair, image: Photo, mask: Photo) -> None:
     """Raises DataError if the mask differs from the image in kind, size or position."""
-    image_kind, mask_kind = (_KINDS[len(p.size) if p.geometry else 0] for p in (image, mask))
+    image_kind, mask_kind = _KINDS[image.axes], _KINDS[mask.axes]
     if image_kind != mask_kind:
         raise DataError(f"image {pair.image.name} and mask {pair.mask_names} differ in kind: {image_kind}, {mask_kind}")
     if mask.size != image.size:
         unit = "voxels" if image.geometry else "pixels"
         upright = " (turned upright as its EXIF entry says)" if image.turned else ""
-        raise DataError(
-            f"image {pair.image.name} has {_extent(image)} {unit}{upright}, "
-            f"but mask {pair.mask_names} has {_extent(mask)}"
-        )
+        extent, other = ("x".join(map(str, reversed(photo.size))) for photo in (image, mask))
+        raise DataError(f"image {pair.image.name} has {extent} {unit}{upright}, but mask {pair.mask_names} has {other}")
     difference = image.geometry.difference(mask.geometry) if image.geometry and mask.geometry else ""
     if difference:
         raise DataError(
@@ -180,47 +177,39 @@ def _refuse_misfit(pair: Pair, image: Photo, mask: Photo) -> None:
         )
 
 
-def _extent(photo: Photo) -> str:
-    return "x".join(str(length) for length in reversed(photo.size))
-
-
-def _image_problems(pairs: list[_Seen], wish: Wish, normalization: str) -> list[str]:
+def _image_problems(seen: list[_Seen], declared: Declared, normalization: str) -> Iterator[str]:
     by_channels, by_axes = defaultdict(list), defaultdict(list)
-    for seen in pairs:
-        by_channels[seen.channels].append(seen.pair.image.name)
-        by_axes[seen.axes].append(seen.pair.image.name)
-    problems = []
+    for s in seen:
+        by_channels[s.image.channels].append(s.name)
+        by_axes[s.image.axes].append(s.name)
     if len(by_axes) > 1:
         kinds = " and ".join(f"{len(f)} {_KINDS[a]} (e.g. {f[0]})" for a, f in sorted(by_axes.items()))
-        problems.append(f"the images are {kinds}; import each kind as a data set of its own")
+        yield f"the images are {kinds}; import each kind as a data set of its own"
     if len(by_channels) > 1:
         kinds = " and ".join(f"{len(f)} with {c} (e.g. {f[0]})" for c, f in sorted(by_channels.items()))
-        problems.append(f"the images differ in their channels: {kinds}; save all as RGB or all as grey")
-    elif wish.channel_names and pairs and pairs[0].channels != len(wish.channel_names):
-        problems.append(
-            f"--channel-names gives {len(wish.channel_names)} names, but the images have {pairs[0].channels} "
-            f"channels (e.g. {pairs[0].pair.image.name})"
+        yield f"the images differ in their channels: {kinds}; save all as RGB or all as grey"
+    elif declared.channels and declared.channels not in by_channels and seen:
+        yield (
+            f"--channel-names gives {declared.channels} names, but the images have {seen[0].image.channels} "
+            f"channels (e.g. {seen[0].name})"
         )
-    return [*problems, *(_beyond_8_bits(pairs) if normalization == "rgb01" else [])]
+    if normalization == "rgb01":
+        yield from _beyond_8_bits(seen)
 
 
-def _beyond_8_bits(pairs: list[_Seen]) -> list[str]:
+def _beyond_8_bits(seen: list[_Seen]) -> Iterator[str]:
     """Lists images that rgb01, a division by 255, does not fit; nnU-Net refuses larger values."""
     reason = "but rgb01 divides by 255; give --normalization zscore"
-    deep = [seen for seen in pairs if seen.dtype != "uint8"]
-    grey16 = [s.pair.image.name for s in deep if s.dtype == "uint16" and s.channels == 1]
-    colour16 = [s.pair.image.name for s in deep if s.dtype == "uint16" and s.channels > 1]
-    other = [s for s in deep if s.dtype != "uint16"]
-    problems = []
+    grey16 = [s.name for s in seen if s.dtype == "uint16" and s.image.channels == 1]
+    colour16 = [s.name for s in seen if s.dtype == "uint16" and s.image.channels > 1]
+    other = [s for s in seen if s.dtype not in ("uint8", "uint16")]
     if grey16:
-        problems.append(f"{len(grey16)} images have 16 bits (e.g. {grey16[0]}), {reason}")
+        yield f"{len(grey16)} images have 16 bits (e.g. {grey16[0]}), {reason}"
     if colour16:
         more = f" (and {len(colour16) - 1} more images)" if len(colour16) > 1 else ""
-        problems.append(f"image {colour16[0]} has 16 bits per colour channel{more}, {reason}")
+        yield f"image {colour16[0]} has 16 bits per colour channel{more}, {reason}"
     if other:
-        name = other[0].pair.image.name
-        problems.append(f"{len(other)} images have values of type {other[0].dtype} (e.g. {name}), {reason}")
-    return problems
+        yield f"{len(other)} images have values of type {other[0].dtype} (e.g. {other[0].name}), {reason}"
 
 
 def _channel_names(channels: int, axes: int, normalization: str, given: tuple[str, ...] | None) -> dict[str, str]:
@@ -234,45 +223,3 @@ def _channel_names(channels: int, axes: int, normalization: str, given: tuple[st
     else:
         names = ["grey"] if channels == 1 else ["R", "G", "B"]
     return {str(i): name for i, name in enumerate(names)}
-
-
-def _image_warnings(pairs: list[_Seen]) -> list[str]:
-    turned = [s.pair.image.name for s in pairs if s.turned]
-    opaque = [s.pair.image.name for s in pairs if s.opaque]
-    warnings = []
-    if turned:
-        warnings.append(
-            f"{len(turned)} images were turned upright as their EXIF orientation says, e.g. {turned[0]}; "
-            "check that the masks fit"
-        )
-    if opaque:
-        warnings.append(f"{len(opaque)} images had an opaque alpha channel, which was left out, e.g. {opaque[0]}")
-    return warnings
-
-
-def _mask_warnings(pairs: list[_Seen], background: int) -> list[str]:
-    empty = [s.pair.mask_names for s in pairs if set(s.counts) == {background}]
-    bare = [s.pair.image.name for s in pairs if None in s.pair.masks]
-    overlaps = {s.pair.mask_names: s.overlap for s in pairs if s.overlap}
-    warnings = []
-    if empty:
-        warnings.append(f"{len(empty)} masks hold background alone, e.g. {empty[0]}")
-    if bare:
-        warnings.append(f"{len(bare)} images lack some of their masks, which were taken as empty, e.g. {bare[0]}")
-    if overlaps:
-        warnings.append(
-            f"masks overlapped in {sum(overlaps.values())} pixels of {len(overlaps)} images, e.g. "
-            f"{next(iter(overlaps))}; the mask named first won"
-        )
-    return warnings
-
-
-def _depths(pairs: list[_Seen]) -> list[str]:
-    depths = Counter(np.dtype(seen.dtype).itemsize * 8 for seen in pairs if not seen.axes)
-    kinds = " and ".join(f"{number} with {bits} bits" for bits, number in sorted(depths.items()))
-    return [f"the images differ in depth: {kinds}; their values were kept"] if len(depths) > 1 else []
-
-
-def _named_schemes(channel_names: dict[str, str]) -> list[str]:
-    named = [name for name in channel_names.values() if name.casefold() in _NAMED_SCHEMES]
-    return [f"nnU-Net will normalise channel '{name}' as that name says to it, not by z-score" for name in named]

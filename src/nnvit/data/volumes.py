@@ -1,7 +1,5 @@
 """NIfTI volumes: read by SimpleITK, as nnU-Net does; files that it would alter silently are refused."""
 
-import gzip
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,36 +15,41 @@ _NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedima
 
 @dataclass(frozen=True)
 class Geometry:
-    """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z)."""
+    """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z).
+
+    spacing, origin: millimetres; direction: cosines, row by row.
+    """
 
     spacing: tuple[float, ...]
-    """Millimetres."""
     origin: tuple[float, ...]
-    """Millimetres."""
     direction: tuple[float, ...]
-    """Direction cosines, row by row."""
+
+    @classmethod
+    def of(cls, image: SimpleITK.Image | SimpleITK.ImageFileReader) -> "Geometry":
+        """Takes the geometry of the first three axes."""
+        axes = min(image.GetDimension(), 3)
+        direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:axes, :axes]
+        return cls(
+            spacing=tuple(image.GetSpacing()[:axes]),
+            origin=tuple(image.GetOrigin()[:axes]),
+            direction=tuple(direction.ravel().tolist()),
+        )
 
     def difference(self, other: "Geometry") -> str:
         """Describes how the two differ beyond rounding; empty if they agree."""
         for name, tolerance in (("spacing", 1e-3), ("origin", 1e-2 * min(self.spacing)), ("direction", 1e-3)):
             mine, theirs = getattr(self, name), getattr(other, name)
             if len(mine) != len(theirs) or not np.allclose(mine, theirs, rtol=0, atol=tolerance):
-                return f"{name} {_numbers(mine)} against {_numbers(theirs)}"
+                shown = ["(" + ", ".join(f"{value:g}" for value in values) + ")" for values in (mine, theirs)]
+                return f"{name} {' against '.join(shown)}"
         return ""
 
 
 def read_volume(path: Path, channels: int | None = None) -> tuple[np.ndarray, Geometry]:
-    """Reads a 3D (or 2D) NIfTI file.
+    """Reads a 3D (or 2D) NIfTI file; a fourth dimension is taken for channels if it has as many as the user gave.
 
-    Args:
-        channels: the number of channels that the user gave. A fourth dimension is read as channels only if it has
-            this length.
-
-    Returns:
-        (D, H, W) voxels of the file's type, or (D, H, W, C) if each voxel holds a vector, and their geometry.
-
-    Raises:
-        DataError: unreadable or truncated, sheared, four-dimensional, complex, or with voxels that are not finite.
+    Returns (D, H, W) voxels of the file's type, or (D, H, W, C) if each voxel holds a vector, and their geometry. Raises
+    DataError for files that are unreadable, truncated, sheared, four-dimensional, complex, or not finite.
     """
     _refuse_damaged(path)
     try:
@@ -60,35 +63,12 @@ def read_volume(path: Path, channels: int | None = None) -> tuple[np.ndarray, Ge
         raise DataError(f"{path.name} holds complex voxels; save their magnitude")
     if image.GetDimension() == 4:
         if len(voxels) != channels:
-            raise DataError(_four_dimensions(path, image))
+            raise DataError(
+                f"{path.name} has 4 dimensions ({'x'.join(map(str, image.GetSize()))}); if the last are {len(voxels)} "
+                "channels, name them with --channel-names; if they are points in time, save each as a volume of its own"
+            )
         voxels = np.moveaxis(voxels, 0, -1)
-    return voxels, _geometry(image)
-
-
-def write_volume(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
-    """Writes (D, H, W) voxels as a compressed NIfTI file."""
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels))
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    SimpleITK.WriteImage(image, str(path), True)
-
-
-def copy_volume(source: Path, target: Path) -> None:
-    """Copies a NIfTI file, header included, to a `.nii.gz`; compresses it if it is not compressed."""
-    if source.name.lower().endswith(".gz"):
-        shutil.copyfile(source, target)
-        return
-    with source.open("rb") as plain, target.open("wb") as out, gzip.GzipFile("", "wb", 6, out, mtime=0) as packed:
-        shutil.copyfileobj(plain, packed)
-
-
-def read_header(path: Path) -> tuple[Geometry, bool]:
-    """Returns the geometry, and whether nnU-Net's reader sees exactly one channel in the file."""
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return _geometry(reader), reader.GetDimension() < 4 and reader.GetNumberOfComponents() == 1
+    return voxels, Geometry.of(image)
 
 
 def refuse_infinite(path: Path, values: np.ndarray, what: str) -> None:
@@ -111,27 +91,3 @@ def _refuse_damaged(path: Path) -> None:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path.name} cannot be read ({reason}); it may be cut short, replace it") from error
     refuse_infinite(path, voxels, "voxels")
-
-
-def _four_dimensions(path: Path, image: SimpleITK.Image) -> str:
-    size = "x".join(map(str, image.GetSize()))
-    number = image.GetSize()[3]
-    return (
-        f"{path.name} has 4 dimensions ({size}); if the last are {number} channels, name them with --channel-names; "
-        "if they are points in time, save each as a volume of its own"
-    )
-
-
-def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> Geometry:
-    """Returns the geometry of the first three axes."""
-    axes = min(image.GetDimension(), 3)
-    direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:axes, :axes]
-    return Geometry(
-        spacing=tuple(image.GetSpacing()[:axes]),
-        origin=tuple(image.GetOrigin()[:axes]),
-        direction=tuple(direction.ravel().tolist()),
-    )
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
