@@ -43,6 +43,14 @@ class Speed:
     rate: float
     share: float
 
+    @classmethod
+    def here(cls, device: torch.device, dtype: torch.dtype | None) -> "Speed":
+        """Times matrix products in `dtype` (None: fp32) on this machine for a second; returns the rate and a training's share."""
+        if device.type != "cpu":
+            return cls(rate=_gemm_rate(device, dtype or torch.float32), share=_GPU_SHARE)
+        fp32, bf16 = (_gemm_rate(device, kind, wanted=0.5) for kind in (torch.float32, torch.bfloat16))
+        return cls(rate=bf16 if dtype else fp32, share=_cpu_share(dtype, bf16 / fp32))
+
     def seconds(self, flops: float, operators: float = 0) -> float:
         """Returns the time that the FLOPs take, at least `LAUNCH` for each operator."""
         return max(flops / (self.rate * self.share), LAUNCH * operators)
@@ -81,14 +89,6 @@ DEVICES = (
     # NVIDIA H100 datasheet, SXM: 1,979 TFLOPS BF16 with sparsity, so 989.5 dense; 80 GB, of which nvidia-smi shows 79 GiB
     Device(name="H100", memory=79, tflops=989.5),
 )
-
-
-def speed_here(device: torch.device, dtype: torch.dtype | None) -> Speed:
-    """Times matrix products in `dtype` (None: fp32) on this machine for a second; returns the rate and a training's share."""
-    if device.type != "cpu":
-        return Speed(rate=_gemm_rate(device, dtype or torch.float32), share=_GPU_SHARE)
-    fp32, bf16 = (_gemm_rate(device, kind, wanted=0.5) for kind in (torch.float32, torch.bfloat16))
-    return Speed(rate=bf16 if dtype else fp32, share=_cpu_share(dtype, bf16 / fp32))
 
 
 def _cpu_share(dtype: torch.dtype | None, bf16_over_fp32: float) -> float:

@@ -1,20 +1,22 @@
 """A trained model folder, `…/Trainer__Plans__2d`, of nnvit or of stock nnU-Net: its plans, data set and checkpoints."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnvit.errors import DataError, PlansError, WeightsError, did_you_mean
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.checkpoint_file import FINAL
-from nnvit.nnunet.plan.planned_network import build_network
 from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
 from nnvit.weights.external import filled
@@ -122,6 +124,37 @@ class ModelFolder:
             parameters=[filled(content["network_weights"]) for content in contents.values()],
             mirroring_axes=first.get("inference_allowed_mirroring_axes"),
         )
+
+
+def build_network(
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    *,
+    trainer: str = nnUNetTrainer.__name__,
+    deep_supervision: bool = False,
+) -> nn.Module:
+    """Builds the network of plans with random weights, by the trainer that a checkpoint names.
+
+    Raises PlansError for a trainer that is not installed.
+    """
+    try:
+        build = recursive_find_trainer_class_by_name(trainer).build_network_architecture
+    except RuntimeError as error:
+        raise PlansError(
+            f"this model was trained by {trainer}, which is not installed here; put its file's folder into "
+            "nnUNet_extTrainer."
+        ) from error
+    described: tuple[Any, ...] = (plans, configuration)
+    if "plans_manager" not in inspect.signature(build).parameters:  # trainers written for nnU-Net before 2.8
+        described = (
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+        )
+    classes = plans.get_label_manager(dataset_json).num_segmentation_heads
+    channels = determine_num_input_channels(plans, configuration, dataset_json)
+    return build(*described, channels, classes, enable_deep_supervision=deep_supervision)
 
 
 def open_model(path: Path, folds: Sequence[FoldId] | None = None, checkpoint: str = FINAL) -> TrainedModel:

@@ -25,7 +25,7 @@ _SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelScore:
+class _LabelScore:
     """Dice of one label over some cases.
 
     values: of the cases whose reference holds the label; empty: number of cases whose reference lacks it, which have no Dice;
@@ -53,7 +53,7 @@ class Evaluation:
     """
 
     names: dict[Any, str]
-    rows: dict[str, dict[Any, LabelScore]]
+    rows: dict[str, dict[Any, _LabelScore]]
     nnunet_means: dict[Any, float]
     summary: Path
 
@@ -87,17 +87,15 @@ def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluati
     missing folds and cases, and masks that do not belong to a fold's split.
     """
     folder = ModelFolder.read(model)
-    dataset, ending = folder.plans["dataset_name"], folder.dataset_json["file_ending"]
-    splits = paths.read_splits(dataset)
+    dataset, ending = paths.PreprocessedDataset(folder.plans["dataset_name"]), folder.dataset_json["file_ending"]
+    splits = dataset.splits()
     if splits is None:
-        raise PlansError(
-            f"{paths.plans_path(dataset, 'splits_final')} does not exist; it says which cases belong to a fold."
-        )
+        raise PlansError(f"{dataset.file('splits_final')} does not exist; it says which cases belong to a fold.")
     chosen = list(range(len(splits))) if wanted is None else sorted(set(wanted))
     if unknown := [fold for fold in chosen if fold >= len(splits)]:
         raise PlansError(f"--folds: {unknown} are not in splits_final.json, which holds folds 0 to {len(splits) - 1}.")
     _refuse_incomplete(model, chosen, splits, ending)
-    references = _references(dataset)
+    references = _references(dataset.name)
     cases = [case for fold in chosen for case in splits[fold]["val"]]
     absent = [f"{case}{ending}" for case in cases if not (references / f"{case}{ending}").is_file()]
     refuse(f"{references} lacks references", absent, "Restore them from the data set.")
@@ -154,9 +152,9 @@ def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]
     )
 
 
-def _score(cases: list[dict[str, float]]) -> LabelScore:
+def _score(cases: list[dict[str, float]]) -> _LabelScore:
     empty = [case for case in cases if case["n_ref"] == 0]
-    return LabelScore(
+    return _LabelScore(
         values=tuple(case["Dice"] for case in cases if case["n_ref"] > 0),
         empty=len(empty),
         false_alarms=sum(not math.isnan(case["Dice"]) for case in empty),

@@ -11,11 +11,10 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnvit.errors import ConfigError
-from nnvit.estimate import GIB, LEAST_BATCH, Job, largest_batch, need
+from nnvit.estimate import GIB, LEAST_BATCH, Job
 from nnvit.model.precision import choose
-from nnvit.nnunet import paths
+from nnvit.nnunet.paths import PreprocessedDataset
 from nnvit.recipe.schema import ModelConfig, Recipe
-from nnvit.records.json_files import read_json
 
 from . import plans_file
 
@@ -25,9 +24,9 @@ _COVERED = 0.05
 
 def job_on_dataset(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
     """Returns the job with the network, patch and batch that `nnvit plan` would write; raises what that raises."""
-    name = paths.dataset_name(dataset)
-    dataset_json = read_json(paths.plans_path(name, "dataset"))
-    plans = plans_file.make_plans(paths.read_plans(name, base), configuration, recipe, "estimate", dataset_json)
+    data = PreprocessedDataset.find(dataset)
+    dataset_json = data.json()
+    plans = plans_file.make_plans(data.plans(base), configuration, recipe, "estimate", dataset_json)
     manager = PlansManager(plans)
     planned = manager.get_configuration(configuration)
     channels = determine_num_input_channels(manager, configuration, dataset_json)
@@ -86,16 +85,15 @@ def batch_for(
         )
     dtype = choose(recipe.training.precision, torch.device("cuda"), has_bf16=True).dtype
     job = job_on_dataset(dataset, configuration, recipe, base)
-    batch, needed = largest_batch(job, memory, dtype)
+    batch, needed = job.largest_batch(memory, dtype)
     if batch:
-        name = paths.dataset_name(dataset)
-        cases = read_json(paths.plans_path(name, "dataset"))["numTraining"]
-        most = _planned_at_most(paths.read_plans(name, base), configuration, job.patch, cases)
+        data = PreprocessedDataset.find(dataset)
+        most = _planned_at_most(data.plans(base), configuration, job.patch, data.json()["numTraining"])
         return FittingBatch(batch=batch, needed=needed, patch=job.patch, planned_at_most=most)
     fitting = []
     for keys in _smaller(recipe, job.patch):
         other = replace(job_on_dataset(dataset, configuration, load(keys), base), batch=LEAST_BATCH)
-        if (less := need(other, dtype).on_gpu) <= memory:
+        if (less := other.need(dtype).on_gpu) <= memory:
             fitting.append(f"{' '.join(keys)} ({less / GIB:.1f} GiB)")
     raise ConfigError(
         f"--gpu-memory: {LEAST_BATCH} patches of {list(job.patch)}, the fewest that nnU-Net trains on, are estimated to take "
