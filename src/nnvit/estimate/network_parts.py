@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 
 from nnvit.model.segmenter import Segmenter
@@ -38,15 +39,10 @@ def network_parts(
 
 def _parts(network: Segmenter, image: Tensor) -> list[_NetworkPart]:
     shapes: dict[nn.Module, str] = {}
-    handles = [
-        module.register_forward_hook(lambda module, _, output: shapes.__setitem__(module, _shape(output)))
-        for module in network.modules()
-    ]
     network.deep_supervision = False  # as in a prediction
-    with torch.no_grad():
+    noted = register_module_forward_hook(lambda module, _, output: shapes.__setitem__(module, _shape(output)))
+    with torch.no_grad(), noted:
         network.eval()(image)
-    for handle in handles:
-        handle.remove()
     return [
         _NetworkPart(
             name=name,

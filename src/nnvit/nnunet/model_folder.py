@@ -93,17 +93,38 @@ class ModelFolder:
     @classmethod
     def read(cls, path: Path) -> "ModelFolder":
         """Reads plans.json and dataset.json. Raises PlansError for any other folder, and suggests the right one."""
-        _check_folder(path)
+        if not path.is_dir():
+            raise PlansError(f"the model folder {path} does not exist; give a trained one, …/Trainer__Plans__2d.")
+        if missing := [name for name in ("plans.json", "dataset.json") if not (path / name).is_file()]:
+            advice = "give a trained one, …/Trainer__Plans__2d"
+            if (path.parent / "plans.json").is_file():
+                advice = f"it looks like a fold of one: give {path.parent} and -f {path.name.removeprefix('fold_')}"
+            elif models := _models_in(path):
+                advice = f"give one of those within: {', '.join(map(str, models))}"
+            raise PlansError(f"{path} is no model folder, it lacks {' and '.join(missing)}; {advice}.")
         return cls(path=path, plans=read_json(path / "plans.json"), dataset_json=read_json(path / "dataset.json"))
 
     def folds(self, wanted: Sequence[FoldId] | None, checkpoint: str) -> tuple[FoldId, ...]:
         """Returns the wanted folds. Raises WeightsError if one lacks the checkpoint, or if there is none.
 
-        wanted: None for all folds that have the checkpoint; `fold_all` then only if there is no other.
+        wanted: None for all folds that have the checkpoint; `fold_all` then only if there is no other, because it trained on
+        every case and so joins no ensemble of the others.
         """
-        chosen = _folds_with(self.path, checkpoint) if wanted is None else tuple(wanted)
-        _check_folds(self.path, chosen, checkpoint)
-        return chosen
+        if wanted is None:
+            names = [path.parent.name.removeprefix("fold_") for path in self.path.glob(f"fold_*/{checkpoint}")]
+            wanted = sorted(int(name) for name in names if name.isdigit()) or [name for name in names if name == "all"]
+        chosen = tuple(wanted)
+        lacking = [f"fold_{fold}" for fold in chosen if not (self.path / f"fold_{fold}" / checkpoint).is_file()]
+        if chosen and not lacking:
+            return chosen
+        there = {
+            path.name: sorted(file.name for file in path.glob("*.pth")) for path in sorted(self.path.glob("fold_*"))
+        }
+        held = "; ".join(f"{name}: {', '.join(files) or 'no checkpoint'}" for name, files in there.items())
+        raise WeightsError(
+            f"{', '.join(lacking) or 'no fold'} of {self.path} {'lacks' if lacking else 'has'} {checkpoint}. It holds "
+            f"{held or 'no fold at all'}. Leave -f out to take all trained folds, or choose another checkpoint with -chk."
+        )
 
     def checkpoint(self, fold: FoldId, name: str) -> dict[str, Any]:
         """Reads a fold's checkpoint by the safe loader."""
@@ -191,36 +212,3 @@ def _results_of(dataset: str) -> Path:
 def _models_in(folder: Path) -> list[ModelName]:
     found = [ModelName.parse(path.name) for path in sorted(folder.glob("*__*__*")) if (path / "plans.json").is_file()]
     return [name for name in found if name is not None]
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise PlansError(f"the model folder {folder} does not exist; give a trained one, …/Trainer__Plans__2d.")
-    missing = [name for name in ("plans.json", "dataset.json") if not (folder / name).is_file()]
-    if not missing:
-        return
-    advice = "give a trained one, …/Trainer__Plans__2d"
-    if (folder.parent / "plans.json").is_file():
-        advice = f"it looks like a fold of one: give {folder.parent} and -f {folder.name.removeprefix('fold_')}"
-    elif models := _models_in(folder):
-        advice = f"give one of those within: {', '.join(map(str, models))}"
-    raise PlansError(f"{folder} is no model folder, it lacks {' and '.join(missing)}; {advice}.")
-
-
-def _folds_with(folder: Path, checkpoint: str) -> tuple[FoldId, ...]:
-    """Returns the folds that have a checkpoint. `fold_all` trained on every case, so it joins no ensemble of the others."""
-    names = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")]
-    numbers = sorted(int(name) for name in names if name.isdigit())
-    return tuple(numbers) or tuple(name for name in names if name == "all")
-
-
-def _check_folds(folder: Path, folds: tuple[FoldId, ...], checkpoint: str) -> None:
-    lacking = [f"fold_{fold}" for fold in folds if not (folder / f"fold_{fold}" / checkpoint).is_file()]
-    if folds and not lacking:
-        return
-    there = {path.name: sorted(file.name for file in path.glob("*.pth")) for path in sorted(folder.glob("fold_*"))}
-    held = "; ".join(f"{name}: {', '.join(files) or 'no checkpoint'}" for name, files in there.items())
-    raise WeightsError(
-        f"{', '.join(lacking) or 'no fold'} of {folder} {'lacks' if lacking else 'has'} {checkpoint}. It holds "
-        f"{held or 'no fold at all'}. Leave -f out to take all trained folds, or choose another checkpoint with -chk."
-    )

@@ -92,5 +92,4 @@ def test_a_batch_that_nnunet_would_not_plan_is_said_and_kept(hippocampus: str, c
     assert f"{planned['batch_size']} patches of [56, 40] are more than the {most} that nnU-Net plans" in warning
     assert warning.endswith(f"leave --gpu-memory out and set training.batch_size={most}.")
     assert planned["batch_size"] > most
-    few = batch_size.FittingBatch(batch=most, needed=GIB, patch=(56, 40), planned_at_most=most)
-    assert few.warning() is None
+    assert batch_size._warning(most, most, (56, 40)) is None

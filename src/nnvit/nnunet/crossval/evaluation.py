@@ -164,13 +164,10 @@ def _score(cases: list[dict[str, float]]) -> _LabelScore:
 def _names(folder: ModelFolder) -> dict[Any, str]:
     """Returns the names by the keys of nnU-Net's summary: an int, or a tuple for a region of several labels."""
     labels = PlansManager(folder.plans).get_label_manager(folder.dataset_json)
-    keys = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    found = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    keys = [tuple(map(int, key)) if isinstance(key, tuple | list) else int(key) for key in found]
     named = {tuple(v) if isinstance(v, list) else v: name for name, v in folder.dataset_json["labels"].items()}
-    return {key: named.get(key, named.get((key,), str(key))) for key in map(_plain, keys)}
-
-
-def _plain(key: Any) -> Any:
-    return tuple(map(int, key)) if isinstance(key, tuple | list) else int(key)
+    return {key: named.get(key, named.get((key,), str(key))) for key in keys}
 
 
 def _references(dataset: str) -> Path:

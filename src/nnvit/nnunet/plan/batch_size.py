@@ -1,7 +1,7 @@
 """The batch size that fits a GPU; and the job to estimate for a recipe on a data set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -42,26 +42,6 @@ def job_on_dataset(dataset: str | int, configuration: str, recipe: Recipe, base:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittingBatch:
-    """batch: patches that fit a GPU; needed: their estimated bytes; planned_at_most: the most patches that nnU-Net would plan."""
-
-    batch: int
-    needed: int
-    patch: tuple[int, ...]
-    planned_at_most: int
-
-    def warning(self) -> str | None:
-        """Returns what a batch of more than 5% of the data set means, None for smaller ones."""
-        if self.batch <= self.planned_at_most:
-            return None
-        return (
-            f"warning: {self.batch} patches of {list(self.patch)} are more than the {self.planned_at_most} that nnU-Net plans at "
-            f"most ({_COVERED:.0%} of the data set's voxels in a step), which changes the training and does not only speed it "
-            f"up; to stay with nnU-Net's size, leave --gpu-memory out and set training.batch_size={self.planned_at_most}."
-        )
-
-
 def _planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[int], cases: int) -> int:
     """Returns the most patches that nnU-Net's planner takes into a step, however large the GPU; `cases`: training cases."""
     volume = "3d_fullres" if len(patch) == 2 and "3d_fullres" in plans["configurations"] else configuration
@@ -69,10 +49,21 @@ def _planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[
     return max(LEAST_BATCH, round(_COVERED * prod(shape) * cases / prod(patch)))
 
 
+def _warning(batch: int, most: int, patch: tuple[int, ...]) -> str | None:
+    """Returns what a batch of more than `most` patches means, None for smaller ones."""
+    if batch <= most:
+        return None
+    return (
+        f"warning: {batch} patches of {list(patch)} are more than the {most} that nnU-Net plans at most ({_COVERED:.0%} of the "
+        "data set's voxels in a step), which changes the training and does not only speed it up; to stay with nnU-Net's "
+        f"size, leave --gpu-memory out and set training.batch_size={most}."
+    )
+
+
 def batch_for(
     memory: int, load: Callable[[Sequence[str]], Recipe], dataset: str | int, configuration: str, base: str
-) -> FittingBatch:
-    """Returns the largest batch whose training is estimated to fit into `memory` bytes of a GPU.
+) -> tuple[int, int, str | None]:
+    """Returns the largest batch whose training is estimated to fit into `memory` bytes of a GPU, the bytes, and a warning.
 
     load: loads the recipe with more keys. Raises ConfigError if the recipe sets a batch size itself, and if not even the smallest
     batch fits, with changes to the recipe that would.
@@ -89,7 +80,7 @@ def batch_for(
     if batch:
         data = PreprocessedDataset.find(dataset)
         most = _planned_at_most(data.plans(base), configuration, job.patch, data.json()["numTraining"])
-        return FittingBatch(batch=batch, needed=needed, patch=job.patch, planned_at_most=most)
+        return batch, needed, _warning(batch, most, job.patch)
     fitting = []
     for keys in _smaller(recipe, job.patch):
         other = replace(job_on_dataset(dataset, configuration, load(keys), base), batch=LEAST_BATCH)

@@ -26,11 +26,10 @@ from nnvit.weights import pin
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A plans file of nnvit: its path, its identifier (for `-p`), and whether this call wrote it."""
+    """A plans file of nnvit, its identifier (for `-p`), and whether this call wrote it."""
 
     path: Path
     identifier: str
-    recipe: Recipe
     created: bool
 
 
@@ -49,12 +48,12 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
         held, new = (PlansBlock.of(content, configuration) for content in (existing, plans))
         if held and new and (held.weights_revision or not new.weights_revision):
             if loading.from_dict(held.recipe).checkpoint == recipe.checkpoint:
-                return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
+                return Plan(path=path, identifier=identifier, created=False)
             existing["configurations"][configuration]["nnvit"]["recipe"]["checkpoint"] = new.recipe["checkpoint"]
             plans["configurations"] = {}
         plans["configurations"] = existing["configurations"] | plans["configurations"]
     write_json(path, plans)
-    return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
+    return Plan(path=path, identifier=identifier, created=True)
 
 
 def identifier_of(recipe: Recipe, base: str) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,7 @@ class Screen:
         self.task = self.progress.add_task("", total=None, text="")
         self.curves: dict[str, list[float]] = {}
         self.pace = ""
-        # Where stdout goes into a file, what is printed belongs there, not on the screen.
-        redirect = sys.stdout.isatty()
+        redirect = sys.stdout.isatty()  # what is printed into a file belongs there, not on the screen
         self.live = Live(
             get_renderable=self.render,
             console=self.console,
@@ -53,14 +53,9 @@ class Screen:
             redirect_stderr=redirect,
         )
 
-    def __enter__(self) -> "Screen":
-        if self.visible:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.visible:
-            self.live.stop()
+    def shown(self) -> AbstractContextManager[object]:
+        """Shows the frame within the context."""
+        return self.live if self.visible else nullcontext()
 
     def phase(self, description: str, total: int, done: int = 0) -> Advance:
         """Restarts the bar; returns a function that advances it by one, with a short text."""
@@ -69,9 +64,9 @@ class Screen:
 
     def epoch(self, train: list[float], val: list[float], dice: list[list[float]], pace: str) -> None:
         """Takes all values so far, one per epoch. dice: per epoch, of each class; pace: a line about speed and time left."""
-        per_class = dict(zip(self.classes, zip(*dice, strict=False), strict=False))
+        per_class = zip(self.classes, zip(*dice, strict=False), strict=False)
         self.curves = {"training loss": train, "validation loss": val}
-        self.curves |= {f"Dice {name}": list(values) for name, values in per_class.items()}
+        self.curves |= {f"Dice {name}": list(values) for name, values in per_class}
         self.pace = pace
 
     def render(self) -> Panel:

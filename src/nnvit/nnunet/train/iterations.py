@@ -3,8 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,25 +23,32 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
-class Signals:
-    """Notes the first of Ctrl-C, SIGTERM and SIGUSR1 within its context; the second acts at once.
+class _Handled:
+    """Gives signals to a handler within its context.
 
-    Python delivers signals to the main thread alone; in another thread nothing is changed. say: prints a line.
+    Python delivers signals to the main thread alone; in another thread nothing is changed.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.came: int | None = None
+    def __init__(self, handler: Any, numbers: Iterable[int] = _SIGNALS) -> None:
+        self._handler, self._numbers = handler, numbers
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        return self
+            self._before = {number: signal.signal(number, self._handler) for number in self._numbers}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class Signals(_Handled):
+    """Notes the first of Ctrl-C, SIGTERM and SIGUSR1 within its context; the second acts at once. say: prints a line."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(self._note)
+        self.say = say
+        self.came: int | None = None
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.came = number
@@ -57,18 +63,9 @@ class Signals:
             raise Interrupted(self.came)
 
     @staticmethod
-    @contextmanager
-    def withheld() -> Iterator[None]:
+    def withheld() -> _Handled:
         """Makes processes that are started within the context ignore Ctrl-C and SIGUSR1, which reach a whole process group."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS if number != signal.SIGTERM}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return _Handled(signal.SIG_IGN, [number for number in _SIGNALS if number != signal.SIGTERM])
 
     @staticmethod
     def ignore(*_: int) -> None:

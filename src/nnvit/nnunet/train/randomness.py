@@ -117,7 +117,6 @@ def batches_in_order(
             batch_size=None,
             sampler=itertools.count(start[part]),
             num_workers=counts[part],
-            collate_fn=_unchanged,
             pin_memory=pin_memory,
             worker_init_fn=Signals.ignore,  # a signal to the whole group ends the training, not its workers under it
             generator=torch.Generator(),  # or it would draw from the stream that the network draws from
@@ -137,18 +136,14 @@ def close_batches(*batches: Any) -> None:
 def _without_workers() -> Iterator[None]:
     """Makes nnU-Net hand out its bare data loaders, instead of a queue that has begun to draw from them."""
     variable = "nnUNet_n_proc_DA"
-    before = os.environ.get(variable)
+    before = os.environ.pop(variable, None)
     os.environ[variable] = "0"
     try:
         yield
     finally:
-        os.environ.pop(variable)
+        del os.environ[variable]
         if before is not None:
             os.environ[variable] = before
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 def _blur_in_one_way(transform: BasicTransform) -> None:

@@ -100,6 +100,10 @@ class RecipeTrainer(nnUNetTrainer):
         self.average: WeightAverage | None = None
         self.random_streams = RandomStreams(training.seed, self.device)
         self.augmentation = ""  # the transforms of the training, as text
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes a subclass's own state: nnU-Net reads the constructor's signature again in each class that overrides it."""
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:

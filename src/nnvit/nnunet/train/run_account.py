@@ -15,7 +15,7 @@ from nnvit.nnunet import checkpoint_file
 from nnvit.records.hashes import digest
 from nnvit.records.json_files import read_json
 from nnvit.records.plans_block import PlansBlock
-from nnvit.records.run_record import RunRecord
+from nnvit.records.run_record import KNOWN_LATER, RunRecord
 
 _PACKAGES = ("nnvit", "nnunetv2", "torch", "timm", "transformers", "peft", "numpy")
 
@@ -56,8 +56,7 @@ class RunAccount:
         """
         if resumed and (earlier := RunRecord.read(self.fold)):
             earlier.refuse_other_data(self.fold, split_hash=record.split_hash, base_plans_hash=record.base_plans_hash)
-            kept = ("seconds_per_iteration", "peak_memory_bytes", "end", "validation")
-            record = replace(record, **{key: getattr(earlier, key) for key in kept})
+            record = replace(record, **{key: getattr(earlier, key) for key in KNOWN_LATER})
             record = replace(record, start=earlier.start or _now(), resumed=[*earlier.resumed, _now()])
         else:
             record = replace(record, start=_now(), resumed=[_now()] if resumed else [])
@@ -98,9 +97,8 @@ class RunAccount:
         self.record = self.record or RunRecord.read(self.fold)
         if self.record is None:
             return
-        self.record.validation = {"checkpoint": checkpoint, "mirroring_axes": mirroring_axes}
-        if fast is not None:
-            self.record.validation["fast"] = fast
+        named = {"fast": fast} if fast is not None else {}
+        self.record.validation = {"checkpoint": checkpoint, "mirroring_axes": mirroring_axes} | named
         self.record.DONE = self.record.exit == "finished"
         self._write()
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
+from torch.utils._pytree import tree_map
 
 from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
@@ -32,7 +32,7 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
     """Trains, keeps and validates what the `nnvit` block of its plans says.
 
     validated: file name of the checkpoint that the final validation is of; fast_validation: validate with the predictor of
-    `nnvit predict`. nnU-Net reads the signature of the constructor, which is the base class's.
+    `nnvit predict`.
     """
 
     validated = checkpoint_file.FINAL
@@ -40,25 +40,11 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
     random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
     on_case: Callable[[], None] | None = None  # called as each case of the final validation begins
 
-    @cached_property
-    def account(self) -> RunAccount:
-        """The record of this run."""
-        return RunAccount(Path(self.output_folder), writes=self.local_rank == 0)
-
-    @cached_property
-    def meter(self) -> Meter:
-        """The clock of the iterations."""
-        return Meter(self.device)
-
-    @cached_property
-    def screen(self) -> Screen:
-        """The live view."""
-        return Screen(f"{self.recipe.name}  fold {self.fold}", self.classes, visible=self.local_rank == 0)
-
-    @cached_property
-    def signals(self) -> Signals:
-        """The signals that end the training."""
-        return Signals(self.say)
+    def _prepare(self) -> None:
+        first = self.local_rank == 0
+        self.account = RunAccount(Path(self.output_folder), writes=first)
+        self.meter, self.signals = Meter(self.device), Signals(self.say)
+        self.screen = Screen(f"{self.recipe.name}  fold {self.fold}", self.classes, visible=first)
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -66,7 +52,7 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         """Runs nnU-Net's loop, timed and shown; whatever ends it is written to `nnvit_run.json`."""
         try:
             self.on_train_start()
-            with nullcontext() if self.is_ddp else self.signals, self.screen:
+            with nullcontext() if self.is_ddp else self.signals, self.screen.shown():
                 self._train_epochs()
             self.on_train_end()
             self.signals.obey()
@@ -136,13 +122,10 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def _flops(self) -> int:
         """Counts the FLOPs of predicting one patch, on a network on the meta device."""
-        channels: int = self.num_input_channels  # nnU-Net's initialize has set it
-        heads, plans = self.label_manager.num_segmentation_heads, self.plans_manager
-
-        def build() -> nn.Module:
-            return self.build_network_architecture(plans, self.configuration_manager, channels, heads, False)
-
-        return forward_flops(build, (1, channels, *self.configuration_manager.patch_size))
+        plans, channels, heads = self.plans_manager, self.num_input_channels, self.label_manager.num_segmentation_heads
+        planned = self.configuration_manager
+        build = partial(self.build_network_architecture, plans, planned, channels, heads, False)
+        return forward_flops(build, (1, channels, *planned.patch_size))
 
     def _train_epoch(self) -> None:
         """Runs the training iterations that are left of this epoch. Raises Interrupted after a signal."""
@@ -178,12 +161,14 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """Makes one step as nnU-Net does, in the recipe's precision and with its gradient clipping."""
+        parts = tree_map(
+            partial(torch.Tensor.to, device=self.device, non_blocking=True), (batch["data"], batch["target"])
+        )
         loss = training_step(
             self.network,
             self.loss,
             self.optimizer,
-            self._to_device(batch["data"]),
-            self._to_device(batch["target"]),
+            *parts,
             autocast=self.precision.autocast(self.device),
             grad_clip=self.recipe.training.grad_clip,
             scaler=self.grad_scaler,
@@ -196,11 +181,6 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         """Validates on one batch as nnU-Net does, which sets the precision itself if the device is a GPU."""
         with self.precision.autocast(self.device):
             return super().validation_step(batch)
-
-    def _to_device(self, tensor: Any) -> Any:
-        if isinstance(tensor, list):
-            return [self._to_device(part) for part in tensor]
-        return tensor.to(self.device, non_blocking=True)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Gives the network the running mean of its weights within the context, if the recipe keeps one."""
@@ -344,8 +324,10 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
                 super().perform_actual_validation(save_probabilities)
         self.on_case = None
         self.account.validated(self.validated, self.inference_allowed_mirroring_axes, precision)
-        if not self.disable_checkpointing:
-            self.say(f"to predict: {self._predict_command()}")
+        model = ModelName.parse(Path(self.output_folder_base).name)
+        if model is not None and not self.disable_checkpointing:
+            dataset = self.plans_manager.dataset_name
+            self.say(f"to predict: {model.predict_command(dataset, [self.fold], device=self.device.type)}")
 
     def _why_not_fast(self) -> str | None:
         if self.is_ddp:
@@ -388,12 +370,6 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             self.inference_allowed_mirroring_axes,
         )
         return predictor
-
-    def _predict_command(self) -> str:
-        """Returns the stock command that predicts with what was trained."""
-        model = ModelName.parse(Path(self.output_folder_base).name)
-        assert model is not None
-        return model.predict_command(self.plans_manager.dataset_name, [self.fold], device=self.device.type)
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
         """Writes to nnU-Net's log file; the console shows only what was meant for it explicitly."""
