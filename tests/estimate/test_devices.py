@@ -68,7 +68,7 @@ def test_other_amounts_of_memory_are_refused(text: str) -> None:
 
 
 def test_devices_are_found_by_the_start_of_their_name() -> None:
-    assert [device.memory for device in devices.devices_named("a100")] == [40, 80]
-    assert [device.name for device in devices.devices_named("RTX3090")] == ["RTX 3090"]
+    assert [device.memory for device in devices.Device.named("a100")] == [40, 80]
+    assert [device.name for device in devices.Device.named("RTX3090")] == ["RTX 3090"]
     with pytest.raises(ConfigError, match=r"--device B300 is not known; use one of T4, V100, .* or this"):
-        devices.devices_named("B300")
+        devices.Device.named("B300")

@@ -77,7 +77,7 @@ def estimate(
         )
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = o.torch_device(None) if "this" in names else None  # with the threads of a training
-    chosen = [found for name in names if name != "this" for found in devices.devices_named(name)]
+    chosen = [found for name in names if name != "this" for found in devices.Device.named(name)]
     print(f"{loaded.name}, tuning {loaded.tuning}")
     precision = None
     try:

@@ -65,6 +65,17 @@ class Device:
     tflops: float
     bf16: bool = True
 
+    @staticmethod
+    def named(name: str) -> "list[Device]":
+        """Returns the devices whose name begins with `name`, in any case. Raises ConfigError with the known names."""
+        wanted = name.lower().replace(" ", "")
+        found = [device for device in DEVICES if device.name.lower().replace(" ", "").startswith(wanted)]
+        if not found:
+            raise ConfigError(
+                f"--device {name} is not known; use one of {', '.join(d.name for d in DEVICES)}, or this."
+            )
+        return found
+
     def speed(self, dtype: torch.dtype | None) -> Speed:
         """Returns the published rate in `dtype` (None: fp32) and the assumed share."""
         return Speed(rate=self.tflops * 1e12 / (1 if dtype else _FP32_SLOWDOWN), share=_GPU_SHARE)
@@ -122,12 +133,3 @@ def parse_memory(text: str) -> int:
             f"--gpu-memory {text} is not an amount of memory; write it as nvidia-smi does: 24G or 24GiB, 24564M or 24564MiB."
         )
     return int(float(match[1]) * {"G": 2**30, "M": 2**20}[match[2].upper()])
-
-
-def devices_named(name: str) -> list[Device]:
-    """Returns the devices whose name begins with `name`, in any case. Raises ConfigError with the known names."""
-    wanted = name.lower().replace(" ", "")
-    found = [device for device in DEVICES if device.name.lower().replace(" ", "").startswith(wanted)]
-    if not found:
-        raise ConfigError(f"--device {name} is not known; use one of {', '.join(d.name for d in DEVICES)}, or this.")
-    return found

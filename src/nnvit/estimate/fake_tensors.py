@@ -62,21 +62,13 @@ def _convolution_backward(
     return 2 * x[0] * positions * prod(w) * sum(output_mask[:2])
 
 
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Counts the CPU's fused attention, which torch before 2.15 leaves out."""
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(
-    grad_out: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(grad_out, query, key, value)
-
-
 _FORMULAS: Any = {
     torch.ops.aten.convolution_backward: _convolution_backward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    # the CPU's fused attention, which torch before 2.15 leaves out
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad_out, q, k, v, *_, **__: sdpa_backward_flop_count(grad_out, q, k, v)
+    ),
 }
 
 

@@ -104,6 +104,17 @@ class ModelFolder:
             raise PlansError(f"{path} is no model folder, it lacks {' and '.join(missing)}; {advice}.")
         return cls(path=path, plans=read_json(path / "plans.json"), dataset_json=read_json(path / "dataset.json"))
 
+    @staticmethod
+    def find(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
+        """Returns the model folder that `-d -c -tr -p` name. Raises DataError or PlansError that lists the existing ones."""
+        home = _results_of(dataset)
+        folder = home / str(ModelName(trainer, plans, configuration))
+        if not folder.is_dir():
+            known = _models_in(home)
+            listed = "".join(f"\n  -tr {name.trainer} -p {name.plans} -c {name.configuration}" for name in known)
+            raise PlansError(f"{home} holds no {folder.name}; it has{listed or ' no trained model'}.")
+        return folder
+
     def folds(self, wanted: Sequence[FoldId] | None, checkpoint: str) -> tuple[FoldId, ...]:
         """Returns the wanted folds. Raises WeightsError if one lacks the checkpoint, or if there is none.
 
@@ -183,17 +194,6 @@ def open_model(path: Path, folds: Sequence[FoldId] | None = None, checkpoint: st
     folder = ModelFolder.read(path)
     chosen = folder.folds(folds, checkpoint)
     return folder.model({fold: folder.checkpoint(fold, checkpoint) for fold in chosen}, checkpoint)
-
-
-def find_model(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
-    """Returns the model folder that `-d -c -tr -p` name. Raises DataError or PlansError that lists the existing ones."""
-    home = _results_of(dataset)
-    folder = home / str(ModelName(trainer, plans, configuration))
-    if not folder.is_dir():
-        known = _models_in(home)
-        listed = "".join(f"\n  -tr {name.trainer} -p {name.plans} -c {name.configuration}" for name in known)
-        raise PlansError(f"{home} holds no {folder.name}; it has{listed or ' no trained model'}.")
-    return folder
 
 
 def _results_of(dataset: str) -> Path:

@@ -45,7 +45,7 @@ class _LabelScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class _Evaluation:
     """Scores of a cross-validation or a folder.
 
     names: label or region -> name; rows: `fold 0`, …, `all` -> label -> score; nnunet_means: label -> nnU-Net's mean Dice;
@@ -80,7 +80,7 @@ class Evaluation:
         return lines
 
 
-def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluation:
+def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> _Evaluation:
     """Copies the validation masks of the folds to `crossval_results_folds_…`, as nnU-Net does, and scores them.
 
     wanted: folds, None for all of splits_final.json. Raises PlansError or DataError before anything is written; it names
@@ -105,7 +105,7 @@ def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluati
     return _evaluation(merged / _SUMMARY, folder, groups | {"all" if groups else f"fold {chosen[0]}": cases})
 
 
-def evaluate_folder(predictions: Path, references: Path) -> Evaluation:
+def evaluate_folder(predictions: Path, references: Path) -> _Evaluation:
     """Scores predicted masks against references of the same names, as nnUNetv2_evaluate_folder does.
 
     Raises DataError for names that only one of the folders holds, and if `predictions` lacks the dataset.json and plans.json
@@ -134,7 +134,7 @@ def evaluate_folder(predictions: Path, references: Path) -> Evaluation:
     return _evaluation(summary, folder, {"all": cases})
 
 
-def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]) -> Evaluation:
+def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]) -> _Evaluation:
     """Reads nnU-Net's summary. groups: row -> its cases."""
     content = load_summary_json(str(summary))
     ending = folder.dataset_json["file_ending"]
@@ -142,7 +142,7 @@ def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]
         Path(case["prediction_file"]).name.removesuffix(ending): case["metrics"] for case in content["metric_per_case"]
     }
     names = _names(folder)
-    return Evaluation(
+    return _Evaluation(
         names=names,
         rows={
             row: {label: _score([metrics[c][label] for c in cases]) for label in names} for row, cases in groups.items()

@@ -25,7 +25,7 @@ from nnvit.weights import pin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class _Plan:
     """A plans file of nnvit, its identifier (for `-p`), and whether this call wrote it."""
 
     path: Path
@@ -33,7 +33,7 @@ class Plan:
     created: bool
 
 
-def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Plan:
+def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> _Plan:
     """Writes `<base>_<recipe>.json` beside the base plans. The same recipe again changes only how checkpoints are kept.
 
     Raises PlansError for a configuration that the base plans lack or that a ViT cannot take, and if a plans file of that name
@@ -48,12 +48,12 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
         held, new = (PlansBlock.of(content, configuration) for content in (existing, plans))
         if held and new and (held.weights_revision or not new.weights_revision):
             if loading.from_dict(held.recipe).checkpoint == recipe.checkpoint:
-                return Plan(path=path, identifier=identifier, created=False)
+                return _Plan(path=path, identifier=identifier, created=False)
             existing["configurations"][configuration]["nnvit"]["recipe"]["checkpoint"] = new.recipe["checkpoint"]
             plans["configurations"] = {}
         plans["configurations"] = existing["configurations"] | plans["configurations"]
     write_json(path, plans)
-    return Plan(path=path, identifier=identifier, created=True)
+    return _Plan(path=path, identifier=identifier, created=True)
 
 
 def identifier_of(recipe: Recipe, base: str) -> str:

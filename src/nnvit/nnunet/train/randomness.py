@@ -66,6 +66,39 @@ class RandomStreams:
         finally:
             self.restore(held)
 
+    def batches(
+        self,
+        dataloaders: Callable[[], tuple[Any, Any]],
+        *,
+        rank: int,
+        per_epoch: tuple[int, int],
+        start: tuple[int, int],
+    ) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
+        """Returns endless iterators over nnU-Net's training and validation batches, from where the training stands.
+
+        dataloaders: nnU-Net's `get_dataloaders`; per_epoch: batches of an epoch; start: batches that are done; both for training
+        and validation. Half as many workers validate, as in nnU-Net.
+        """
+        assert self.seed is not None
+        workers = get_allowed_n_proc_DA()
+        counts = workers, min(workers, max(1, workers // 2))
+        with _without_workers():
+            queues = dataloaders()
+        streams = []
+        for part, loader in enumerate(stock.data_loader for stock in queues):
+            _blur_in_one_way(loader.transforms)
+            queue: DataLoader = DataLoader(
+                _Batches(loader, self.seed, (part, rank), per_epoch[part]),
+                batch_size=None,
+                sampler=itertools.count(start[part]),
+                num_workers=counts[part],
+                pin_memory=self.device.type == "cuda",
+                worker_init_fn=Signals.ignore,  # a signal to the whole group ends the training, not its workers under it
+                generator=torch.Generator(),  # or it would draw from the stream that the network draws from
+            )
+            streams.append(iter(queue))
+        return streams[0], streams[1]
+
 
 def _seed_on_the_cpu(*place: int) -> int:
     state = int(np.random.SeedSequence(place).generate_state(1)[0])
@@ -91,42 +124,8 @@ class _Batches(Dataset):
             torch.set_num_threads(threads)
 
 
-def batches_in_order(
-    dataloaders: Callable[[], tuple[Any, Any]],
-    *,
-    seed: int,
-    rank: int,
-    per_epoch: tuple[int, int],
-    start: tuple[int, int],
-    pin_memory: bool,
-) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
-    """Returns endless iterators over nnU-Net's training and validation batches, from where the training stands.
-
-    dataloaders: nnU-Net's `get_dataloaders`; per_epoch: batches of an epoch; start: batches that are done; both for training and
-    validation. Half as many workers validate, as in nnU-Net.
-    """
-    workers = get_allowed_n_proc_DA()
-    counts = workers, min(workers, max(1, workers // 2))
-    with _without_workers():
-        queues = dataloaders()
-    streams = []
-    for part, loader in enumerate(queue.data_loader for queue in queues):
-        _blur_in_one_way(loader.transforms)
-        batches: DataLoader = DataLoader(
-            _Batches(loader, seed, (part, rank), per_epoch[part]),
-            batch_size=None,
-            sampler=itertools.count(start[part]),
-            num_workers=counts[part],
-            pin_memory=pin_memory,
-            worker_init_fn=Signals.ignore,  # a signal to the whole group ends the training, not its workers under it
-            generator=torch.Generator(),  # or it would draw from the stream that the network draws from
-        )
-        streams.append(iter(batches))
-    return streams[0], streams[1]
-
-
 def close_batches(*batches: Any) -> None:
-    """Ends the workers of `batches_in_order` or of nnU-Net's queue, a thread of which would raise when its workers exit."""
+    """Ends the workers of `RandomStreams.batches` or of nnU-Net's queue, a thread of which would raise when its workers exit."""
     for iterator in batches:
         for end in ("_shutdown_workers", "_finish"):
             getattr(iterator, end, lambda: None)()

@@ -35,7 +35,7 @@ from nnvit.records.plans_block import PlansBlock
 from nnvit.weights import load_backbone
 
 from .iterations import Outputs, Signals
-from .randomness import RandomStreams, batches_in_order
+from .randomness import RandomStreams
 
 AUGMENTATIONS: dict[str, type[nnUNetTrainer]] = {
     "nnunet": nnUNetTrainer,
@@ -244,18 +244,15 @@ class RecipeTrainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
         """Returns nnU-Net's data loaders; with a seed, behind a queue that keeps the order."""
-        seed = self.recipe.training.seed
-        if seed is None:
+        if self.recipe.training.seed is None:
             with Signals.withheld():  # from the workers, who would leave their parent without batches
                 return super().get_dataloaders()
         counts = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
-        return batches_in_order(
+        return self.random_streams.batches(
             super().get_dataloaders,
-            seed=seed,
             rank=self.local_rank,
             per_epoch=counts,
             start=(self.current_epoch * counts[0] + len(self.outputs), self.current_epoch * counts[1]),
-            pin_memory=self.device.type == "cuda",
         )
 
     # --- talking ---------------------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ def found_facts(network: torch.nn.Module, preprocessed: Path, device: torch.devi
     The hash of the names and sizes of all preprocessed files is cheap, and changes when a case comes, goes or differs.
     """
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    chip = f"{device.type} ({platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
     files = sorted((path.name, path.stat().st_size) for path in preprocessed.iterdir() if path.is_file())
     return {
         "parameters": {
@@ -121,16 +122,10 @@ def found_facts(network: torch.nn.Module, preprocessed: Path, device: torch.devi
         },
         "preprocessed_hash": digest(files),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "device": _device(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else chip,
         "device_type": device.type,
         "threads": torch.get_num_threads(),
     }
-
-
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
 def _now() -> str:

@@ -41,12 +41,12 @@ def get_trainer_from_args(
         raise PlansError(
             f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
         )
-    trainer_class, fold = find_trainer(trainer_name), _parse_fold(fold)
+    trainer_class, fold = _find_trainer(trainer_name), _parse_fold(fold)
     _check_split(dataset, fold)
     return trainer_class(plans, configuration, fold, dataset.json(), device)  # type: ignore[arg-type]
 
 
-def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
+def _find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
     """Returns nnvit's trainer of a name, or a subclass that nnU-Net finds in `nnUNet_extTrainer`. Raises ConfigError."""
     known = ", ".join(trainer_names.__all__)
     if name in trainer_names.__all__:
@@ -116,15 +116,11 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
         raise PlansError(
             f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c continues an unfinished one)."
         )
-    if go_on and checkpoint_file.find(fold) is None and not _can_start_again(fold):
+    record = RunRecord.read(fold)
+    began = record is not None and record.weights.get("source") != "-pretrained_weights"
+    if go_on and checkpoint_file.find(fold) is None and not began:  # or it ended before its first checkpoint
         raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
     return final if only_validate else checkpoint_file.find(fold) if go_on else None
-
-
-def _can_start_again(fold: Path) -> bool:
-    """Returns True if a training began here and ended before its first checkpoint, unless it had -pretrained_weights."""
-    record = RunRecord.read(fold)
-    return record is not None and record.weights.get("source") != "-pretrained_weights"
 
 
 def check_request(
@@ -132,7 +128,7 @@ def check_request(
     pretrained_weights: str | None, recipe: Recipe | None = None,
 ) -> None:  # fmt: skip
     """Raises NnvitError for impossible flags, before plans, folders or logs are written."""
-    trainer_class = find_trainer(trainer_name)
+    trainer_class = _find_trainer(trainer_name)
     if recipe is not None:
         trainer_class.check_recipe(recipe)
     data, number = paths.PreprocessedDataset(dataset), _parse_fold(fold)
