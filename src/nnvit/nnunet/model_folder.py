@@ -107,7 +107,17 @@ class ModelFolder:
     @staticmethod
     def find(dataset: str, configuration: str, trainer: str, plans: str) -> Path:
         """Returns the model folder that `-d -c -tr -p` name. Raises DataError or PlansError that lists the existing ones."""
-        home = _results_of(dataset)
+        results = paths.folder("nnUNet_results")  # no other variable is needed
+        datasets = sorted(path.name for path in results.glob("Dataset[0-9]*") if path.is_dir())
+        wanted = [
+            name for name in datasets if name == dataset or (dataset.isdigit() and int(name[7:10]) == int(dataset))
+        ]
+        if len(wanted) != 1:
+            what = f"means {' or '.join(wanted)}; give the full name" if wanted else "has no trained model"
+            raise DataError(
+                f"-d {dataset} {what}; {results} holds {', '.join(datasets) or 'nothing'}.{did_you_mean(dataset, datasets)}"
+            )
+        home = results / wanted[0]
         folder = home / str(ModelName(trainer, plans, configuration))
         if not folder.is_dir():
             known = _models_in(home)
@@ -164,7 +174,6 @@ def build_network(
     dataset_json: dict[str, Any],
     *,
     trainer: str = nnUNetTrainer.__name__,
-    deep_supervision: bool = False,
 ) -> nn.Module:
     """Builds the network of plans with random weights, by the trainer that a checkpoint names.
 
@@ -186,7 +195,7 @@ def build_network(
         )
     classes = plans.get_label_manager(dataset_json).num_segmentation_heads
     channels = determine_num_input_channels(plans, configuration, dataset_json)
-    return build(*described, channels, classes, enable_deep_supervision=deep_supervision)
+    return build(*described, channels, classes, enable_deep_supervision=False)
 
 
 def open_model(path: Path, folds: Sequence[FoldId] | None = None, checkpoint: str = FINAL) -> TrainedModel:
@@ -194,19 +203,6 @@ def open_model(path: Path, folds: Sequence[FoldId] | None = None, checkpoint: st
     folder = ModelFolder.read(path)
     chosen = folder.folds(folds, checkpoint)
     return folder.model({fold: folder.checkpoint(fold, checkpoint) for fold in chosen}, checkpoint)
-
-
-def _results_of(dataset: str) -> Path:
-    """Returns a data set's folder of trained models, by name or number. Needs no other variable than nnUNet_results."""
-    results = paths.folder("nnUNet_results")
-    known = sorted(path.name for path in results.glob("Dataset[0-9]*") if path.is_dir())
-    wanted = [name for name in known if name == dataset or (dataset.isdigit() and int(name[7:10]) == int(dataset))]
-    if len(wanted) != 1:
-        what = f"means {' or '.join(wanted)}; give the full name" if wanted else "has no trained model"
-        raise DataError(
-            f"-d {dataset} {what}; {results} holds {', '.join(known) or 'nothing'}.{did_you_mean(dataset, known)}"
-        )
-    return results / wanted[0]
 
 
 def _models_in(folder: Path) -> list[ModelName]:

@@ -104,7 +104,7 @@ def maybe_load_checkpoint(
 
 
 def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained: str | None) -> Path | None:
-    """Returns the checkpoint that the flags mean, None for a new training. Raises NnvitError for impossible flags."""
+    """Returns the checkpoint that the flags mean, None to start from the beginning. Raises NnvitError for impossible flags."""
     if go_on and only_validate:
         raise ConfigError("--c and --val exclude each other: --c trains and then validates, --val only validates.")
     if pretrained is not None and (go_on or only_validate):
@@ -116,11 +116,12 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
         raise PlansError(
             f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c continues an unfinished one)."
         )
-    record = RunRecord.read(fold)
-    began = record is not None and record.weights.get("source") != "-pretrained_weights"
-    if go_on and checkpoint_file.find(fold) is None and not began:  # or it ended before its first checkpoint
+    if not go_on:
+        return final if only_validate else None
+    latest, record = checkpoint_file.find(fold), RunRecord.read(fold)
+    if latest is None and (record is None or record.weights.get("source") == "-pretrained_weights"):
         raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
-    return final if only_validate else checkpoint_file.find(fold) if go_on else None
+    return latest  # None for a training that ended before its first checkpoint
 
 
 def check_request(

@@ -263,9 +263,8 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
-        content = filename_or_checkpoint
-        if not isinstance(content, dict):
-            content = checkpoint_file.read(Path(content))
+        given = filename_or_checkpoint
+        content = given if isinstance(given, dict) else checkpoint_file.read(Path(given))
         self.block.refuse_other_recipe(
             f"the checkpoint in {self.output_folder}",
             [str(content.get("nnvit", {}).get("hash"))],
