@@ -22,6 +22,7 @@ from . import trainer_names
 from .trainer import nnUNetTrainer_nnvit
 
 DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
+_TRAINERS = sorted(name for name in vars(trainer_names) if name.startswith("nnUNetTrainer"))
 
 
 def get_trainer_from_args(
@@ -48,14 +49,14 @@ def get_trainer_from_args(
 
 def _find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
     """Returns nnvit's trainer of a name, or a subclass that nnU-Net finds in `nnUNet_extTrainer`. Raises ConfigError."""
-    known = ", ".join(trainer_names.__all__)
-    if name in trainer_names.__all__:
+    if name in _TRAINERS:
         return getattr(trainer_names, name)
+    known = ", ".join(_TRAINERS)
     try:
         found = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         raise ConfigError(
-            f"no trainer is called '{name}'; nnvit's are {known}.{did_you_mean(name, trainer_names.__all__)}"
+            f"no trainer is called '{name}'; nnvit's are {known}.{did_you_mean(name, _TRAINERS)}"
         ) from error
     if not issubclass(found, nnUNetTrainer_nnvit):
         raise ConfigError(
