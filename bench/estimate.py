@@ -34,9 +34,9 @@ TIMED = ("ViT-B/16, progressive", "full")
 def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.dtype | None]:
     """Returns what the recipe needs on this machine, and its dtype here."""
     loaded = loading.load_recipe([recipe], overrides)
-    job = estimate.job_of(loaded, channels=3, classes=2, patch=(PATCH, PATCH), batch=BATCH)
+    job = estimate.Job.of(loaded, channels=3, classes=2, patch=(PATCH, PATCH), batch=BATCH)
     dtype = choose(loaded.training.precision, CPU).dtype
-    return estimate.need(job, dtype), dtype
+    return job.need(dtype), dtype
 
 
 def compared(network: str, tuning: str) -> list[Row]:
@@ -69,7 +69,7 @@ def memory(training: str, need: estimate.Need, dtype: torch.dtype | None, measur
 
 def time(training: str, need: estimate.Need, dtype: torch.dtype | None, measured: float) -> Row:
     """Returns the row of a step's seconds, which `nnvit estimate` predicts from matrix products timed for a second."""
-    speed = devices.speed_here(CPU, dtype)
+    speed = devices.Speed.here(CPU, dtype)
     said = speed.seconds(need.step_flops)
     return Row(
         work=f"seconds of a training step, estimated / measured, {training}",

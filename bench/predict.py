@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import harness
 from nnvit.data.synthetic import fundus
-from nnvit.estimate.flops import forward_flops
+from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet.predict.fast_predictor import FastPredictor

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import trainers
 from harness import Row, alternately, bound, device, gemm_peak, main, seconds, shares, timed
 from nnvit import estimate
-from nnvit.estimate.flops import forward_flops
+from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model.precision import choose
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from nnvit.registry import build_backbone
@@ -52,8 +52,8 @@ def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
     batch = trainers.batch_of(mine)
     agreement, forward = _agreement(mine, theirs, batch), _forward_seconds(mine, batch)
     times = alternately(step_of(mine, batch), step_of(theirs, batch), 5)
-    job = estimate.job_of(mine.recipe, channels=3, classes=2, patch=tuple(batch["data"].shape[2:]), batch=2)
-    flops = estimate.need(job, mine.precision.dtype).step_flops
+    job = estimate.Job.of(mine.recipe, channels=3, classes=2, patch=tuple(batch["data"].shape[2:]), batch=2)
+    flops = job.need(mine.precision.dtype).step_flops
     note = (
         f"{mine.precision.name}; the step takes {times[0] / forward:.2f} times its own forward pass without gradients; "
         f"{bound(flops, mine.precision.dtype, times[1])}; of the step: {shares(step_of(mine, batch))}"

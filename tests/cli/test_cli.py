@@ -69,12 +69,12 @@ def test_the_forks_commands_are_nnvit_train_with_another_recipe_option(name: str
 
 
 def test_the_default_trainers_exist_and_bring_the_commands_recipe() -> None:
-    from nnvit.nnunet.train.run_training import find_trainer
+    from nnvit.nnunet.train.run_training import _find_trainer
 
     for name in FORK:
-        trainer = find_trainer(flags(ALL[f"nnUNetv2_train_{name}"])["-tr"])
+        trainer = _find_trainer(flags(ALL[f"nnUNetv2_train_{name}"])["-tr"])
         assert trainer.default_recipe == f"{name}_default"
-    find_trainer("nnUNetTrainer_nnvit")
+    _find_trainer("nnUNetTrainer_nnvit")
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_show_and_estimate_say_the_same_memory(precision: str) -> None:
         f"training.precision={precision}",
     ]
     recipe = loading.load_recipe(["segformer_default"], keys)
-    job = estimate.job_of(recipe, channels=3, classes=2, patch=(256, 256), batch=2)
+    job = estimate.Job.of(recipe, channels=3, classes=2, patch=(256, 256), batch=2)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
     said = [line.split() for line in describe.show("segformer_default", keys, patch=(256, 256))]
     there = [line.split() for line in describe.needs(job, Precision(dtype=dtype, reason=""), [], torch.device("cpu"))]

@@ -28,4 +28,4 @@ def needed(of: Recipe, image: tuple[int, ...] = IMAGE) -> estimate.Need:
     job = estimate.Job(
         build=lambda: network(of), training=of.training, channels=channels, patch=(height, width), batch=batch
     )
-    return estimate.need(job, None if of.training.precision == "fp32" else torch.bfloat16)
+    return job.need(None if of.training.precision == "fp32" else torch.bfloat16)

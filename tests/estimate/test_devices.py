@@ -6,8 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnvit.errors import ConfigError
 from nnvit.estimate import devices
-from nnvit.estimate.flops import flop_counter
-from nnvit.estimate.tensor_lifetimes import TensorLifetimes
+from nnvit.estimate.fake_tensors import TensorLifetimes, flop_counter
 
 
 def test_devices_hold_what_nvidia_smi_shows_of_them() -> None:
@@ -34,7 +33,7 @@ def test_a_cpus_share_follows_what_was_measured_with_and_without_matrix_instruct
 
 def test_this_machines_rates_are_measured_in_both_precisions() -> None:
     cpu = torch.device("cpu")
-    fp32, bf16 = devices.speed_here(cpu, None), devices.speed_here(cpu, torch.bfloat16)
+    fp32, bf16 = devices.Speed.here(cpu, None), devices.Speed.here(cpu, torch.bfloat16)
     assert fp32.rate != bf16.rate
     assert fp32.share == devices._CPU_SHARE
     assert bf16.share in (devices._CPU_SHARE, devices._MATRIX_SHARE)
@@ -69,7 +68,7 @@ def test_other_amounts_of_memory_are_refused(text: str) -> None:
 
 
 def test_devices_are_found_by_the_start_of_their_name() -> None:
-    assert [device.memory for device in devices.devices_named("a100")] == [40, 80]
-    assert [device.name for device in devices.devices_named("RTX3090")] == ["RTX 3090"]
+    assert [device.memory for device in devices.Device.named("a100")] == [40, 80]
+    assert [device.name for device in devices.Device.named("RTX3090")] == ["RTX 3090"]
     with pytest.raises(ConfigError, match=r"--device B300 is not known; use one of T4, V100, .* or this"):
-        devices.devices_named("B300")
+        devices.Device.named("B300")

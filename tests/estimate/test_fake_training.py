@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nnvit import estimate
 from nnvit.estimate import fake_training
+from nnvit.estimate.fake_tensors import TensorLifetimes
 from nnvit.estimate.network_parts import network_parts
-from nnvit.estimate.tensor_lifetimes import TensorLifetimes
 from nnvit.model.optimizer import WeightAverage, build_optimizer
 from nnvit.model.training_step import prepare_for_training
 from nnvit.recipe import loading
@@ -30,7 +30,7 @@ TUNING = {
 
 
 def job(*overrides: str, side: int = 64, batch: int = 2) -> estimate.Job:
-    return estimate.job_of(
+    return estimate.Job.of(
         loading.load_recipe(["segformer_default"], [*TINY, *overrides]),
         channels=3,
         classes=2,
@@ -44,7 +44,7 @@ def job(*overrides: str, side: int = 64, batch: int = 2) -> estimate.Job:
 def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dtype: torch.dtype | None) -> None:
     """Makes the same steps on real tensors, whose storages are really allocated and freed."""
     of = job(*TUNING[tuning])
-    said = estimate.need(of, dtype)
+    said = of.need(dtype)
     built = of.build()
     prepare_for_training(built, of.training, dtype)
     optimizer = build_optimizer(built.train(), of.training)
@@ -56,13 +56,13 @@ def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dt
 
 
 def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
-    plain = estimate.need(job(), torch.bfloat16)
+    plain = job().need(torch.bfloat16)
     assert plain.on_cpu == plain.tensors + int(fake_training.CPU_ALLOWANCE * plain.activations)
-    averaged = estimate.need(job("training.ema=0.9"), torch.bfloat16)
+    averaged = job("training.ema=0.9").need(torch.bfloat16)
     assert averaged.optimizer > plain.optimizer
-    stateless = estimate.need(job("training.optimizer=sgd", "training.momentum=0"), torch.bfloat16)
+    stateless = job("training.optimizer=sgd", "training.momentum=0").need(torch.bfloat16)
     assert stateless.optimizer == 0
-    medium, large = (estimate.need(job(side=side), torch.bfloat16) for side in (128, 256))
+    medium, large = (job(side=side).need(torch.bfloat16) for side in (128, 256))
     assert 3 * medium.activations < large.activations < 5 * medium.activations
     assert large.parameters == plain.parameters
     assert large.step_flops > 3 * medium.step_flops
@@ -71,26 +71,26 @@ def test_parts_come_to_the_whole_and_follow_the_recipe() -> None:
 
 def test_frozen_weights_take_half_and_checkpointing_less_than_keeping() -> None:
     frozen = job("lora.enabled=false")
-    halved, plain = estimate.need(frozen, torch.bfloat16), estimate.need(frozen, None)
+    halved, plain = frozen.need(torch.bfloat16), frozen.need(None)
     assert halved.parameters < plain.parameters
-    other = estimate.need(frozen, torch.float16)  # the trainer keeps them in either kind of 16 bits
+    other = frozen.need(torch.float16)  # the trainer keeps them in either kind of 16 bits
     assert (other.parameters, other.tensors) == (halved.parameters, halved.tensors)
     full = job(*TUNING["full"], side=128)
     fewer = replace(full, training=replace(full.training, grad_checkpointing=True))
-    assert estimate.need(fewer, None).tensors < estimate.need(full, None).tensors
+    assert fewer.need(None).tensors < full.need(None).tensors
 
 
 def test_the_chosen_batch_fits_and_one_more_does_not() -> None:
     of = job("lora.enabled=false")
 
     def taken(batch: int) -> int:
-        return estimate.need(replace(of, batch=batch), torch.bfloat16).on_gpu
+        return replace(of, batch=batch).need(torch.bfloat16).on_gpu
 
     budget = (taken(6) + taken(7)) // 2
-    batch, said = estimate.largest_batch(of, budget, torch.bfloat16)
+    batch, said = of.largest_batch(budget, torch.bfloat16)
     assert batch == 6
     assert said == taken(6) <= budget < taken(7)
-    assert estimate.largest_batch(of, taken(2) - 1, torch.bfloat16) == (0, taken(2))
+    assert of.largest_batch(taken(2) - 1, torch.bfloat16) == (0, taken(2))
 
 
 def test_optimiser_states_are_those_that_the_optimiser_makes() -> None:

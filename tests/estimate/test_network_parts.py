@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnvit.estimate.flops import flop_counter
+from nnvit.estimate.fake_tensors import flop_counter
 from nnvit.estimate.network_parts import network_parts
 from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
 

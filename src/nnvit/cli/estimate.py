@@ -51,7 +51,7 @@ def estimate(
     product is timed for one second.
     """
     from nnvit import describe
-    from nnvit.estimate import devices, job_of
+    from nnvit.estimate import Job, devices
     from nnvit.model.precision import choose
     from nnvit.nnunet.plan.batch_size import job_on_dataset
     from nnvit.recipe import loading
@@ -70,14 +70,14 @@ def estimate(
         training = loaded.training
         height, width = patch or training.patch_size or (512, 512)
         sizes = {"channels": channels or 3, "classes": classes or 2, "batch": batch or training.batch_size or 2}
-        job = job_of(loaded, patch=(height, width), **sizes)
+        job = Job.of(loaded, patch=(height, width), **sizes)
     else:
         raise ConfigError(
             f"model.head={loaded.model.head} is the base plans' own network: name a data set with -d DATASET."
         )
     names = device or ["this", *(known.name for known in devices.DEVICES)]
     here = o.torch_device(None) if "this" in names else None  # with the threads of a training
-    chosen = [found for name in names if name != "this" for found in devices.devices_named(name)]
+    chosen = [found for name in names if name != "this" for found in devices.Device.named(name)]
     print(f"{loaded.name}, tuning {loaded.tuning}")
     precision = None
     try:

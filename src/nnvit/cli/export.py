@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import ManyFolds, new_app
+from .options import ManyFolds, new_app, parse_fold
 
 app = new_app()
 
@@ -54,7 +54,6 @@ def export(
     """
     from nnvit.nnunet.share.export import ExportOptions
     from nnvit.nnunet.share.export import export as export_model
-    from nnvit.nnunet.train.run_training import parse_fold
 
     options = ExportOptions(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
     numbers = [parse_fold(fold) for fold in folds] if folds else None

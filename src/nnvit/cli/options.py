@@ -141,7 +141,7 @@ def accept(licences: list[str] | None) -> None:
 
 def model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
     """Returns the model folder that -m names, or -d, -c, -tr and -p. Raises ConfigError for both, or neither."""
-    from nnvit.nnunet.model_folder import find_model
+    from nnvit.nnunet.model_folder import ModelFolder
 
     if (model is None) == (dataset is None):
         raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
@@ -149,7 +149,7 @@ def model_folder(model: Path | None, dataset: str | None, configuration: str | N
         return model
     if configuration is None:
         raise ConfigError(f"-d {dataset} also needs -c, the configuration, such as -c 2d.")
-    return find_model(str(dataset), configuration, trainer, plans)
+    return ModelFolder.find(str(dataset), configuration, trainer, plans)
 
 
 def parse_fold(name: str) -> int | str:

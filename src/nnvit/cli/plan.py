@@ -49,8 +49,10 @@ def _batch_for(
     from nnvit.recipe.loading import load_recipe
 
     size = parse_memory(memory)
-    fit = batch_for(size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans)
-    print(f"--gpu-memory {memory}: training.batch_size={fit.batch}, estimated to take {fit.needed / GIB:.1f} GiB")
-    if warning := fit.warning():
+    batch, needed, warning = batch_for(
+        size, lambda more: load_recipe(recipe, [*keys, *more]), dataset, configuration, plans
+    )
+    print(f"--gpu-memory {memory}: training.batch_size={batch}, estimated to take {needed / GIB:.1f} GiB")
+    if warning:
         print(warning)
-    return fit.batch
+    return batch

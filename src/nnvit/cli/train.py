@@ -90,8 +90,8 @@ def _train(
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         paths.folder(variable)
     torch_device = o.torch_device(device)
-    dataset = paths.dataset_name(dataset)
-    carries = PlansBlock.of(paths.read_plans(dataset, plans), configuration) is not None
+    data = paths.PreprocessedDataset.find(dataset)
+    dataset, carries = data.name, PlansBlock.of(data.plans(plans), configuration) is not None
     recipe = None if carries and not given else load_recipe(sources, overrides)
     chosen = choose(dataset, fold) if isinstance(fold, list) else []
     requested: Sequence[int | str] = chosen or [str(fold)]

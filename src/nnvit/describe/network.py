@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from omegaconf import OmegaConf
 
-from nnvit.estimate import GIB, Job, Need, job_of, need
+from nnvit.estimate import GIB, Job, Need
 from nnvit.estimate.network_parts import network_parts
 from nnvit.model.precision import choose
 from nnvit.recipe import identity, loading
@@ -40,8 +40,8 @@ def show(
             f"model.head={recipe.model.head}: the network is the base plans' own, so that its size depends on the data set;",
             f"`nnvit plan DATASET CONFIGURATION --recipe {source}` makes plans with it, and training prints its size.",
         ]
-    job = job_of(recipe, channels=channels, classes=classes, patch=(patch[0], patch[1]), batch=batch)
-    found = need(job, choose(job.training.precision, torch.device("cuda"), has_bf16=True).dtype)
+    job = Job.of(recipe, channels=channels, classes=classes, patch=(patch[0], patch[1]), batch=batch)
+    found = job.need(choose(job.training.precision, torch.device("cuda"), has_bf16=True).dtype)
     return [
         *lines,
         f"network: {channels} channels, {classes} classes, patch {patch[0]} x {patch[1]}, batch {batch}",

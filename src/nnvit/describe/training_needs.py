@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from nnvit.estimate import GIB, Job, Need, need
-from nnvit.estimate.devices import LAUNCH, UNCERTAIN, Device, speed_here
+from nnvit.estimate import GIB, Job, Need
+from nnvit.estimate.devices import LAUNCH, UNCERTAIN, Device, Speed
 from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT
 from nnvit.model.precision import Precision, choose
 
@@ -20,7 +20,7 @@ def needs(job: Job, precision: Precision | None, gpus: Sequence[Device], here: t
     """
     lines = [f"a step on {job.batch} patches of {' x '.join(map(str, job.patch))}, {job.channels} channels"]
     if here is not None and precision is not None:
-        found = need(job, precision.dtype)
+        found = job.need(precision.dtype)
         lines += ["", *_memory_here(job, found, precision, here), "", *_time_here(job, found, precision, here)]
     if gpus:
         lines += ["", *_gpus(job, gpus)]
@@ -57,7 +57,7 @@ def _memory_here(job: Job, found: Need, precision: Precision, here: torch.device
 
 
 def _time_here(job: Job, found: Need, precision: Precision, here: torch.device) -> list[str]:
-    speed = speed_here(here, precision.dtype)
+    speed = Speed.here(here, precision.dtype)
     step, epoch = job.seconds(found, speed)
     return [
         f"time on this machine's {here.type}: {_duration(step)} an iteration, {_duration(epoch)} an epoch",
@@ -73,7 +73,7 @@ def _gpus(job: Job, gpus: Sequence[Device]) -> list[str]:
         precision = choose(job.training.precision, torch.device("cuda"), has_bf16=gpu.bf16)
         half = precision.dtype is not None  # which of the two kinds of 16 bits makes no difference to what is needed
         if half not in found:
-            found[half] = need(job, precision.dtype)
+            found[half] = job.need(precision.dtype)
         rows.append(_gpu_row(job, found[half], gpu, precision))
     return [
         *table(rows),

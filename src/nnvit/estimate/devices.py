@@ -43,6 +43,14 @@ class Speed:
     rate: float
     share: float
 
+    @classmethod
+    def here(cls, device: torch.device, dtype: torch.dtype | None) -> "Speed":
+        """Times matrix products in `dtype` (None: fp32) on this machine for a second; returns the rate and a training's share."""
+        if device.type != "cpu":
+            return cls(rate=_gemm_rate(device, dtype or torch.float32), share=_GPU_SHARE)
+        fp32, bf16 = (_gemm_rate(device, kind, wanted=0.5) for kind in (torch.float32, torch.bfloat16))
+        return cls(rate=bf16 if dtype else fp32, share=_cpu_share(dtype, bf16 / fp32))
+
     def seconds(self, flops: float, operators: float = 0) -> float:
         """Returns the time that the FLOPs take, at least `LAUNCH` for each operator."""
         return max(flops / (self.rate * self.share), LAUNCH * operators)
@@ -56,6 +64,17 @@ class Device:
     memory: int
     tflops: float
     bf16: bool = True
+
+    @staticmethod
+    def named(name: str) -> "list[Device]":
+        """Returns the devices whose name begins with `name`, in any case. Raises ConfigError with the known names."""
+        wanted = name.lower().replace(" ", "")
+        found = [device for device in DEVICES if device.name.lower().replace(" ", "").startswith(wanted)]
+        if not found:
+            raise ConfigError(
+                f"--device {name} is not known; use one of {', '.join(d.name for d in DEVICES)}, or this."
+            )
+        return found
 
     def speed(self, dtype: torch.dtype | None) -> Speed:
         """Returns the published rate in `dtype` (None: fp32) and the assumed share."""
@@ -81,14 +100,6 @@ DEVICES = (
     # NVIDIA H100 datasheet, SXM: 1,979 TFLOPS BF16 with sparsity, so 989.5 dense; 80 GB, of which nvidia-smi shows 79 GiB
     Device(name="H100", memory=79, tflops=989.5),
 )
-
-
-def speed_here(device: torch.device, dtype: torch.dtype | None) -> Speed:
-    """Times matrix products in `dtype` (None: fp32) on this machine for a second; returns the rate and a training's share."""
-    if device.type != "cpu":
-        return Speed(rate=_gemm_rate(device, dtype or torch.float32), share=_GPU_SHARE)
-    fp32, bf16 = (_gemm_rate(device, kind, wanted=0.5) for kind in (torch.float32, torch.bfloat16))
-    return Speed(rate=bf16 if dtype else fp32, share=_cpu_share(dtype, bf16 / fp32))
 
 
 def _cpu_share(dtype: torch.dtype | None, bf16_over_fp32: float) -> float:
@@ -122,12 +133,3 @@ def parse_memory(text: str) -> int:
             f"--gpu-memory {text} is not an amount of memory; write it as nvidia-smi does: 24G or 24GiB, 24564M or 24564MiB."
         )
     return int(float(match[1]) * {"G": 2**30, "M": 2**20}[match[2].upper()])
-
-
-def devices_named(name: str) -> list[Device]:
-    """Returns the devices whose name begins with `name`, in any case. Raises ConfigError with the known names."""
-    wanted = name.lower().replace(" ", "")
-    found = [device for device in DEVICES if device.name.lower().replace(" ", "").startswith(wanted)]
-    if not found:
-        raise ConfigError(f"--device {name} is not known; use one of {', '.join(d.name for d in DEVICES)}, or this.")
-    return found

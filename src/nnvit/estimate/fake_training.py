@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log2
 from typing import Any
 
@@ -18,9 +19,7 @@ from nnvit.model.training_step import prepare_for_training, training_step
 from nnvit.recipe.schema import ModelConfig, Recipe, TrainingConfig
 
 from .devices import GIB, Speed
-from .fake_network import fake_network
-from .flops import flop_counter
-from .tensor_lifetimes import TensorLifetimes
+from .fake_tensors import TensorLifetimes, fake_network, flop_counter
 
 LEAST_BATCH = 2
 """Patches in a step: nnU-Net plans no fewer."""
@@ -37,27 +36,6 @@ GPU_CONTEXT = GIB // 2
 """Bytes that CUDA, cuDNN and cuBLAS take before the first tensor; an assumption."""
 _STEPS = 2
 """The first step makes the optimiser's states; the second is like all that follow."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A network and how it is trained. build: makes the network, on the meta device; patch: pixels or voxels."""
-
-    build: Callable[[], nn.Module]
-    training: TrainingConfig
-    channels: int
-    patch: tuple[int, ...]
-    batch: int
-
-    def seconds(self, need: "Need", speed: Speed) -> tuple[float, float]:
-        """Returns the time of a training iteration, and of an epoch with its validation iterations.
-
-        A forward pass is about a third of a step's operators.
-        """
-        step = speed.seconds(need.step_flops, need.operators)
-        forward = speed.seconds(need.forward_flops, need.operators / 3)
-        training = self.training
-        return step, training.num_iterations_per_epoch * step + training.num_val_iterations_per_epoch * forward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,49 +70,90 @@ class Need:
         return int(self.tensors * (1 + GPU_ALLOWANCE)) + GPU_CONTEXT
 
 
-def job_of(recipe: Recipe, *, channels: int, classes: int, patch: tuple[int, int], batch: int) -> Job:
-    """Returns the job of a recipe without a data set; its network must not be the base plans' own."""
-    assert isinstance(recipe.model, ModelConfig)
-    halvings = max(1, int(log2(min(patch) / 4)) - 1)
-    arch = arch_kwargs(recipe, scales=[[0.5**i] * 2 for i in range(1, halvings)])
-    return Job(
-        build=lambda: Segmenter(channels, classes, deep_supervision="aux" in arch, **arch),
-        training=recipe.training,
-        channels=channels,
-        patch=patch,
-        batch=batch,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A network and how it is trained. build: makes the network, on the meta device; patch: pixels or voxels."""
 
+    build: Callable[[], nn.Module]
+    training: TrainingConfig
+    channels: int
+    patch: tuple[int, ...]
+    batch: int
 
-def need(job: Job, dtype: torch.dtype | None) -> Need:
-    """Returns what the job needs under autocast to `dtype` (None: fp32 throughout); both kinds of 16 bits need the same."""
-    dtype = torch.bfloat16 if dtype else None
+    @classmethod
+    def of(cls, recipe: Recipe, *, channels: int, classes: int, patch: tuple[int, int], batch: int) -> "Job":
+        """Returns the job of a recipe without a data set; its network must not be the base plans' own."""
+        assert isinstance(recipe.model, ModelConfig)
+        halvings = max(1, int(log2(min(patch) / 4)) - 1)
+        arch = arch_kwargs(recipe, scales=[[0.5**i] * 2 for i in range(1, halvings)])
+        return cls(
+            build=lambda: Segmenter(channels, classes, deep_supervision="aux" in arch, **arch),
+            training=recipe.training,
+            channels=channels,
+            patch=patch,
+            batch=batch,
+        )
 
-    def prepared() -> nn.Module:
-        network = job.build()
-        prepare_for_training(network, job.training, dtype)
-        return network.train()
+    def need(self, dtype: torch.dtype | None) -> Need:
+        """Returns what the job needs under autocast to `dtype` (None: fp32 throughout); both kinds of 16 bits need the same."""
+        dtype = torch.bfloat16 if dtype else None
 
-    with fake_network(prepared) as network:
-        optimizer = build_optimizer(network, job.training)
-        with TensorLifetimes() as lifetimes:
-            average = WeightAverage(network, job.training.ema) if job.training.ema else None
-            forward_flops, step_flops = _run_steps(network, job, dtype, optimizer, average)
-    states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor)]
-    if average is not None:
-        states += average.mean.values()
-    moment, computed = lifetimes.peak()
-    held = lifetimes.bytes_at(moment, states)
-    gradients = lifetimes.bytes_at(moment, [p.grad for p in network.parameters() if p.grad is not None])
-    return Need(
-        parameters=sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()]),
-        optimizer=held,
-        gradients=gradients,
-        activations=computed - held - gradients,
-        forward_flops=forward_flops,
-        step_flops=step_flops,
-        operators=lifetimes.operators // _STEPS,
-    )
+        def prepared() -> nn.Module:
+            network = self.build()
+            prepare_for_training(network, self.training, dtype)
+            return network.train()
+
+        with fake_network(prepared) as network:
+            optimizer = build_optimizer(network, self.training)
+            with TensorLifetimes() as lifetimes:
+                average = WeightAverage(network, self.training.ema) if self.training.ema else None
+                forward_flops, step_flops = _run_steps(network, self, dtype, optimizer, average)
+        states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor)]
+        if average is not None:
+            states += average.mean.values()
+        moment, computed = lifetimes.peak()
+        held = lifetimes.bytes_at(moment, states)
+        gradients = lifetimes.bytes_at(moment, [p.grad for p in network.parameters() if p.grad is not None])
+        return Need(
+            parameters=sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()]),
+            optimizer=held,
+            gradients=gradients,
+            activations=computed - held - gradients,
+            forward_flops=forward_flops,
+            step_flops=step_flops,
+            operators=lifetimes.operators // _STEPS,
+        )
+
+    def largest_batch(self, budget: int, dtype: torch.dtype | None) -> tuple[int, int]:
+        """Returns the most patches in a step that fit into `budget` bytes of a GPU, and the bytes they need; 0 if none fit.
+
+        The bytes grow almost evenly with the batch, so that two sizes predict the third, which is then tried with its neighbours.
+        """
+
+        @cache
+        def bytes_of(batch: int) -> int:
+            return replace(self, batch=batch).need(dtype).on_gpu
+
+        least = bytes_of(LEAST_BATCH)
+        if least > budget:
+            return 0, least
+        slope = max(1.0, (bytes_of(2 * LEAST_BATCH) - least) / LEAST_BATCH)
+        batch = max(LEAST_BATCH, int(LEAST_BATCH + (budget - least) / slope))
+        while bytes_of(batch) > budget:
+            batch -= 1
+        while bytes_of(batch + 1) <= budget:
+            batch += 1
+        return batch, bytes_of(batch)
+
+    def seconds(self, need: Need, speed: Speed) -> tuple[float, float]:
+        """Returns the time of a training iteration, and of an epoch with its validation iterations.
+
+        A forward pass is about a third of a step's operators.
+        """
+        step = speed.seconds(need.step_flops, need.operators)
+        forward = speed.seconds(need.forward_flops, need.operators / 3)
+        training = self.training
+        return step, training.num_iterations_per_epoch * step + training.num_val_iterations_per_epoch * forward
 
 
 def _run_steps(
@@ -184,26 +203,3 @@ def _loss(outputs: Any, target: Tensor, training: TrainingConfig) -> Tensor:
         classes = torch.zeros(out.shape, dtype=torch.bool).scatter_(1, labels[:, None], 1)
         total = total + cross_entropy(out, labels) - (torch.softmax(out, 1) * classes).sum()
     return total
-
-
-def largest_batch(job: Job, budget: int, dtype: torch.dtype | None) -> tuple[int, int]:
-    """Returns the most patches in a step that fit into `budget` bytes of a GPU, and the bytes they need; 0 if none fit.
-
-    The bytes grow almost evenly with the batch, so that two sizes predict the third, which is then tried with its neighbours.
-    """
-    known: dict[int, int] = {}
-
-    def bytes_of(batch: int) -> int:
-        if batch not in known:
-            known[batch] = need(replace(job, batch=batch), dtype).on_gpu
-        return known[batch]
-
-    if bytes_of(LEAST_BATCH) > budget:
-        return 0, known[LEAST_BATCH]
-    slope = max(1.0, (bytes_of(2 * LEAST_BATCH) - known[LEAST_BATCH]) / LEAST_BATCH)
-    batch = max(LEAST_BATCH, int(LEAST_BATCH + (budget - known[LEAST_BATCH]) / slope))
-    while bytes_of(batch) > budget:
-        batch -= 1
-    while bytes_of(batch + 1) <= budget:
-        batch += 1
-    return batch, known[batch]

@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 
 from nnvit.model.segmenter import Segmenter
 
-from .fake_network import fake_network
+from .fake_tensors import fake_network
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkPart:
+class _NetworkPart:
     """One module. parameters, trainable: numbers of parameters; output: shapes as text; kind: the class."""
 
     name: str
@@ -26,7 +27,7 @@ class NetworkPart:
 
 def network_parts(
     build: Callable[[], nn.Module], image: Sequence[int]
-) -> tuple[list[NetworkPart], list[tuple[str, int, int]]]:
+) -> tuple[list[_NetworkPart], list[tuple[str, int, int]]]:
     """Returns the network's modules, two levels deep, and (pattern, tensors, parameters) of what is trained.
 
     build: makes a `Segmenter`, on the meta device; image: (B, C, H, W), for the shapes of the outputs.
@@ -36,19 +37,14 @@ def network_parts(
         return _parts(network, torch.empty(*image)), _trained(network)
 
 
-def _parts(network: Segmenter, image: Tensor) -> list[NetworkPart]:
+def _parts(network: Segmenter, image: Tensor) -> list[_NetworkPart]:
     shapes: dict[nn.Module, str] = {}
-    handles = [
-        module.register_forward_hook(lambda module, _, output: shapes.__setitem__(module, _shape(output)))
-        for module in network.modules()
-    ]
     network.deep_supervision = False  # as in a prediction
-    with torch.no_grad():
+    noted = register_module_forward_hook(lambda module, _, output: shapes.__setitem__(module, _shape(output)))
+    with torch.no_grad(), noted:
         network.eval()(image)
-    for handle in handles:
-        handle.remove()
     return [
-        NetworkPart(
+        _NetworkPart(
             name=name,
             kind=_kind(module),
             parameters=sum(p.numel() for p in module.parameters()),

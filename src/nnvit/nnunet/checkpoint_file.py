@@ -1,6 +1,8 @@
-"""Checkpoint files in nnU-Net's own layout, written atomically and read safely."""
+"""Checkpoint files in nnU-Net's own layout: written atomically, read safely, with or without frozen weights."""
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,7 @@ import torch
 from torch import nn
 
 from nnvit.errors import WeightsError
-from nnvit.weights import safe_load
-from nnvit.weights.external import filled
+from nnvit.weights import external, safe_load
 
 NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """File names in the order in which `--c` looks for them, the same as in nnU-Net."""
@@ -28,9 +29,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def sweep(fold: Path) -> None:
-    """Removes temporary files left by a process that was killed while writing."""
-    for partial in fold.glob(".checkpoint_*.pth.partial"):
-        partial.unlink()
+    """Removes temporary files, of checkpoints and of JSON, left by a process that was killed while writing."""
+    for partial in fold.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def find(fold: Path) -> Path | None:
@@ -53,7 +54,7 @@ def transfer(network: nn.Module, path: Path) -> int:
     copied. Raises WeightsError, and copies nothing, if any other tensor is missing, unexpected or of another shape, or if the
     checkpoint refers to a weights file that is missing on this machine.
     """
-    given = filled(read(path)["network_weights"])
+    given = external.filled(read(path)["network_weights"])
     own = network.state_dict()
     wanted = {name for name in own if not _is_last_layer(name)}
     missing = sorted(wanted - given.keys())
@@ -71,3 +72,58 @@ def transfer(network: nn.Module, path: Path) -> int:
 
 def _is_last_layer(name: str) -> bool:
     return ".seg_layers." in name or name.startswith(("head.classifier.", "refine.classifier.", "auxiliary."))
+
+
+class FrozenWeights:
+    """The frozen weights of one training, which follow `checkpoint.frozen_weights`.
+
+    wanted: whether checkpoints shall leave them out; spec: model.weights; say: prints a line. The decision is taken once: what
+    is frozen does not change in the course of a training.
+    """
+
+    def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
+        self.wanted, self.spec, self.say = wanted, spec, say
+        self.reference: external.Reference | None = None
+        self.decided = not wanted
+
+    def decide(self, network: nn.Module, origin: Mapping[str, Any]) -> None:
+        """Finds out whether checkpoints can leave them out, and says so; does nothing where that is known.
+
+        origin: the report of the weights that were loaded into the network.
+        """
+        if self.decided:
+            return
+        try:
+            self.reference = external.refer(network, origin.get("base", origin), self.spec)
+            words = self.reference.file_words()
+            self.say(f"checkpoints leave {len(self.reference.dtypes)} frozen tensors out: {words}")
+            self.say("  they are read where that file is; `nnvit export` makes one that needs no other file")
+        except WeightsError as error:
+            self.say(f"checkpoints hold the frozen weights, against checkpoint.frozen_weights=reference: {error}")
+        external.forget()
+        self.decided = True
+
+    def left_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the network's state dict as a checkpoint holds it, once it is decided."""
+        return external.leave_out(state, self.reference) if self.reference else dict(state)
+
+    def described(self) -> dict[str, Any] | None:
+        """Describes the file and the tensors left out, None where checkpoints are whole."""
+        return asdict(self.reference) if self.reference else None
+
+    def resume(self, state: Mapping[str, Any], network: nn.Module) -> None:
+        """Goes on with what the checkpoint that was loaded left out, if the network holds just these values.
+
+        A training that keeps frozen weights in another precision than the one before may have rounded them.
+        """
+        held = external.reference_of(state)
+        if self.wanted and held and external.describes(held, network):
+            self.reference, self.decided = held, True
+        external.forget()
+
+    def origin(self, path: Path) -> dict[str, Any]:
+        """Returns which file another checkpoint's backbone came from, as far as it says so."""
+        if not self.wanted:
+            return {}
+        weights = safe_load(path).get("nnvit", {}).get("weights") or {}
+        return {"base": weights.get("base", weights)}

@@ -1,6 +1,7 @@
-"""nnU-Net's folders, data sets and plans files, with errors that list what exists."""
+"""nnU-Net's folders, and the plans, splits and results of its data sets, with errors that list what exists."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,48 +28,58 @@ def folder(variable: str) -> Path:
     return path
 
 
-def dataset_name(name_or_id: str | int) -> str:
-    """Returns the name, `DatasetXXX_Name`, of a preprocessed data set. Raises DataError that lists the known ones."""
-    preprocessed = folder("nnUNet_preprocessed")
-    known = sorted(path.name for path in preprocessed.glob("Dataset[0-9]*") if path.is_dir())
-    try:
-        name = maybe_convert_to_dataset_name(str(name_or_id))
-    except (ValueError, RuntimeError) as error:
-        if "More than one dataset name" in str(error):
-            raise DataError(f"several data sets have the number {name_or_id}; give the full name. {error}") from error
-        name = str(name_or_id)
-    if name in known:
-        return name
-    raise DataError(
-        f"data set '{name_or_id}' is not preprocessed; {preprocessed} holds {', '.join(known) or 'no data set'}. If it is "
-        f"in nnUNet_raw, run `nnUNetv2_plan_and_preprocess -d {name_or_id} -c 2d`; to import images and masks, run "
-        f"`nnvit dataset import`.{did_you_mean(name, known)}"
-    )
+@dataclass(frozen=True)
+class PreprocessedDataset:
+    """A data set in nnUNet_preprocessed, with the plans made for it. name: `DatasetXXX_Name`."""
 
+    name: str
 
-def model_folder(dataset: str, model: ModelName) -> Path:
-    """Returns the folder where nnU-Net puts the folds of a model."""
-    return folder("nnUNet_results") / dataset / str(model)
-
-
-def plans_path(dataset: str, identifier: str) -> Path:
-    """Returns the path of a data set's plans file, whether it exists or not."""
-    return folder("nnUNet_preprocessed") / dataset / f"{identifier}.json"
-
-
-def read_plans(dataset: str, identifier: str) -> dict[str, Any]:
-    """Reads a data set's plans. Raises PlansError that lists the existing plans files."""
-    path = plans_path(dataset, identifier)
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.json") if "configurations" in read_json(p))
-        raise PlansError(
-            f"{path.parent} holds no plans file '{identifier}.json'; it has {', '.join(known) or 'none'}. Run "
-            f"`nnUNetv2_plan_and_preprocess -d {dataset} -c 2d`, or give another name with -p.{did_you_mean(identifier, known)}"
+    @classmethod
+    def find(cls, name_or_id: str | int) -> "PreprocessedDataset":
+        """Finds a data set by its name or number. Raises DataError that lists the known ones."""
+        preprocessed = folder("nnUNet_preprocessed")
+        known = sorted(path.name for path in preprocessed.glob("Dataset[0-9]*") if path.is_dir())
+        try:
+            name = maybe_convert_to_dataset_name(str(name_or_id))
+        except (ValueError, RuntimeError) as error:
+            if "More than one dataset name" in str(error):
+                raise DataError(
+                    f"several data sets have the number {name_or_id}; give the full name. {error}"
+                ) from error
+            name = str(name_or_id)
+        if name in known:
+            return cls(name)
+        raise DataError(
+            f"data set '{name_or_id}' is not preprocessed; {preprocessed} holds {', '.join(known) or 'no data set'}. If it is "
+            f"in nnUNet_raw, run `nnUNetv2_plan_and_preprocess -d {name_or_id} -c 2d`; to import images and masks, run "
+            f"`nnvit dataset import`.{did_you_mean(name, known)}"
         )
-    return read_json(path)
 
+    def file(self, stem: str) -> Path:
+        """Returns the path of a JSON file, such as a plans file, whether it exists or not."""
+        return folder("nnUNet_preprocessed") / self.name / f"{stem}.json"
 
-def read_splits(dataset: str) -> list[dict[str, list[str]]] | None:
-    """Reads splits_final.json, a list of each fold's `train` and `val` cases; None if nnU-Net has not written it yet."""
-    path = plans_path(dataset, "splits_final")
-    return read_json(path) if path.is_file() else None
+    def json(self) -> dict[str, Any]:
+        """Reads dataset.json."""
+        return read_json(self.file("dataset"))
+
+    def plans(self, identifier: str) -> dict[str, Any]:
+        """Reads plans. Raises PlansError that lists the existing plans files."""
+        path = self.file(identifier)
+        if not path.is_file():
+            known = sorted(p.stem for p in path.parent.glob("*.json") if "configurations" in read_json(p))
+            raise PlansError(
+                f"{path.parent} holds no plans file '{identifier}.json'; it has {', '.join(known) or 'none'}. Run "
+                f"`nnUNetv2_plan_and_preprocess -d {self.name} -c 2d`, or give another name with -p."
+                f"{did_you_mean(identifier, known)}"
+            )
+        return read_json(path)
+
+    def splits(self) -> list[dict[str, list[str]]] | None:
+        """Reads splits_final.json, a list of each fold's `train` and `val` cases; None if nnU-Net has not written it yet."""
+        path = self.file("splits_final")
+        return read_json(path) if path.is_file() else None
+
+    def results(self, model: ModelName) -> Path:
+        """Returns the folder where nnU-Net puts the folds of a model."""
+        return folder("nnUNet_results") / self.name / str(model)

@@ -1,6 +1,8 @@
 """The `nnvit` block of a plans file: the recipe that a configuration is trained with."""
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from nnvit.errors import PlansError
@@ -39,6 +41,24 @@ class PlansBlock:
             )
         return cls(**{key.name: held[key.name] for key in fields(cls) if key.name in held})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the block as plain data for the plans file."""
-        return asdict(self)
+    def refuse_other_recipe(
+        self,
+        where: Path | str,
+        held: Iterable[str | None],
+        advice: str = "Give this recipe plans of its own with `nnvit plan`, or move the folder away.",
+        *,
+        differences: Sequence[str] = (),
+    ) -> None:
+        """Raises PlansError if plans, a folder or a checkpoint belong to another recipe than this one.
+
+        held: recipe hashes found there, None for plans without a recipe. differences: how the two recipes differ, one line each;
+        any line is a reason to refuse. advice: what the user can do.
+        """
+        others = sorted({found for found in held if found is not None} - {self.hash})
+        if not others and not differences:
+            return
+        found = ", ".join(other[:8] for other in others) or self.hash[:8]
+        differ = f" They differ in {'; '.join(differences)}." if differences else ""
+        raise PlansError(
+            f"{where} holds another recipe ({found}; this one is {self.hash[:8]}) and is left as it is.{differ} {advice}"
+        )

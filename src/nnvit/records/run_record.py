@@ -11,6 +11,8 @@ from .hashes import digest
 from .json_files import read_json, write_json
 
 FILE = "nnvit_run.json"
+KNOWN_LATER = ("seconds_per_iteration", "peak_memory_bytes", "end", "validation")
+"""Entries that a training fills in as it goes on, and after it."""
 
 
 @dataclass(kw_only=True)
@@ -70,8 +72,7 @@ class RunRecord:
 
     def write(self, fold: Path) -> None:
         """Writes the record without the entries that are not known yet."""
-        later = ("seconds_per_iteration", "peak_memory_bytes", "end", "validation")
-        content = {key: value for key, value in asdict(self).items() if value is not None or key not in later}
+        content = {key: value for key, value in asdict(self).items() if value is not None or key not in KNOWN_LATER}
         write_json(fold / FILE, content)
 
     def refuse_other_data(self, where: Path, *, split_hash: str, base_plans_hash: str | None = None) -> None:

@@ -25,7 +25,7 @@ def run(*words: str) -> None:
 
 def taken(dataset: str, batch: int, *keys: str) -> int:
     recipe = loading.load_recipe(["segformer_default"], [*keys, f"training.batch_size={batch}"])
-    return estimate.need(batch_size.job_on_dataset(dataset, "2d", recipe), torch.bfloat16).on_gpu
+    return batch_size.job_on_dataset(dataset, "2d", recipe).need(torch.bfloat16).on_gpu
 
 
 def test_plan_writes_the_largest_batch_that_fits(crops: str, capsys: Any) -> None:
@@ -64,7 +64,7 @@ def test_estimate_takes_patch_batch_and_labels_from_the_data_set(crops: str, cap
 
 def test_the_planned_unet_is_estimated_too(crops: str) -> None:
     job = batch_size.job_on_dataset(crops, "2d", loading.load_recipe(["unet"]))
-    need = estimate.need(job, None)
+    need = job.need(None)
     network = job.build()
     assert need.parameters == sum(t.numel() * t.element_size() for t in [*network.parameters(), *network.buffers()])
     assert need.activations > need.gradients > 0 or need.optimizer > 0
@@ -92,5 +92,4 @@ def test_a_batch_that_nnunet_would_not_plan_is_said_and_kept(hippocampus: str, c
     assert f"{planned['batch_size']} patches of [56, 40] are more than the {most} that nnU-Net plans" in warning
     assert warning.endswith(f"leave --gpu-memory out and set training.batch_size={most}.")
     assert planned["batch_size"] > most
-    few = batch_size.FittingBatch(batch=most, needed=GIB, patch=(56, 40), planned_at_most=most)
-    assert few.warning() is None
+    assert batch_size._warning(most, most, (56, 40)) is None

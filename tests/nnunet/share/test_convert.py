@@ -318,7 +318,7 @@ def results(crops: str, tmp_path: Path) -> tuple[Path, SegFormerSegmentationMode
     for fold in (0, 1):
         saved(reference, folder / f"fold_{fold}" / "checkpoint_final.pth", WRITTEN["torch.compile"])
     for name, file in (("plans", "nnUNetPlans"), ("dataset", "dataset")):
-        (folder / f"{name}.json").write_text(paths.plans_path(crops, file).read_text())
+        (folder / f"{name}.json").write_text(paths.PreprocessedDataset(crops).file(file).read_text())
     return folder, reference
 
 

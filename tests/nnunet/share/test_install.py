@@ -291,7 +291,7 @@ def test_what_could_do_harm_is_refused_and_leaves_nothing(
     "network", [UNET, "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet"]
 )
 def test_networks_of_stock_nnunet_pass_and_those_whose_modules_it_renamed(network: str, hippocampus: str) -> None:
-    model_zip._check_names(folders.read_plans(hippocampus, "nnUNetPlans"))
+    model_zip._check_names(folders.PreprocessedDataset(hippocampus).plans("nnUNetPlans"))
     layers = {"conv_op": "torch.nn.modules.conv.Conv2d", "nonlin": "torch.nn.LeakyReLU", "dropout_op": None}
     model_zip._check_names(json.loads(plans_of(network, list(layers), **layers)))
 

@@ -17,7 +17,8 @@ from nnvit.errors import ConfigError
 from nnvit.model.optimizer import WeightAverage
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
-from nnvit.nnunet.train import augmentation, randomness, run_training
+from nnvit.nnunet.train import recipe_trainer, run_training
+from nnvit.nnunet.train.randomness import RandomStreams
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from nnvit.recipe import loading
 from tests.nnunet.conftest import ONE_TILE, SHORT, TINY, assert_same_predictions, fold_of, predict_here, train
@@ -89,7 +90,7 @@ def test_augmentation_is_that_of_nnunets_own_class(
     theirs.enable_deep_supervision = False  # its targets are not what is compared here
     theirs.initialize()
     theirs.batch_size = ours.batch_size
-    variant = augmentation.VARIANTS[ours.recipe.training.augmentation]
+    variant = recipe_trainer.AUGMENTATIONS[ours.recipe.training.augmentation]
     assert described(variant, ours, monkeypatch) == described(type(theirs), theirs, monkeypatch)
     assert ours.inference_allowed_mirroring_axes == theirs.inference_allowed_mirroring_axes
     monkeypatch.setattr(gaussian_blur.GaussianBlurTransform, "_benchmark_wrapper", lambda _, *args: blur(*args))
@@ -100,7 +101,7 @@ def test_augmentation_is_that_of_nnunets_own_class(
 
 def batches_of(trainer: nnUNetTrainer) -> list[dict]:
     """Five of the training and two of the validation, from fixed seeds."""
-    randomness.seed(3)
+    RandomStreams(3, CPU).start()
     train, val = trainer.get_dataloaders()
     return [next(train) for _ in range(5)] + [next(val) for _ in range(2)]
 

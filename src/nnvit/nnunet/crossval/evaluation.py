@@ -25,7 +25,7 @@ _SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelScore:
+class _LabelScore:
     """Dice of one label over some cases.
 
     values: of the cases whose reference holds the label; empty: number of cases whose reference lacks it, which have no Dice;
@@ -45,7 +45,7 @@ class LabelScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class _Evaluation:
     """Scores of a cross-validation or a folder.
 
     names: label or region -> name; rows: `fold 0`, …, `all` -> label -> score; nnunet_means: label -> nnU-Net's mean Dice;
@@ -53,7 +53,7 @@ class Evaluation:
     """
 
     names: dict[Any, str]
-    rows: dict[str, dict[Any, LabelScore]]
+    rows: dict[str, dict[Any, _LabelScore]]
     nnunet_means: dict[Any, float]
     summary: Path
 
@@ -80,24 +80,22 @@ class Evaluation:
         return lines
 
 
-def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluation:
+def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> _Evaluation:
     """Copies the validation masks of the folds to `crossval_results_folds_…`, as nnU-Net does, and scores them.
 
     wanted: folds, None for all of splits_final.json. Raises PlansError or DataError before anything is written; it names
     missing folds and cases, and masks that do not belong to a fold's split.
     """
     folder = ModelFolder.read(model)
-    dataset, ending = folder.plans["dataset_name"], folder.dataset_json["file_ending"]
-    splits = paths.read_splits(dataset)
+    dataset, ending = paths.PreprocessedDataset(folder.plans["dataset_name"]), folder.dataset_json["file_ending"]
+    splits = dataset.splits()
     if splits is None:
-        raise PlansError(
-            f"{paths.plans_path(dataset, 'splits_final')} does not exist; it says which cases belong to a fold."
-        )
+        raise PlansError(f"{dataset.file('splits_final')} does not exist; it says which cases belong to a fold.")
     chosen = list(range(len(splits))) if wanted is None else sorted(set(wanted))
     if unknown := [fold for fold in chosen if fold >= len(splits)]:
         raise PlansError(f"--folds: {unknown} are not in splits_final.json, which holds folds 0 to {len(splits) - 1}.")
     _refuse_incomplete(model, chosen, splits, ending)
-    references = _references(dataset)
+    references = _references(dataset.name)
     cases = [case for fold in chosen for case in splits[fold]["val"]]
     absent = [f"{case}{ending}" for case in cases if not (references / f"{case}{ending}").is_file()]
     refuse(f"{references} lacks references", absent, "Restore them from the data set.")
@@ -107,7 +105,7 @@ def evaluate_model(model: Path, wanted: Sequence[int] | None = None) -> Evaluati
     return _evaluation(merged / _SUMMARY, folder, groups | {"all" if groups else f"fold {chosen[0]}": cases})
 
 
-def evaluate_folder(predictions: Path, references: Path) -> Evaluation:
+def evaluate_folder(predictions: Path, references: Path) -> _Evaluation:
     """Scores predicted masks against references of the same names, as nnUNetv2_evaluate_folder does.
 
     Raises DataError for names that only one of the folders holds, and if `predictions` lacks the dataset.json and plans.json
@@ -136,7 +134,7 @@ def evaluate_folder(predictions: Path, references: Path) -> Evaluation:
     return _evaluation(summary, folder, {"all": cases})
 
 
-def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]) -> Evaluation:
+def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]) -> _Evaluation:
     """Reads nnU-Net's summary. groups: row -> its cases."""
     content = load_summary_json(str(summary))
     ending = folder.dataset_json["file_ending"]
@@ -144,7 +142,7 @@ def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]
         Path(case["prediction_file"]).name.removesuffix(ending): case["metrics"] for case in content["metric_per_case"]
     }
     names = _names(folder)
-    return Evaluation(
+    return _Evaluation(
         names=names,
         rows={
             row: {label: _score([metrics[c][label] for c in cases]) for label in names} for row, cases in groups.items()
@@ -154,9 +152,9 @@ def _evaluation(summary: Path, folder: ModelFolder, groups: dict[str, list[str]]
     )
 
 
-def _score(cases: list[dict[str, float]]) -> LabelScore:
+def _score(cases: list[dict[str, float]]) -> _LabelScore:
     empty = [case for case in cases if case["n_ref"] == 0]
-    return LabelScore(
+    return _LabelScore(
         values=tuple(case["Dice"] for case in cases if case["n_ref"] > 0),
         empty=len(empty),
         false_alarms=sum(not math.isnan(case["Dice"]) for case in empty),
@@ -166,13 +164,10 @@ def _score(cases: list[dict[str, float]]) -> LabelScore:
 def _names(folder: ModelFolder) -> dict[Any, str]:
     """Returns the names by the keys of nnU-Net's summary: an int, or a tuple for a region of several labels."""
     labels = PlansManager(folder.plans).get_label_manager(folder.dataset_json)
-    keys = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    found = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    keys = [tuple(map(int, key)) if isinstance(key, tuple | list) else int(key) for key in found]
     named = {tuple(v) if isinstance(v, list) else v: name for name, v in folder.dataset_json["labels"].items()}
-    return {key: named.get(key, named.get((key,), str(key))) for key in map(_plain, keys)}
-
-
-def _plain(key: Any) -> Any:
-    return tuple(map(int, key)) if isinstance(key, tuple | list) else int(key)
+    return {key: named.get(key, named.get((key,), str(key))) for key in keys}
 
 
 def _references(dataset: str) -> Path:

@@ -4,18 +4,17 @@ import gc
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from nnvit.errors import ConfigError, PlansError
-from nnvit.nnunet import checkpoint_file, paths
+from nnvit.nnunet import checkpoint_file
+from nnvit.nnunet.paths import PreprocessedDataset
 from nnvit.nnunet.train import run_training
-from nnvit.records import run_record
-from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.model_name import ModelName
 from nnvit.records.plans_block import PlansBlock
-from nnvit.records.run_record import RunRecord
+from nnvit.records.run_record import FILE, RunRecord, split_hash
 
 _DEFAULT_FOLDS = 5
 """Number of folds that nnU-Net makes if there is no splits_final.json."""
@@ -32,7 +31,8 @@ class _FoldState(StrEnum):
 
 def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
     """Returns the folds that `--folds all` or `--folds 0 1` name. Raises ConfigError or PlansError for unknown ones."""
-    splits = paths.read_splits(dataset)
+    data = PreprocessedDataset(dataset)
+    splits = data.splits()
     there = list(range(len(splits) if splits else _DEFAULT_FOLDS))
     if list(wanted) == ["all"]:
         return there
@@ -44,7 +44,7 @@ def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
     folds = sorted({int(word) for word in wanted})
     if lacking := [fold for fold in folds if fold not in there]:
         raise PlansError(
-            f"--folds: {', '.join(map(str, lacking))} not in {paths.plans_path(dataset, 'splits_final')}, which holds folds 0 "
+            f"--folds: {', '.join(map(str, lacking))} not in {data.file('splits_final')}, which holds folds 0 "
             f"to {there[-1]}."
         )
     return folds
@@ -66,11 +66,11 @@ def run_folds(
     flags: `run_training`'s; with `only_run_validation` every fold is validated again. Raises PlansError, before anything is
     trained, if a fold holds another recipe or was trained on another split.
     """
-    model = paths.model_folder(dataset, ModelName(trainer, plans, configuration))
+    data = PreprocessedDataset(dataset)
+    model = data.results(ModelName(trainer, plans, configuration))
     states = {fold: _state_of(model / f"fold_{fold}") for fold in folds}
-    block = PlansBlock.of(paths.read_plans(dataset, plans), configuration)
-    assert block is not None
-    _refuse_other_runs(model, folds, block.hash, paths.read_splits(dataset))
+    block = cast(PlansBlock, PlansBlock.of(data.plans(plans), configuration))
+    _refuse_other_runs(model, folds, block, data.splits())
     only_validate = flags.pop("only_run_validation", False)
     flags.pop("continue_training", None)  # follows from each fold's state
     for fold, state in states.items():
@@ -94,7 +94,9 @@ def run_folds(
             device=device,
             **flags,
         )
-        _free_memory()
+        gc.collect()  # frees the device memory that the fold held, for the next one
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return model
 
 
@@ -111,30 +113,18 @@ def _state_of(fold: Path) -> _FoldState:
 def _said(fold: Path, state: _FoldState) -> str:
     record = RunRecord.read(fold)
     if state is _FoldState.BEGUN and record is None:
-        return f"{state} from its checkpoint; its progress is unknown, because there is no {run_record.FILE}"
+        return f"{state} from its checkpoint; its progress is unknown, because there is no {FILE}"
     if state is _FoldState.BEGUN and record is not None:
         return f"{state} after epoch {record.epochs_done} of {record.recipe['training']['num_epochs']}"
     return f"{state} ({record.end})" if record is not None and state is _FoldState.DONE else str(state)
 
 
 def _refuse_other_runs(
-    model: Path, folds: Sequence[int], recipe: str, splits: list[dict[str, list[str]]] | None
+    model: Path, folds: Sequence[int], block: PlansBlock, splits: list[dict[str, list[str]]] | None
 ) -> None:
     for fold in folds:
         where = model / f"fold_{fold}"
-        record = RunRecord.read(where)
-        if record is None:
-            continue
-        advice = "Give this recipe plans of its own with `nnvit plan`, or move the folder away."
-        refuse_other_recipe(where, [record.recipe_hash], recipe, advice)
-        if splits:
-            record.refuse_other_data(
-                where, split_hash=run_record.split_hash(splits[fold]["train"], splits[fold]["val"])
-            )
-
-
-def _free_memory() -> None:
-    """Frees the device memory that a fold held, for the next one."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        if record := RunRecord.read(where):
+            block.refuse_other_recipe(where, [record.recipe_hash])
+            if splits:
+                record.refuse_other_data(where, split_hash=split_hash(splits[fold]["train"], splits[fold]["val"]))

@@ -1,7 +1,7 @@
 """The batch size that fits a GPU; and the job to estimate for a recipe on a data set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -11,11 +11,10 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnvit.errors import ConfigError
-from nnvit.estimate import GIB, LEAST_BATCH, Job, largest_batch, need
+from nnvit.estimate import GIB, LEAST_BATCH, Job
 from nnvit.model.precision import choose
-from nnvit.nnunet import paths
+from nnvit.nnunet.paths import PreprocessedDataset
 from nnvit.recipe.schema import ModelConfig, Recipe
-from nnvit.records.json_files import read_json
 
 from . import plans_file
 
@@ -25,9 +24,9 @@ _COVERED = 0.05
 
 def job_on_dataset(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
     """Returns the job with the network, patch and batch that `nnvit plan` would write; raises what that raises."""
-    name = paths.dataset_name(dataset)
-    dataset_json = read_json(paths.plans_path(name, "dataset"))
-    plans = plans_file.make_plans(paths.read_plans(name, base), configuration, recipe, "estimate", dataset_json)
+    data = PreprocessedDataset.find(dataset)
+    dataset_json = data.json()
+    plans = plans_file.make_plans(data.plans(base), configuration, recipe, "estimate", dataset_json)
     manager = PlansManager(plans)
     planned = manager.get_configuration(configuration)
     channels = determine_num_input_channels(manager, configuration, dataset_json)
@@ -43,26 +42,6 @@ def job_on_dataset(dataset: str | int, configuration: str, recipe: Recipe, base:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittingBatch:
-    """batch: patches that fit a GPU; needed: their estimated bytes; planned_at_most: the most patches that nnU-Net would plan."""
-
-    batch: int
-    needed: int
-    patch: tuple[int, ...]
-    planned_at_most: int
-
-    def warning(self) -> str | None:
-        """Returns what a batch of more than 5% of the data set means, None for smaller ones."""
-        if self.batch <= self.planned_at_most:
-            return None
-        return (
-            f"warning: {self.batch} patches of {list(self.patch)} are more than the {self.planned_at_most} that nnU-Net plans at "
-            f"most ({_COVERED:.0%} of the data set's voxels in a step), which changes the training and does not only speed it "
-            f"up; to stay with nnU-Net's size, leave --gpu-memory out and set training.batch_size={self.planned_at_most}."
-        )
-
-
 def _planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[int], cases: int) -> int:
     """Returns the most patches that nnU-Net's planner takes into a step, however large the GPU; `cases`: training cases."""
     volume = "3d_fullres" if len(patch) == 2 and "3d_fullres" in plans["configurations"] else configuration
@@ -70,10 +49,21 @@ def _planned_at_most(plans: dict[str, Any], configuration: str, patch: Sequence[
     return max(LEAST_BATCH, round(_COVERED * prod(shape) * cases / prod(patch)))
 
 
+def _warning(batch: int, most: int, patch: tuple[int, ...]) -> str | None:
+    """Returns what a batch of more than `most` patches means, None for smaller ones."""
+    if batch <= most:
+        return None
+    return (
+        f"warning: {batch} patches of {list(patch)} are more than the {most} that nnU-Net plans at most ({_COVERED:.0%} of the "
+        "data set's voxels in a step), which changes the training and does not only speed it up; to stay with nnU-Net's "
+        f"size, leave --gpu-memory out and set training.batch_size={most}."
+    )
+
+
 def batch_for(
     memory: int, load: Callable[[Sequence[str]], Recipe], dataset: str | int, configuration: str, base: str
-) -> FittingBatch:
-    """Returns the largest batch whose training is estimated to fit into `memory` bytes of a GPU.
+) -> tuple[int, int, str | None]:
+    """Returns the largest batch whose training is estimated to fit into `memory` bytes of a GPU, the bytes, and a warning.
 
     load: loads the recipe with more keys. Raises ConfigError if the recipe sets a batch size itself, and if not even the smallest
     batch fits, with changes to the recipe that would.
@@ -86,16 +76,15 @@ def batch_for(
         )
     dtype = choose(recipe.training.precision, torch.device("cuda"), has_bf16=True).dtype
     job = job_on_dataset(dataset, configuration, recipe, base)
-    batch, needed = largest_batch(job, memory, dtype)
+    batch, needed = job.largest_batch(memory, dtype)
     if batch:
-        name = paths.dataset_name(dataset)
-        cases = read_json(paths.plans_path(name, "dataset"))["numTraining"]
-        most = _planned_at_most(paths.read_plans(name, base), configuration, job.patch, cases)
-        return FittingBatch(batch=batch, needed=needed, patch=job.patch, planned_at_most=most)
+        data = PreprocessedDataset.find(dataset)
+        most = _planned_at_most(data.plans(base), configuration, job.patch, data.json()["numTraining"])
+        return batch, needed, _warning(batch, most, job.patch)
     fitting = []
     for keys in _smaller(recipe, job.patch):
         other = replace(job_on_dataset(dataset, configuration, load(keys), base), batch=LEAST_BATCH)
-        if (less := need(other, dtype).on_gpu) <= memory:
+        if (less := other.need(dtype).on_gpu) <= memory:
             fitting.append(f"{' '.join(keys)} ({less / GIB:.1f} GiB)")
     raise ConfigError(
         f"--gpu-memory: {LEAST_BATCH} patches of {list(job.patch)}, the fewest that nnU-Net trains on, are estimated to take "

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnvit.errors import PlansError, did_you_mean
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.nnunet import paths
+from nnvit.nnunet.paths import PreprocessedDataset
 from nnvit.recipe import identity, loading
 from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe
-from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.hashes import digest
 from nnvit.records.json_files import read_json, write_json
 from nnvit.records.plans_block import PlansBlock
@@ -26,38 +25,35 @@ from nnvit.weights import pin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A plans file of nnvit: its path, its identifier (for `-p`), and whether this call wrote it."""
+class _Plan:
+    """A plans file of nnvit, its identifier (for `-p`), and whether this call wrote it."""
 
     path: Path
     identifier: str
-    recipe: Recipe
     created: bool
 
 
-def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Plan:
+def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> _Plan:
     """Writes `<base>_<recipe>.json` beside the base plans. The same recipe again changes only how checkpoints are kept.
 
     Raises PlansError for a configuration that the base plans lack or that a ViT cannot take, and if a plans file of that name
     holds another recipe, which is left unchanged; ConfigError if the network's parts do not fit together.
     """
-    name = paths.dataset_name(dataset)
-    identifier = identifier_of(recipe, base)
-    path = paths.plans_path(name, identifier)
-    dataset_json = read_json(paths.plans_path(name, "dataset"))
-    plans = make_plans(paths.read_plans(name, base), configuration, recipe, identifier, dataset_json)
+    data, identifier = PreprocessedDataset.find(dataset), identifier_of(recipe, base)
+    path = data.file(identifier)
+    plans = make_plans(data.plans(base), configuration, recipe, identifier, data.json())
     if path.is_file():
         existing = read_json(path)
         _refuse_other(path, existing, plans)
         held, new = (PlansBlock.of(content, configuration) for content in (existing, plans))
         if held and new and (held.weights_revision or not new.weights_revision):
             if loading.from_dict(held.recipe).checkpoint == recipe.checkpoint:
-                return Plan(path=path, identifier=identifier, recipe=recipe, created=False)
+                return _Plan(path=path, identifier=identifier, created=False)
             existing["configurations"][configuration]["nnvit"]["recipe"]["checkpoint"] = new.recipe["checkpoint"]
             plans["configurations"] = {}
         plans["configurations"] = existing["configurations"] | plans["configurations"]
     write_json(path, plans)
-    return Plan(path=path, identifier=identifier, recipe=recipe, created=True)
+    return _Plan(path=path, identifier=identifier, created=True)
 
 
 def identifier_of(recipe: Recipe, base: str) -> str:
@@ -105,7 +101,7 @@ def make_plans(
         weights_revision=_revision(recipe.model),
         deep_supervision_scales=scales,
     )
-    resolved["nnvit"] = block.to_dict()
+    resolved["nnvit"] = asdict(block)
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
 
 
@@ -200,10 +196,9 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
             differences.append(
                 f"base plans {block.base_plans}: {block.base_plans_hash[:8]} -> {wanted.base_plans_hash[:8]}"
             )
-        refuse_other_recipe(
+        wanted.refuse_other_recipe(
             path,
             [block.hash] if differences else [],
-            wanted.hash,
             "Give this recipe another name=…, or delete the file if nothing was trained with it.",
             differences=differences,
         )

@@ -15,9 +15,8 @@ from nnvit.errors import PlansError, WeightsError
 from nnvit.model import Segmenter, lora
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.model_folder import ModelFolder
+from nnvit.nnunet.model_folder import ModelFolder, build_network
 from nnvit.nnunet.plan import plans_file
-from nnvit.nnunet.plan.planned_network import build_network
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
 from nnvit.records.hashes import sha256_of

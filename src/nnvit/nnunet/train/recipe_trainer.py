@@ -10,6 +10,16 @@ from typing import Any, cast
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainer_noDummy2DDA import (
+    nnUNetTrainer_noDummy2DDA,
+)
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import (
+    nnUNetTrainerDA5,
+    nnUNetTrainerDA5ord0,
+    nnUNetTrainerDA5Segord0,
+)
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDAOrd0 import nnUNetTrainer_DASegOrd0
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 from torch import nn
 from torch._dynamo import OptimizedModule
 
@@ -24,8 +34,19 @@ from nnvit.recipe.schema import Recipe
 from nnvit.records.plans_block import PlansBlock
 from nnvit.weights import load_backbone
 
-from . import augmentation, batches, randomness, signals
-from .external_weights import FrozenWeights
+from .iterations import Outputs, Signals
+from .randomness import RandomStreams
+
+AUGMENTATIONS: dict[str, type[nnUNetTrainer]] = {
+    "nnunet": nnUNetTrainer,
+    "da5": nnUNetTrainerDA5,
+    "da5_ord0": nnUNetTrainerDA5ord0,
+    "da5_seg_ord0": nnUNetTrainerDA5Segord0,
+    "da_seg_ord0": nnUNetTrainer_DASegOrd0,
+    "no_dummy_2d": nnUNetTrainer_noDummy2DDA,
+    "none": nnUNetTrainerNoDA,
+}
+"""Maps `training.augmentation` to the class of nnU-Net that it equals."""
 
 
 class RecipeTrainer(nnUNetTrainer):
@@ -68,16 +89,21 @@ class RecipeTrainer(nnUNetTrainer):
         if self.precision.dtype != torch.float16:
             self.grad_scaler = None
         self.resumed = False
-        self.outputs: list[dict[str, Any]] = []  # of the iterations that are done in this epoch
+        self.outputs: Outputs = []  # of the iterations that are done in this epoch
         self.pretrained: Path | None = None  # -pretrained_weights
         self.weights_report: dict[str, Any] = {}
-        self.frozen = FrozenWeights(
+        self.frozen = checkpoint_file.FrozenWeights(
             wanted=self.recipe.checkpoint.frozen_weights == "reference",
             spec=str(getattr(self.recipe.model, "weights", "")),
             say=self.say,
         )
         self.average: WeightAverage | None = None
+        self.random_streams = RandomStreams(training.seed, self.device)
         self.augmentation = ""  # the transforms of the training, as text
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes a subclass's own state: nnU-Net reads the constructor's signature again in each class that overrides it."""
 
     @classmethod
     def check_recipe(cls, recipe: Recipe) -> None:
@@ -110,7 +136,7 @@ class RecipeTrainer(nnUNetTrainer):
 
         A training that goes on takes its weights from its checkpoint instead.
         """
-        self._seed()
+        self.random_streams.start()
         super().initialize()
         if not self.resumed:
             self.weights_report = self._load_weights()
@@ -175,18 +201,28 @@ class RecipeTrainer(nnUNetTrainer):
     # --- augmentation and batches ----------------------------------------------------------------------------------
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
-        """Takes the settings of nnU-Net's class for `training.augmentation`; mirrors along the recipe's axes alone."""
-        training = self.recipe.training
-        stock = augmentation.standing_in(training.augmentation, self.__dict__, self.print_to_log_file)
+        """Takes the settings of nnU-Net's class for `training.augmentation`; mirrors along the recipe's axes alone.
+
+        [0] in 2D and [0, 1] in 3D are nnU-Net's nnUNetTrainer_onlyMirror01, no mirroring its nnUNetTrainerNoMirroring.
+        """
+        training, log = self.recipe.training, self.print_to_log_file
+        # nnU-Net's classes differ in methods alone, and call each other by `super()`, which refuses a trainer of another class:
+        # an object of the class reads and writes this trainer's own attributes.
+        methods = {"print_to_log_file": lambda _, *words, **settings: log(*words, **settings)}
+        stock: nnUNetTrainer = object.__new__(
+            type(training.augmentation, (AUGMENTATIONS[training.augmentation],), methods)
+        )
+        stock.__dict__ = self.__dict__
         *others, _ = stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        allowed = cast(Any, self).inference_allowed_mirroring_axes
-        axes = augmentation.mirror_axes(allowed, training.mirroring, training.mirror_axes)
-        self.inference_allowed_mirroring_axes = axes
-        return *others, axes
+        allowed = cast(Any, self).inference_allowed_mirroring_axes or ()
+        wanted = allowed if training.mirror_axes is None else training.mirror_axes
+        axes = tuple(axis for axis in allowed if axis in wanted) if training.mirroring else ()
+        self.inference_allowed_mirroring_axes = axes or None
+        return *others, axes or None
 
     def get_training_transforms(self, *args: Any, **settings: Any) -> BasicTransform:
         """Returns the transforms of nnU-Net's class for `training.augmentation`."""
-        variant = augmentation.VARIANTS[self.recipe.training.augmentation]
+        variant = AUGMENTATIONS[self.recipe.training.augmentation]
         transforms = variant.get_training_transforms(*args, **settings)
         self.augmentation = str(transforms)  # before they are used: some remember what they met
         return transforms
@@ -208,27 +244,16 @@ class RecipeTrainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
         """Returns nnU-Net's data loaders; with a seed, behind a queue that keeps the order."""
-        seed = self.recipe.training.seed
-        if seed is None:
-            with signals.withheld():  # from the workers, who would leave their parent without batches
+        if self.recipe.training.seed is None:
+            with Signals.withheld():  # from the workers, who would leave their parent without batches
                 return super().get_dataloaders()
-        with batches.without_workers():
-            train, val = super().get_dataloaders()
         counts = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
-        return batches.in_order(
-            train.data_loader,
-            val.data_loader,
-            seed=seed,
+        return self.random_streams.batches(
+            super().get_dataloaders,
             rank=self.local_rank,
             per_epoch=counts,
             start=(self.current_epoch * counts[0] + len(self.outputs), self.current_epoch * counts[1]),
-            pin_memory=self.device.type == "cuda",
         )
-
-    def _seed(self, *place: int) -> None:
-        """Starts all random streams from the recipe's seed and a place in the training; leaves them alone without a seed."""
-        if self.recipe.training.seed is not None:
-            randomness.seed(self.recipe.training.seed, *place)
 
     # --- talking ---------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,6 @@ from torch.backends import cudnn
 from nnvit.errors import ConfigError, NnvitError, PlansError, WeightsError, did_you_mean
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.recipe.schema import Recipe
-from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
 from nnvit.records.run_record import RunRecord
 
@@ -24,6 +22,7 @@ from . import trainer_names
 from .trainer import nnUNetTrainer_nnvit
 
 DEFAULT_TRAINER = "nnUNetTrainerNoDeepSupervision_segformer"
+_TRAINERS = sorted(name for name in vars(trainer_names) if name.startswith("nnUNetTrainer"))
 
 
 def get_trainer_from_args(
@@ -37,28 +36,27 @@ def get_trainer_from_args(
 ) -> nnUNetTrainer_nnvit:
     """Returns a trainer ready for `maybe_load_checkpoint`. Raises NnvitError if the data set, plans or trainer is missing."""
     paths.folder("nnUNet_results")
-    dataset = paths.dataset_name(dataset_name_or_id)
-    plans = paths.read_plans(dataset, plans_identifier) | {"continue_training": continue_training}
+    dataset = paths.PreprocessedDataset.find(dataset_name_or_id)
+    plans = dataset.plans(plans_identifier) | {"continue_training": continue_training}
     if configuration not in plans["configurations"]:
         raise PlansError(
             f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
         )
-    dataset_json = read_json(paths.plans_path(dataset, "dataset"))
-    trainer_class, fold = find_trainer(trainer_name), parse_fold(fold)
+    trainer_class, fold = _find_trainer(trainer_name), _parse_fold(fold)
     _check_split(dataset, fold)
-    return trainer_class(plans, configuration, fold, dataset_json, device)  # type: ignore[arg-type]
+    return trainer_class(plans, configuration, fold, dataset.json(), device)  # type: ignore[arg-type]
 
 
-def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
+def _find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
     """Returns nnvit's trainer of a name, or a subclass that nnU-Net finds in `nnUNet_extTrainer`. Raises ConfigError."""
-    known = ", ".join(trainer_names.__all__)
-    if name in trainer_names.__all__:
+    if name in _TRAINERS:
         return getattr(trainer_names, name)
+    known = ", ".join(_TRAINERS)
     try:
         found = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         raise ConfigError(
-            f"no trainer is called '{name}'; nnvit's are {known}.{did_you_mean(name, trainer_names.__all__)}"
+            f"no trainer is called '{name}'; nnvit's are {known}.{did_you_mean(name, _TRAINERS)}"
         ) from error
     if not issubclass(found, nnUNetTrainer_nnvit):
         raise ConfigError(
@@ -68,17 +66,17 @@ def find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
     return found
 
 
-def _check_split(dataset: str, fold: int | str) -> None:
+def _check_split(dataset: paths.PreprocessedDataset, fold: int | str) -> None:
     """Refuses a fold that splits_final.json lacks: nnU-Net would draw a random split, with a patient on both sides."""
-    splits = paths.read_splits(dataset)
+    splits = dataset.splits()
     if isinstance(fold, int) and splits is not None and fold >= len(splits):
         raise PlansError(
-            f"fold {fold} is not in {paths.plans_path(dataset, 'splits_final')}, which holds folds 0 to {len(splits) - 1}; "
+            f"fold {fold} is not in {dataset.file('splits_final')}, which holds folds 0 to {len(splits) - 1}; "
             "train one of them, or 'all'."
         )
 
 
-def parse_fold(fold: int | str) -> int | str:
+def _parse_fold(fold: int | str) -> int | str:
     """Returns a fold's number, or "all". Raises ConfigError for anything else."""
     if fold == "all" or isinstance(fold, int):
         return fold
@@ -107,7 +105,7 @@ def maybe_load_checkpoint(
 
 
 def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained: str | None) -> Path | None:
-    """Returns the checkpoint that the flags mean, None for a new training. Raises NnvitError for impossible flags."""
+    """Returns the checkpoint that the flags mean, None to start from the beginning. Raises NnvitError for impossible flags."""
     if go_on and only_validate:
         raise ConfigError("--c and --val exclude each other: --c trains and then validates, --val only validates.")
     if pretrained is not None and (go_on or only_validate):
@@ -119,15 +117,12 @@ def _checkpoint_to_load(fold: Path, go_on: bool, only_validate: bool, pretrained
         raise PlansError(
             f"--val: {fold} holds no checkpoint_final.pth: no training was finished there (--c continues an unfinished one)."
         )
-    if go_on and checkpoint_file.find(fold) is None and not _can_start_again(fold):
+    if not go_on:
+        return final if only_validate else None
+    latest, record = checkpoint_file.find(fold), RunRecord.read(fold)
+    if latest is None and (record is None or record.weights.get("source") == "-pretrained_weights"):
         raise PlansError(f"--c: {fold} holds no checkpoint to continue from; leave --c out to start a new training.")
-    return final if only_validate else checkpoint_file.find(fold) if go_on else None
-
-
-def _can_start_again(fold: Path) -> bool:
-    """Returns True if a training began here and ended before its first checkpoint, unless it had -pretrained_weights."""
-    record = RunRecord.read(fold)
-    return record is not None and record.weights.get("source") != "-pretrained_weights"
+    return latest  # None for a training that ended before its first checkpoint
 
 
 def check_request(
@@ -135,12 +130,13 @@ def check_request(
     pretrained_weights: str | None, recipe: Recipe | None = None,
 ) -> None:  # fmt: skip
     """Raises NnvitError for impossible flags, before plans, folders or logs are written."""
-    trainer_class = find_trainer(trainer_name)
+    trainer_class = _find_trainer(trainer_name)
     if recipe is not None:
         trainer_class.check_recipe(recipe)
-    model = paths.model_folder(dataset, ModelName(trainer_class.__name__, plans_identifier, configuration))
-    _checkpoint_to_load(model / f"fold_{parse_fold(fold)}", c, val, pretrained_weights)
-    _check_split(dataset, parse_fold(fold))
+    data, number = paths.PreprocessedDataset(dataset), _parse_fold(fold)
+    model = data.results(ModelName(trainer_class.__name__, plans_identifier, configuration))
+    _checkpoint_to_load(model / f"fold_{number}", c, val, pretrained_weights)
+    _check_split(data, number)
 
 
 def run_training(
@@ -163,69 +159,14 @@ def run_training(
 
     fast_validation: validate with the predictor of `nnvit predict` instead of nnU-Net's.
     """
+    arguments = dict(locals())
     if val_with_best and disable_checkpointing:
         raise ConfigError("--val_best needs the checkpoint that --disable_checkpointing does not write.")
-    run = partial(
-        _run,
-        dataset_name_or_id,
-        configuration,
-        fold,
-        trainer_class_name,
-        plans_identifier,
-        pretrained_weights=pretrained_weights,
-        npz=export_validation_probabilities,
-        continue_training=continue_training,
-        only_run_validation=only_run_validation,
-        disable_checkpointing=disable_checkpointing,
-        val_with_best=val_with_best,
-        fast_validation=fast_validation,
-    )
-    if num_gpus == 1:
-        run(device=device)
+    if num_gpus != 1:
+        _run_on_gpus(num_gpus, device, arguments)
         return
-    if device.type != "cuda" or torch.cuda.device_count() < num_gpus:
-        raise ConfigError(
-            f"-num_gpus {num_gpus} needs as many CUDA devices; this machine has {torch.cuda.device_count()}."
-        )
-    os.environ["MASTER_ADDR"] = "localhost"
-    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-    try:
-        multiprocessing.spawn(_run_ddp, args=(num_gpus, run), nprocs=num_gpus, join=True)
-    except multiprocessing.ProcessExitedException as error:
-        raise SystemExit(error.exit_code) from error
-
-
-def _run_ddp(rank: int, world_size: int, run: Callable[..., None]) -> None:
-    setup_ddp(rank, world_size)
-    torch.cuda.set_device(torch.device("cuda", dist.get_rank()))
-    try:
-        run(device=torch.device("cuda"))
-    except NnvitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    finally:
-        cleanup_ddp()
-
-
-def _run(
-    dataset_name_or_id: str | int,
-    configuration: str,
-    fold: int | str,
-    trainer_name: str,
-    plans_identifier: str,
-    *,
-    pretrained_weights: str | None,
-    npz: bool,
-    continue_training: bool,
-    only_run_validation: bool,
-    disable_checkpointing: bool,
-    val_with_best: bool,
-    fast_validation: bool,
-    device: torch.device,
-) -> None:
-    trainer = get_trainer_from_args(
-        dataset_name_or_id, configuration, fold, trainer_name, plans_identifier, continue_training, device
-    )
+    named = dataset_name_or_id, configuration, fold, trainer_class_name, plans_identifier
+    trainer = get_trainer_from_args(*named, continue_training, device)
     trainer.disable_checkpointing, trainer.fast_validation = disable_checkpointing, fast_validation
     maybe_load_checkpoint(trainer, continue_training, only_run_validation, pretrained_weights)
     if device.type == "cuda":
@@ -235,4 +176,30 @@ def _run(
     if val_with_best:
         trainer.validated = "checkpoint_best.pth"
         trainer.load_checkpoint(str(Path(trainer.output_folder) / trainer.validated))
-    trainer.perform_actual_validation(npz)
+    trainer.perform_actual_validation(export_validation_probabilities)
+
+
+def _run_on_gpus(num_gpus: int, device: torch.device, arguments: dict[str, Any]) -> None:
+    """Runs `run_training` in one process per GPU."""
+    if device.type != "cuda" or torch.cuda.device_count() < num_gpus:
+        raise ConfigError(
+            f"-num_gpus {num_gpus} needs as many CUDA devices; this machine has {torch.cuda.device_count()}."
+        )
+    os.environ["MASTER_ADDR"] = "localhost"
+    os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+    try:
+        multiprocessing.spawn(_run_ddp, args=(num_gpus, arguments), nprocs=num_gpus, join=True)
+    except multiprocessing.ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from error
+
+
+def _run_ddp(rank: int, world_size: int, arguments: dict[str, Any]) -> None:
+    setup_ddp(rank, world_size)
+    torch.cuda.set_device(torch.device("cuda", dist.get_rank()))
+    try:
+        run_training(**arguments | {"num_gpus": 1, "device": torch.device("cuda")})
+    except NnvitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        cleanup_ddp()

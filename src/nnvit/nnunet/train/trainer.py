@@ -2,51 +2,49 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
+from torch.utils._pytree import tree_map
 
-from nnvit.estimate.flops import forward_flops
+from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
 from nnvit.model.training_step import training_step
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.model_name import ModelName
 from nnvit.records.run_record import RunRecord, split_hash
 
-from . import batches, loop, peak_memory, randomness, run_account, screen, signals, validation
+from .curves import Screen, TensorBoardLogger
+from .iterations import Interrupted, Outputs, Signals, iterate
+from .meter import Meter
+from .randomness import close_batches
 from .recipe_trainer import RecipeTrainer
-from .run_account import RunAccount
-from .stopwatch import Stopwatch
-from .tensorboard import TensorBoardLogger
+from .run_account import RunAccount, found_facts
+from .validation import validate_fast, validation_progress
 
 
 class nnUNetTrainer_nnvit(RecipeTrainer):
-    """Trains, keeps and validates what the `nnvit` block of its plans says."""
+    """Trains, keeps and validates what the `nnvit` block of its plans says.
 
+    validated: file name of the checkpoint that the final validation is of; fast_validation: validate with the predictor of
+    `nnvit predict`.
+    """
+
+    validated = checkpoint_file.FINAL
+    fast_validation = False
+    random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
     on_case: Callable[[], None] | None = None  # called as each case of the final validation begins
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature is nnU-Net's
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.account = RunAccount(Path(self.output_folder), writes=self.local_rank == 0)
-        self.random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
-        self.watch = Stopwatch(self.device)
-        self.screen = screen.Screen(f"{self.recipe.name}  fold {fold}", self.classes, visible=self.local_rank == 0)
-        self.signal: Callable[[], int | None] = lambda: None
-        self.validated = "checkpoint_final.pth"
-        self.fast_validation = False
+    def _prepare(self) -> None:
+        first = self.local_rank == 0
+        self.account = RunAccount(Path(self.output_folder), writes=first)
+        self.meter, self.signals = Meter(self.device), Signals(self.say)
+        self.screen = Screen(f"{self.recipe.name}  fold {self.fold}", self.classes, visible=first)
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -54,39 +52,43 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         """Runs nnU-Net's loop, timed and shown; whatever ends it is written to `nnvit_run.json`."""
         try:
             self.on_train_start()
-            awaited = nullcontext(self.signal) if self.is_ddp else signals.awaited(self.say)
-            with awaited as self.signal, self.screen:
-                for _ in range(self.current_epoch, self.num_epochs):
-                    self.on_epoch_start()
-                    self._train_epoch()
-                    self._validate_epoch()
-                    self.on_epoch_end()
+            with nullcontext() if self.is_ddp else self.signals, self.screen.shown():
+                self._train_epochs()
             self.on_train_end()
-            if came := self.signal():
-                raise signals.Interrupted(came)
+            self.signals.obey()
         except BaseException as error:
             self.account.end(f"{type(error).__name__}: {error}".strip(": "))
             raise
         finally:
-            batches.close(self.dataloader_train, self.dataloader_val)
+            close_batches(self.dataloader_train, self.dataloader_val)
         self.account.end("finished")
+
+    def _train_epochs(self) -> None:
+        """Trains until the last epoch, or until a signal, after which the training's place is kept."""
+        try:
+            for _ in range(self.current_epoch, self.num_epochs):
+                self.on_epoch_start()
+                self._train_epoch()
+                self._validate_epoch()
+                self.on_epoch_end()
+        except Interrupted:
+            self.save_latest()
+            raise
 
     def on_train_start(self) -> None:
         """Refuses a fold that holds another training, then starts as nnU-Net does."""
-        run_account.refuse_taken_fold(
-            Path(self.output_folder), self.configuration_name, self.block.hash, resumed=self.resumed
-        )
+        self.account.refuse_taken_fold(self.block, self.configuration_name, resumed=self.resumed)
         super().on_train_start()
-        peak_memory.forget_peak(self.device)
-        record = self.account.begin(self._run_record(), resumed=self.resumed)
+        self.meter.forget_peak()
+        self.account.begin(self._run_record(), resumed=self.resumed)
         if self.local_rank == 0:
             board = TensorBoardLogger(Path(self.output_folder) / "tensorboard", self.classes, self.current_epoch)
             self.logger.loggers.append(board)
         if self.random_states is not None and self.local_rank == 0:
-            randomness.restore(self.random_states, self.device)
+            self.random_streams.restore(self.random_states)
         else:
-            self._seed(self.current_epoch, self.local_rank)
-        for line in run_account.opening_lines(record, self.recipe.tuning, self.output_folder):
+            self.random_streams.start(self.current_epoch, self.local_rank)
+        for line in self.account.opening_lines(self.recipe.tuning):
             self.say(line)
         if self.local_rank == 0 and not self.disable_checkpointing:
             self.frozen.decide(self.bare_network, self.weights_report)
@@ -105,75 +107,51 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             fold=self.fold,
             split_hash=split_hash(training, validation_cases),
             cases={"train": len(training), "val": len(validation_cases)},
-            preprocessed_hash=run_account.preprocessed_hash(Path(self.preprocessed_dataset_folder)),
             batch_size=self.configuration_manager.batch_size,
             patch_size=list(self.configuration_manager.patch_size),
             seed=self.recipe.training.seed,
             precision={"name": self.precision.name, "reason": self.precision.reason},
             weights=self.weights_report,
-            parameters=run_account.parameters(self.bare_network),
             flops_per_patch=self._flops(),
             augmentation=self.augmentation,
             mirroring_axes=self.inference_allowed_mirroring_axes,
             oversample_foreground_percent=self.oversample_foreground_percent,
             epochs_done=self.current_epoch,
-            **run_account.machine(self.device),
+            **found_facts(self.bare_network, Path(self.preprocessed_dataset_folder), self.device),
         )
 
     def _flops(self) -> int:
         """Counts the FLOPs of predicting one patch, on a network on the meta device."""
-        channels: int = self.num_input_channels  # nnU-Net's initialize has set it
-        heads, plans = self.label_manager.num_segmentation_heads, self.plans_manager
-
-        def build() -> nn.Module:
-            return self.build_network_architecture(plans, self.configuration_manager, channels, heads, False)
-
-        return forward_flops(build, (1, channels, *self.configuration_manager.patch_size))
+        plans, channels, heads = self.plans_manager, self.num_input_channels, self.label_manager.num_segmentation_heads
+        planned = self.configuration_manager
+        build = partial(self.build_network_architecture, plans, planned, channels, heads, False)
+        return forward_flops(build, (1, channels, *planned.patch_size))
 
     def _train_epoch(self) -> None:
         """Runs the training iterations that are left of this epoch. Raises Interrupted after a signal."""
         self.on_train_epoch_start()
-        self.watch.restart()
+        self.meter.restart()
         every, total = self.recipe.training.save_every_iterations, self.num_iterations_per_epoch
-        title = f"epoch {self.current_epoch + 1}/{self.num_epochs}"
-        advance = self.screen.phase(title, total, len(self.outputs))
+        advance = self.screen.phase(f"epoch {self.current_epoch + 1}/{self.num_epochs}", total, len(self.outputs))
 
         def after(done: int) -> None:
             advance(f"loss {self.outputs[-1]['loss']:.3f}")
             if every is not None and done % every == 0:
                 self.save_latest()
 
-        if not loop.iterate(
-            self.train_step,
-            self.dataloader_train,
-            self.outputs,
-            total,
-            signal=self.signal,
-            watch=self.watch,
-            after=after,
-        ):
-            raise self.interrupted()
+        batches = self.dataloader_train
+        iterate(self.train_step, batches, self.outputs, total, signals=self.signals, meter=self.meter, after=after)
         self.on_train_epoch_end(self.outputs)
 
     def _validate_epoch(self) -> None:
         """Computes the pseudo Dice of this epoch. Raises Interrupted after a signal."""
-        outputs: loop.Outputs = []
-        total = self.num_val_iterations_per_epoch
+        outputs: Outputs = []
+        total, batches = self.num_val_iterations_per_epoch, self.dataloader_val
         advance = self.screen.phase("pseudo Dice", total)
         with torch.no_grad(), self.averaged():
             self.on_validation_epoch_start()
-            finished = loop.iterate(
-                self.validation_step,
-                self.dataloader_val,
-                outputs,
-                total,
-                signal=self.signal,
-                after=lambda done: advance(""),
-            )
-            if finished:
-                self.on_validation_epoch_end(outputs)
-        if not finished:  # raised here, where the network has its own weights again
-            raise self.interrupted()
+            iterate(self.validation_step, batches, outputs, total, signals=self.signals, after=lambda _: advance(""))
+            self.on_validation_epoch_end(outputs)
 
     def on_train_epoch_start(self) -> None:
         """Starts as nnU-Net does; a head that changes in the course of the training is told how far it is."""
@@ -183,17 +161,19 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """Makes one step as nnU-Net does, in the recipe's precision and with its gradient clipping."""
+        parts = tree_map(
+            partial(torch.Tensor.to, device=self.device, non_blocking=True), (batch["data"], batch["target"])
+        )
         loss = training_step(
             self.network,
             self.loss,
             self.optimizer,
-            self._to_device(batch["data"]),
-            self._to_device(batch["target"]),
+            *parts,
             autocast=self.precision.autocast(self.device),
             grad_clip=self.recipe.training.grad_clip,
             scaler=self.grad_scaler,
             average=self.average,
-            mark=self.watch.mark,
+            mark=self.meter.mark,
         )
         return {"loss": loss.cpu().numpy()}
 
@@ -201,11 +181,6 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         """Validates on one batch as nnU-Net does, which sets the precision itself if the device is a GPU."""
         with self.precision.autocast(self.device):
             return super().validation_step(batch)
-
-    def _to_device(self, tensor: Any) -> Any:
-        if isinstance(tensor, list):
-            return [self._to_device(part) for part in tensor]
-        return tensor.to(self.device, non_blocking=True)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Gives the network the running mean of its weights within the context, if the recipe keeps one."""
@@ -215,7 +190,7 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         """Ends the epoch as nnU-Net does (log, best checkpoint, plot), writes the latest checkpoint and a line."""
         super().on_epoch_end()
         self.outputs = []
-        self.account.epoch(self.current_epoch, self.watch.medians(), peak_memory.peak(self.device))
+        self.account.epoch(self.current_epoch, self.meter.medians(), self.meter.peak())
         self._show_epoch()
         if self.current_epoch < self.num_epochs and self.current_epoch % self.recipe.training.save_every == 0:
             self.save_latest()
@@ -224,12 +199,8 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         """Prints one line for every reader, and updates the curves for those at a terminal."""
         value = self.logger.get_value
         dice = value("dice_per_class_or_region", None)
-        pace = loop.pace(
-            value("epoch_start_timestamps", None),
-            value("epoch_end_timestamps", None),
-            self.num_epochs - self.current_epoch,
-            self.watch.medians(),
-        )
+        starts, ends = (value(f"epoch_{moment}_timestamps", None) for moment in ("start", "end"))
+        pace = self.meter.pace(starts, ends, self.num_epochs - self.current_epoch)
         self.say(
             f"epoch {self.current_epoch}/{self.num_epochs}  loss {value('train_losses', -1):.4f}  "
             f"val {value('val_losses', -1):.4f}  pseudo Dice {value('mean_fg_dice', -1):.3f} "
@@ -260,12 +231,7 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             content = self._checkpoint(self.current_epoch, self.outputs)
             checkpoint_file.write(Path(self.output_folder) / "checkpoint_latest.pth", content)
 
-    def interrupted(self) -> signals.Interrupted:
-        """Keeps the training's place, and returns what ends it after a signal."""
-        self.save_latest()
-        return signals.Interrupted(cast(int, self.signal()))
-
-    def _checkpoint(self, epoch: int, outputs: loop.Outputs) -> dict[str, Any]:
+    def _checkpoint(self, epoch: int, outputs: Outputs) -> dict[str, Any]:
         """Returns nnU-Net's content, under the name of the stock trainer, which builds the same network from the plans.
 
         epoch: the one to go on with; outputs: of the iterations that are done in it. With a running mean of the weights,
@@ -291,19 +257,17 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
                 "reference": self.frozen.described(),
                 "trained": average.trained() if average is not None else None,
                 "losses": losses,
-                "random": randomness.states(self.device),
+                "random": self.random_streams.states(),
             },
         }
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Continues from a checkpoint of the same recipe. Raises PlansError for another one's."""
-        content = filename_or_checkpoint
-        if not isinstance(content, dict):
-            content = checkpoint_file.read(Path(content))
-        refuse_other_recipe(
+        given = filename_or_checkpoint
+        content = given if isinstance(given, dict) else checkpoint_file.read(Path(given))
+        self.block.refuse_other_recipe(
             f"the checkpoint in {self.output_folder}",
             [str(content.get("nnvit", {}).get("hash"))],
-            self.block.hash,
             "Restore the plans that it was trained with, or start in another folder.",
         )
         self.resumed = True
@@ -351,7 +315,7 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         mirroring = "with mirroring" if self.inference_allowed_mirroring_axes else "without mirroring"
         whose = "nnvit predict's" if self.fast_validation else "nnU-Net's"
         self.say(f"validating {cases} cases with {whose} sliding window, {mirroring}")
-        with validation.progress(cases, self.say, visible=self.local_rank == 0) as self.on_case, self.averaged():
+        with validation_progress(cases, self.say, visible=self.local_rank == 0) as self.on_case, self.averaged():
             self.bare_network.float()  # what was frozen was kept in the precision of the training
             if self.fast_validation:
                 precision = self._validate_fast(save_probabilities)
@@ -359,8 +323,10 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
                 super().perform_actual_validation(save_probabilities)
         self.on_case = None
         self.account.validated(self.validated, self.inference_allowed_mirroring_axes, precision)
-        if not self.disable_checkpointing:
-            self.say(f"to predict: {self._predict_command()}")
+        model = ModelName.parse(Path(self.output_folder_base).name)
+        if model is not None and not self.disable_checkpointing:
+            dataset = self.plans_manager.dataset_name
+            self.say(f"to predict: {model.predict_command(dataset, [self.fold], device=self.device.type)}")
 
     def _why_not_fast(self) -> str | None:
         if self.is_ddp:
@@ -372,18 +338,15 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
     def _validate_fast(self, save_probabilities: bool) -> str:
         """Leaves what nnU-Net's own would leave; returns the precision's name."""
         self.set_deep_supervision_enabled(False)
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1])
-        folder = Path(self.output_folder) / "validation"
-        precision = validation.predict(
+        precision, scores = validate_fast(
             self._fast_predictor,
-            dataset,
-            folder,
+            self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1]),
+            Path(self.output_folder) / "validation",
+            Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
             begins=lambda name: self.print_to_log_file(f"predicting {name}"),
             say=self.say,
             save_probabilities=save_probabilities,
         )
-        ground_truth = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
-        scores = validation.score(folder, ground_truth, self.plans_manager, self.dataset_json)
         for label, mean in scores["mean"].items():
             self.logger.log_summary(f"final_val/class_{label}_dice", mean["Dice"])
         dice = scores["foreground_mean"]["Dice"]
@@ -406,12 +369,6 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             self.inference_allowed_mirroring_axes,
         )
         return predictor
-
-    def _predict_command(self) -> str:
-        """Returns the stock command that predicts with what was trained."""
-        model = ModelName.parse(Path(self.output_folder_base).name)
-        assert model is not None
-        return model.predict_command(self.plans_manager.dataset_name, [self.fold], device=self.device.type)
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
         """Writes to nnU-Net's log file; the console shows only what was meant for it explicitly."""

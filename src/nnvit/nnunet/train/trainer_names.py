@@ -2,16 +2,6 @@
 
 from .trainer import nnUNetTrainer_nnvit
 
-__all__ = [
-    "nnUNetTrainerNoDeepSupervision_m2f",
-    "nnUNetTrainerNoDeepSupervision_segformer",
-    "nnUNetTrainerNoDeepSupervision_vit",
-    "nnUNetTrainer_m2f",
-    "nnUNetTrainer_nnvit",
-    "nnUNetTrainer_segformer",
-    "nnUNetTrainer_vit",
-]
-
 
 class nnUNetTrainer_segformer(nnUNetTrainer_nnvit):
     """Trains SegFormer's head on a pretrained ViT."""

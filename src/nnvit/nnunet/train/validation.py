@@ -1,4 +1,4 @@
-"""The final validation by the fast predictor: the same cases, files and scores as nnU-Net's own, in less time."""
+"""The final validation: its progress, and the fast predictor's, with the cases, files and scores of nnU-Net's own."""
 
 import io
 import sys
@@ -12,16 +12,15 @@ import torch
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.nnunet.progress import bar, duration
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 
 
 @contextmanager
-def progress(total: int, say: Say, *, visible: bool) -> Iterator[Callable[[], None]]:
+def validation_progress(total: int, say: _Say, *, visible: bool) -> Iterator[Callable[[], None]]:
     """Shows a line and a step of the bar for every case; yields what is called as each of `total` cases begins."""
     start, done = time.perf_counter(), 0
     with bar("  validation", total, visible) as advance:
@@ -37,51 +36,46 @@ def progress(total: int, say: Say, *, visible: bool) -> Iterator[Callable[[], No
         yield begins
 
 
-def predict(
+def validate_fast(
     load_predictor: Callable[[], FastPredictor],
     dataset: nnUNetBaseDataset,
     folder: Path,
+    references: Path,
     *,
-    begins: Say,
-    say: Say,
+    begins: _Say,
+    say: _Say,
     save_probabilities: bool,
-) -> str:
-    """Predicts preprocessed cases into a folder; returns the precision's name.
+) -> tuple[str, dict[str, Any]]:
+    """Predicts preprocessed cases into a folder and scores them; returns the precision's name, and what summary.json holds.
 
     load_predictor: makes the predictor; begins: is told each case's name before it is predicted.
     """
     folder.mkdir(exist_ok=True)
     console = sys.stdout
+
+    def cases() -> Iterator[dict[str, Any]]:
+        for name in dataset.identifiers:
+            with redirect_stdout(console):
+                begins(name)
+            data, _, _, properties = dataset.load_case(name)
+            yield {"data": torch.from_numpy(data[:].copy()), "data_properties": properties, "ofile": str(folder / name)}
+
     with redirect_stdout(io.StringIO()):  # nnU-Net prints five lines per case
         predictor = load_predictor()
         with redirect_stdout(console):
             for line in predictor.lines:
                 say(f"  {line}")
-        cases = _cases(dataset, folder, begins, console)
-        predictor.predict_from_data_iterator(cases, save_probabilities, default_num_processes)
-    return predictor.precision.name
-
-
-def _cases(dataset: nnUNetBaseDataset, folder: Path, begins: Say, console: Any) -> Iterator[dict[str, Any]]:
-    """Reads each preprocessed case when it is wanted."""
-    for name in dataset.identifiers:
-        with redirect_stdout(console):
-            begins(name)
-        data, _, _, properties = dataset.load_case(name)
-        yield {"data": torch.from_numpy(data[:].copy()), "data_properties": properties, "ofile": str(folder / name)}
-
-
-def score(folder: Path, ground_truth: Path, plans: PlansManager, dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """Writes summary.json as nnU-Net does; returns what it holds."""
-    labels = plans.get_label_manager(dataset_json)
-    return compute_metrics_on_folder(
-        str(ground_truth),
+        predictor.predict_from_data_iterator(cases(), save_probabilities, default_num_processes)
+    labels = predictor.label_manager
+    scores = compute_metrics_on_folder(
+        str(references),
         str(folder),
         str(folder / "summary.json"),
-        plans.image_reader_writer_class(),
-        dataset_json["file_ending"],
+        predictor.plans_manager.image_reader_writer_class(),
+        predictor.dataset_json["file_ending"],
         labels.foreground_regions if labels.has_regions else labels.foreground_labels,
         labels.ignore_label,
         num_processes=default_num_processes,
         chill=True,
     )
+    return predictor.precision.name, scores

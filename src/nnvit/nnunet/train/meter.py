@@ -1,19 +1,25 @@
-"""Times the parts of an iteration (data wait, forward, backward, step) without making the device wait."""
+"""Measures a training without making the device wait: the parts of an iteration, the pace, and the peak memory."""
 
+import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from nnvit.nnunet.progress import duration
+
 PARTS = ("data_wait", "forward", "backward", "step")
 """data_wait: waiting for the batch. forward: copying it to the device, network and loss. backward: gradients. step: clipping,
 optimiser, gradient scaler, running mean, and reading the loss."""
+_PROCESS = Path("/proc/self")
 
 
-class Stopwatch:
-    """Times the iterations of one epoch.
+class Meter:
+    """Times the iterations of one epoch, and measures the peak memory since `forget_peak`.
 
     On a CPU the clock is read at once. A GPU computes later than it is told to: there the moments are events in its queue, read
     once the epoch is over. Reading the loss ends every step of nnU-Net's and waits for the GPU; the GPU is then idle while the
@@ -59,6 +65,34 @@ class Stopwatch:
             steps = steps.sum(axis=1, keepdims=True)
         waits = np.array(self._waits[: len(steps)])[:, None]
         return dict(zip(parts, np.median(np.hstack([waits, steps]), axis=0).tolist(), strict=True))
+
+    def pace(self, starts: list[float], ends: list[float], epochs_left: int) -> str:
+        """Says how fast the training goes and how long it will take. starts, ends: of the epochs so far, in seconds."""
+        left = f"ETA {duration(float(np.median(np.subtract(ends, starts))) * epochs_left)}"
+        seconds = self.medians()
+        if not seconds:  # the epoch was interrupted between its last iteration and its validation
+            return left
+        total = sum(seconds.values())
+        return f"{total:.2f} s/it ({seconds['data_wait'] / total:.0%} waiting for data)  {left}"
+
+    def forget_peak(self) -> None:
+        """Resets the peak memory as far as the system allows it: one process may train several folds."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with suppress(OSError):  # not Linux, or not allowed
+            (_PROCESS / "clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Returns the peak since the last reset in bytes: of GPU memory on a GPU, else of this process."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        with suppress(OSError):
+            status = (_PROCESS / "status").read_text()
+            return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+        import resource  # Windows has no such module
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def _now(self) -> Any:
         if self.device.type == "cpu":

@@ -1,17 +1,20 @@
-"""Where an iteration's time goes; the trainer's own use of it stands in test_runs."""
+"""Where an iteration's time goes, and the peak of memory; the trainer's own use of it stands in test_runs."""
 
+import mmap
 import time
 
+import numpy as np
 import torch
 
-from nnvit.nnunet.train.stopwatch import Stopwatch
+from nnvit.nnunet.train.meter import Meter
 
 CPU = torch.device("cpu")
 PAUSE = 0.02
+SIZE = 2**28
 
 
 def test_each_part_gets_the_time_that_was_spent_in_it() -> None:
-    watch = Stopwatch(CPU)
+    watch = Meter(CPU)
     for waited in (0.1, 0.5, 0.3):
         watch.begin(waited)
         time.sleep(PAUSE)
@@ -28,7 +31,7 @@ def test_each_part_gets_the_time_that_was_spent_in_it() -> None:
 
 
 def test_a_train_step_that_marks_nothing_is_one_part() -> None:
-    watch = Stopwatch(CPU)
+    watch = Meter(CPU)
     watch.begin(0.0)
     time.sleep(PAUSE)
     watch.end()
@@ -38,7 +41,7 @@ def test_a_train_step_that_marks_nothing_is_one_part() -> None:
 
 def test_what_is_not_timed_leaves_nothing_behind() -> None:
     """A step outside an epoch, a new epoch, and a step that raised."""
-    watch = Stopwatch(CPU)
+    watch = Meter(CPU)
     watch.mark()
     assert watch.medians() == {}
     watch.begin(0.0)
@@ -50,3 +53,17 @@ def test_what_is_not_timed_leaves_nothing_behind() -> None:
     assert watch.medians()["data_wait"] == 1.0
     watch.restart()
     assert watch.medians() == {}
+
+
+def test_the_peak_of_an_earlier_fold_is_forgotten() -> None:
+    meter = Meter(CPU)
+    meter.forget_peak()
+    before = meter.peak()
+    pages = mmap.mmap(-1, SIZE)  # from the kernel, where malloc might hand out what the process already holds
+    np.frombuffer(pages, np.uint8)[:] = 1
+    during = meter.peak()
+    assert during - before > 0.9 * SIZE
+    pages.close()
+    assert meter.peak() >= during - 2**20  # a peak, not what is held now
+    meter.forget_peak()
+    assert meter.peak() - before < SIZE // 2

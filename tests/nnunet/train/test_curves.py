@@ -12,17 +12,16 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.train.screen import Screen, sparkline
-from nnvit.nnunet.train.tensorboard import TensorBoardLogger
+from nnvit.nnunet.train.curves import Screen, TensorBoardLogger, _sparkline
 from tests.nnunet.conftest import ONE_TILE, TINY, fold_of
 
 
 def test_a_sparkline_runs_from_the_least_to_the_greatest() -> None:
-    assert sparkline([1.0, 0.5, 0.0], 10) == "█▅▁"
-    assert sparkline([3.0, 3.0], 10) == "▁▁"
-    assert sparkline([0.0, float("nan"), 1.0], 10) == "▁ █"
-    assert sparkline([float("nan")], 10) == " "
-    assert len(sparkline(list(range(100)), 10)) == 10
+    assert _sparkline([1.0, 0.5, 0.0], 10) == "█▅▁"
+    assert _sparkline([3.0, 3.0], 10) == "▁▁"
+    assert _sparkline([0.0, float("nan"), 1.0], 10) == "▁ █"
+    assert _sparkline([float("nan")], 10) == " "
+    assert len(_sparkline(list(range(100)), 10)) == 10
 
 
 @pytest.mark.parametrize("width", [40, 100])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnvit.estimate.flops import flop_counter, forward_flops
+from nnvit.estimate.fake_tensors import flop_counter, forward_flops
 from tests.estimate.networks import IMAGE, needed, network, recipe
 
 
