@@ -197,6 +197,12 @@ GOOD = {
     "16-bit grey": Good(picture("a.png", DEEP[..., 0]), channels_first(DEEP[..., 0]), options=ZSCORE),
     "16-bit colour png": Good(itk("a.png", DEEP, vector=True), channels_first(DEEP), options=ZSCORE),
     "16-bit colour tiff": Good(tiff("a.tif", DEEP, byteorder=">"), channels_first(DEEP), options=ZSCORE),
+    "float with opaque alpha": Good(
+        tiff("a.tif", np.dstack([REAL, np.ones_like(REAL)]), photometric="minisblack", extrasamples=["unassalpha"]),
+        channels_first(REAL),
+        options=ZSCORE,
+        words="had an opaque alpha channel",
+    ),
     "float": Good(tiff("a.tif", REAL), channels_first(REAL), options=ZSCORE),
     "five samples": Good(tiff("a.tif", FIVE, photometric="minisblack", planarconfig="contig"), channels_first(FIVE)),
     "five planes": Good(
@@ -372,6 +378,12 @@ BAD = {
         ("a.png has 200 pixels that are not opaque", "save it without an alpha channel", "--channel-names"),
     ),
     "grey with real alpha": Bad(picture("a.png", np.dstack([GREY, CLEAR])), ("200 pixels that are not opaque",)),
+    "float with real alpha": Bad(
+        tiff(
+            "a.tif", np.dstack([REAL, CLEAR / np.float32(255)]), photometric="minisblack", extrasamples=["unassalpha"]
+        ),
+        ("200 pixels that are not opaque",),
+    ),
     "tiff with real alpha": Bad(tiff("a.tif", np.dstack([RGB, CLEAR])), ("200 pixels that are not opaque",)),
     "deep png with real alpha": Bad(
         itk("a.png", np.dstack([DEEP, CLEAR.astype(np.uint16)]), vector=True), ("1920 pixels that are not opaque",)

@@ -202,7 +202,8 @@ def _upright(path: Path, pixels: np.ndarray, alpha: list[int], orientation: int)
     pixels: (H, W) or (H, W, C); a single remaining channel loses its axis.
     """
     if alpha:
-        _refuse_transparent(path, np.any(pixels[..., alpha] < np.iinfo(pixels.dtype).max, axis=-1))
+        opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+        _refuse_transparent(path, np.any(pixels[..., alpha] < opaque, axis=-1))
         pixels = np.delete(pixels, alpha, axis=-1)
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     if orientation >= 5:
