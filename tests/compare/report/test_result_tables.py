@@ -1,6 +1,6 @@
 """Tables for a paper."""
 
-from nnvit.compare.report.paper_tables import _escape, _table
+from nnvit.compare.report.result_tables import _escape, _table
 
 
 def test_every_sign_that_latex_reads_is_escaped() -> None:
