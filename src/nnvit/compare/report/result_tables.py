@@ -13,6 +13,7 @@ from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
 from nnvit.compare.stats.analysis import MEAN, Block, Comparison
 from nnvit.compare.stats.verdict import ArmPair
 
+from .latex import latex_table
 from .wording import case_means, number, p_value
 
 MAX_CASES = 2000
@@ -31,12 +32,6 @@ STATES = {
     "different": "different", "declared": "declared", "unknown": "unknown", "by design": "design", "equal": "equal"
 }  # fmt: skip
 """Status of an audit row -> class of the page, in the order in which rows are shown."""
-_ESCAPES = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$", "³": r"$^3$", "→": r"$\rightarrow$",
-    "τ": r"$\tau$", "…": r"\ldots{}", "–": "--", "—": "---", "\u2009": r"\,", "\u00a0": "~",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +120,14 @@ class Tables:
         numbers = ("difference", "p_holm", "fold_t", "nadeau_bengio")
         columns = [f"{name} ({unit_})" for _, name, unit_, _, _ in COST_COLUMNS]
         return {
-            "scores": _table(
+            "scores": latex_table(
                 [*ahead, "class", "arm", "n", *titles],
                 rows(scores, "label", "arm", "n", *(metric.key for metric in metrics)),
                 caption="Mean over n cases with its 95% BCa bootstrap interval.",
                 label="tab:scores",
                 align=f"{lines}llr{'l' * len(metrics)}",
             ),
-            "differences": _table(
+            "differences": latex_table(
                 [
                     *ahead,
                     "class",
@@ -151,14 +146,14 @@ class Tables:
                 label="tab:differences",
                 align=f"{lines}lllrlrrrl",
             ),
-            "cost": _table(
+            "cost": latex_table(
                 ["arm", *columns],
                 [[row["arm"], *map(_tex, row["cells"])] for row in self.cost],
                 caption="What each arm costs, as its records tell.",
                 label="tab:cost",
                 align=f"l{'r' * len(columns)}",
             ),
-            "audit": _table(
+            "audit": latex_table(
                 ["what", "state", *comparison.arms],
                 [[row["key"], row["status"], *row["told"]] for row in self.audit],
                 caption=f"Audit of the arms: {self.audit_verdict}.",
@@ -409,28 +404,3 @@ def _tex(cell: Any) -> str:
     if not isinstance(cell, _Cell):
         return str(cell)
     return f"{cell.text} [{cell.interval}]" if cell.interval else cell.text
-
-
-def _escape(text: str) -> str:
-    """Escapes any text for LaTeX; line ends become spaces. (pandas escapes ten signs, and none beyond ASCII.)"""
-    return text.replace("\n", " ").translate(_ESCAPES)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, label: str, align: str) -> str:
-    """A booktabs table; `align` has one of l, r, c for each column."""
-    lines = [" & ".join(map(_escape, row)) + r" \\" for row in (header, *rows)]
-    body = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_escape(caption)}}}",
-        rf"\label{{{label}}}",
-        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
-        r"\toprule",
-        lines[0],
-        r"\midrule",
-        *lines[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(["% \\usepackage{booktabs}", *body, ""])
