@@ -30,7 +30,7 @@ from nnvit.compare.stats.headline import headline
 
 HERE = Path(__file__).parent
 PART, RESAMPLES = 1000, 1000
-MODULES = ("bootstrap", "paired_tests", "method_layer", "ranks", "analysis", "case_table", "verdict", "headline")
+MODULES = ("bootstrap", "paired_tests", "ranks", "analysis", "case_table", "verdict", "headline")
 SOURCES = ["proofs/simulation.py", *(f"src/nnvit/compare/stats/{name}.py" for name in MODULES)]
 WORLDS = {
     "no difference, 1 seed": World(),

@@ -5,18 +5,21 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from nnvit.compare.report import figure_style, figures
-from nnvit.compare.report.figures import Band, ForestRow, Point
+from nnvit.compare.report import figure_style, figures, score_figures
+from nnvit.compare.report.figure_style import Picture, short
+from nnvit.compare.report.figures import _ForestRow
+from nnvit.compare.report.score_figures import _Point
 
 NAMES = ["unet", 'a <b> & "c"', "nnUNetTrainer_nnvit__nnUNetPlans_with_a_name_that_does_not_end__2d"]
 
 
-def _row(name: str, estimate: float, colour: int) -> ForestRow:
-    return ForestRow(
+def _row(name: str, estimate: float, colour: int) -> _ForestRow:
+    return _ForestRow(
         name=name,
         estimate=estimate,
         low=estimate - 1,
@@ -30,31 +33,35 @@ def _row(name: str, estimate: float, colour: int) -> ForestRow:
 
 def _forest() -> Figure:
     rows = [_row(name, 1.25 - i, i) for i, name in enumerate(NAMES)]
-    return figures.forest({"vessel": rows, "disc": rows}, xlabel="difference, points", better="arm", worse="unet")
+    return figures._forest({"vessel": rows, "disc": rows}, xlabel="difference, points", better="arm", worse="unet")
 
 
 def _strip() -> Figure:
     values = {name: np.linspace(0.6, 0.9, 12) - 0.01 * i for i, name in enumerate(NAMES)}
     means = dict.fromkeys(NAMES, (0.75, 0.7, 0.8))
-    return figures.paired_strip(values, means, ylabel="Dice", human=Band(mean=0.77, low=0.75, high=0.79))
+    return score_figures._paired_strip(pd.DataFrame(values), means, ylabel="Dice", human=(0.77, 0.75, 0.79))
 
 
 def _ranks() -> Figure:
     shares = {name: [[i + 1.0, 0.7], [2.5, 0.3]] for i, name in enumerate(NAMES)}
-    return figures.rank_blobs(shares, {name: (i + 1.2, 1.0, 3.0) for i, name in enumerate(NAMES)})
+    return figures._rank_blobs(shares, {name: (i + 1.2, 1.0, 3.0) for i, name in enumerate(NAMES)})
 
 
 def _pareto() -> Figure:
     points = [
-        Point(name=n, x=None if i == 1 else 10.0**i, y=0.8, low=0.7, high=0.9, colour=i) for i, n in enumerate(NAMES)
+        _Point(name=n, x=None if i == 1 else 10.0**i, y=0.8, low=0.7, high=0.9, colour=i) for i, n in enumerate(NAMES)
     ]
-    return figures.pareto({"parameters, millions": points, "hours": points}, ylabel="Dice")
+    return score_figures._pareto({"parameters, millions": points, "hours": points}, ylabel="Dice")
 
 
 def _critical() -> Figure:
-    return figures.critical_difference(
+    return figures._critical_difference(
         dict(zip(NAMES, (2.4, 1.2, 2.4), strict=True)), [[NAMES[0], NAMES[2]]], 0.9, datasets=6
     )
+
+
+def _picture(figure: Figure, name: str, title: str = "title") -> Picture:
+    return Picture(name=name, figure=figure, title=title, caption="")
 
 
 ALL = {"forest": _forest, "strip": _strip, "ranks": _ranks, "pareto": _pareto, "critical": _critical}
@@ -62,28 +69,28 @@ ALL = {"forest": _forest, "strip": _strip, "ranks": _ranks, "pareto": _pareto, "
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_picture_is_written_as_svg_and_pdf(name: str, tmp_path: Path) -> None:
-    figure_style.save(ALL[name](), tmp_path, name)
+    _picture(ALL[name](), name).save(tmp_path)
     assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
     assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_same_picture_gives_the_same_svg(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figure_style.save(_forest(), tmp_path, name)
+        _picture(_forest(), name).save(tmp_path)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_what_else_draws_in_the_process_leaves_the_pictures_alone(tmp_path: Path) -> None:
     """nnU-Net's training curves set seaborn's scale of text for the whole process."""
-    figure_style.save(_forest(), tmp_path, "before")
+    _picture(_forest(), "before").save(tmp_path)
     with rc_context({"font.size": 30, "axes.titlesize": 30, "xtick.labelsize": 27.5, "axes.grid": True}):
-        figure_style.save(_forest(), tmp_path, "after")
+        _picture(_forest(), "after").save(tmp_path)
     assert (tmp_path / "before.svg").read_bytes() == (tmp_path / "after.svg").read_bytes()
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_inlined_picture_has_text_escaped_and_a_label(name: str) -> None:
-    root = ElementTree.fromstring(_named(figure_style.inline(ALL[name](), name, 'says <"this"> & that')))
+    root = ElementTree.fromstring(_named(_picture(ALL[name](), name, 'says <"this"> & that').inline()))
     assert root.get("role") == "img"
     assert root.get("aria-label") == 'says <"this"> & that'
     assert root.findall(".//{http://www.w3.org/2000/svg}text")
@@ -91,7 +98,7 @@ def test_an_inlined_picture_has_text_escaped_and_a_label(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_inlined_picture_has_its_own_ids_and_points_at_nothing_else(name: str) -> None:
-    svg = figure_style.inline(ALL[name](), name, "title")
+    svg = _picture(ALL[name](), name).inline()
     ids = re.findall(r'\bid="([^"]*)"', svg)
     assert len(ids) == len(set(ids))
     assert all(identifier.startswith(f"{name}-") for identifier in ids)
@@ -101,20 +108,18 @@ def test_an_inlined_picture_has_its_own_ids_and_points_at_nothing_else(name: str
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_inlined_picture_takes_all_its_colours_from_the_page(name: str) -> None:
-    assert not re.findall(r"#[0-9a-fA-F]{6}\b", figure_style.inline(ALL[name](), name, "title"))
+    assert not re.findall(r"#[0-9a-fA-F]{6}\b", _picture(ALL[name](), name).inline())
 
 
 def test_the_forest_says_estimate_interval_and_n() -> None:
-    svg = figure_style.inline(_forest(), "forest", "title")
+    svg = _picture(_forest(), "forest").inline()
     assert "+1.25 [+0.25, +2.25]\u2003n = 28" in svg
     assert "−0.75 [−1.75, +0.25]\u2003n = 28" in svg
 
 
 def test_a_name_that_looks_like_markup_is_left_as_it_is() -> None:
     name = 'x="#0067a5" id="a" 0.12345'
-    svg = figure_style.inline(
-        figures.forest({"v": [_row(name, 1, 0)]}, xlabel="x", better="a", worse="b"), "forest", "title"
-    )
+    svg = _picture(figures._forest({"v": [_row(name, 1, 0)]}, xlabel="x", better="a", worse="b"), "forest").inline()
     assert name in svg.replace("&quot;", '"')
 
 
@@ -131,13 +136,13 @@ def test_the_page_and_the_figures_agree_on_the_colours_of_light() -> None:
 
 def test_the_pareto_front_is_the_points_that_none_beats() -> None:
     points = [(3.0, 0.9), (1.0, 0.7), (2.0, 0.6), (2.0, 0.8), (4.0, 0.9)]
-    assert figures._pareto_front(points) == [(1.0, 0.7), (2.0, 0.8), (3.0, 0.9)]
-    assert figures._pareto_front(points, lower_is_better=True) == [(1.0, 0.7), (2.0, 0.6)]
+    assert score_figures._pareto_front(points) == [(1.0, 0.7), (2.0, 0.8), (3.0, 0.9)]
+    assert score_figures._pareto_front(points, lower_is_better=True) == [(1.0, 0.7), (2.0, 0.6)]
 
 
 def test_a_long_name_keeps_both_ends() -> None:
-    assert figures.short("a_very_long_name_that_ends_in_s1", 15) == "a_very_…s_in_s1"
-    assert figures.short("short", 15) == "short"
+    assert short("a_very_long_name_that_ends_in_s1", 15) == "a_very_…s_in_s1"
+    assert short("short", 15) == "short"
 
 
 def _named(svg: str) -> str:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from nnvit.compare.report import sentences
-from nnvit.compare.report.sentences import Facts
+from nnvit.compare.report.wording import Facts
 from nnvit.compare.resolved_options import Options
 from tests.compare.sample import HOSTILE, Sample, whole_report, write
 
@@ -222,7 +221,7 @@ def test_not_comparable_arms_support_no_claim(tmp_path: Path) -> None:
 def test_too_many_cases_leave_those_that_arms_agree_on_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnvit.compare.report.table_rows.MAX_CASES", 10)
+    monkeypatch.setattr("nnvit.compare.report.result_tables.MAX_CASES", 10)
     page = _page(tmp_path, runs=1, arms=("a", "b"), baseline=None, folds=2)
     assert "The 10 rows with the widest spread; the other 30 are in cases.csv." in page.sections["every-case"]
 
@@ -233,9 +232,9 @@ def test_limits_follow_the_data() -> None:
         options=Options(),
         missed=0, empty=0, unknown=[], devices=["cpu"], left_out=0,
     )  # fmt: skip
-    few = sentences.limits(facts)
+    few = facts.limits()
     assert not [text for text in few if "fold" in text or "observer" in text or "missed" in text]
-    assert len(few) < len(sentences.limits(Facts(**facts.__dict__ | {"folds": 2, "missed": 3, "human": False})))
+    assert len(few) < len(Facts(**facts.__dict__ | {"folds": 2, "missed": 3, "human": False}).limits())
 
 
 def test_the_sample_covers_every_state_of_the_audit(page: Page) -> None:

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Interval, SignTest, Wilcoxon, holm, with_holm
+from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Interval, Wilcoxon, holm, with_holm
+from nnvit.compare.stats.ranks import _SignTest
 
 
 def _differences(n: int, kind: str) -> np.ndarray:
@@ -44,8 +45,8 @@ def test_dust_from_averaging_makes_no_ranks() -> None:
 
 def test_the_sign_test_counts_who_is_ahead_and_leaves_ties_out() -> None:
     ahead = np.array([[1.0, 2.0]] * 6 + [[1.5, 1.5]] * 3)
-    assert SignTest.of(ahead).p == pytest.approx(2 / 2**6)
-    assert SignTest.of(ahead[4:]).p == pytest.approx(0.5)
+    assert _SignTest.of(ahead).p == pytest.approx(2 / 2**6)
+    assert _SignTest.of(ahead[4:]).p == pytest.approx(0.5)
 
 
 def test_friedman_is_scipys_with_ties() -> None:
@@ -101,8 +102,8 @@ def test_a_test_that_was_not_computable_is_no_part_of_its_family() -> None:
         (Wilcoxon.of(np.array([])), "0 cases, and two are the least"),
         (Wilcoxon.of(np.array([0.1])), "1 case, and two are the least"),
         (Wilcoxon.of(np.zeros(9)), "every difference is zero"),
-        (SignTest.of(np.zeros((9, 2))), "both arms are equal on every data set"),
-        (SignTest.of(np.zeros((9, 3))), "3 arms, and it is for two"),
+        (_SignTest.of(np.zeros((9, 2))), "both arms are equal on every data set"),
+        (_SignTest.of(np.zeros((9, 3))), "3 arms, and it is for two"),
         (Friedman.of(np.zeros((9, 2))), "two arms, and three are the least"),
         (Friedman.of(np.ones((1, 3))), "1 case, and two are the least"),
         (Friedman.of(np.ones((9, 3))), "all arms are equal on every case"),

@@ -12,7 +12,7 @@ from nnvit.compare.audit.fairness import Audit, AuditRow
 from nnvit.compare.stats.analysis import Comparison, analyse
 from nnvit.compare.stats.headline import _leading_pair, headline
 from nnvit.compare.stats.ranks import AcrossDatasets
-from nnvit.compare.stats.verdict import Verdict, cases_differ, methods_differ
+from nnvit.compare.stats.verdict import _Verdict, cases_differ, methods_differ
 
 NAN = float("nan")
 FAIR = Audit()
@@ -70,7 +70,7 @@ def _stats(gain: float, baseline: str | None = None, **world: Any) -> Comparison
     return analyse(_frame(gain, **world), baseline, num_bootstrap=500)
 
 
-def _verdict(stats: Comparison) -> Verdict:
+def _verdict(stats: Comparison) -> _Verdict:
     return stats.main_block("simulated").pairs[0].verdict
 
 

@@ -23,13 +23,11 @@ from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.headline import headline
 
-from . import figure_style, overlays
-from .overlays import Overlay
-from .paper_tables import latex_tables
-from .pictures import Picture, pictures
-from .sentences import Facts, limits, methods
-from .table_rows import Tables, page_tables
-from .wording import number, without_home
+from . import overlays
+from .figure_style import ARMS, Picture
+from .figures import pictures
+from .result_tables import Tables
+from .wording import Facts, without_home
 
 VERDICTS = {
     "fair": ("fair", "All that should be equal is equal, as far as the records tell."),
@@ -79,23 +77,32 @@ def write(
     """
     drawn = pictures(comparison, cases, cost)
     facts = Facts.of(comparison, cases, audit, cost, options)
-    paragraphs, cited = methods(facts)
+    paragraphs, cited = facts.methods()
     tables = Tables.of(comparison, audit, cost)
-    latex = latex_tables(comparison, tables, audit.verdict)
+    latex = tables.latex()
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn.values():
-        figure_style.save(picture.figure, out / "figures", picture.name)
+        picture.save(out / "figures")
     for name, text in latex.items():
         (out / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
     (out / "tables" / "references.bib").write_text("\n".join(paper.bibtex for paper in cited), encoding="utf-8")
     shown = overlays.overlays(cases, references, predictions, images, options.ignore_label)
     context = (
         _opening(comparison, audit, options, facts)
-        | page_tables(comparison, tables, cases, cost)
+        | tables.page(cases)
         | _figures(drawn)
-        | _overlays(shown, comparison)
-        | {"methods": paragraphs, "references": cited, "limits": limits(facts)}
+        | {
+            "overlays": [overlay.on_page(comparison.baseline) for overlay in shown],
+            "first_run_only": any(
+                len(runs) > 1 for results in comparison.datasets.values() for runs in results.runs.values()
+            ),
+            "main_metric_of_pictures": "Dice",
+            "colour": overlays.COLOURS,
+            "methods": paragraphs,
+            "references": cited,
+            "limits": facts.limits(),
+        }
         | _closing(arms, options, drawn, latex)
     )
     page = out / "report.html"
@@ -139,7 +146,7 @@ def _opening(comparison: Comparison, audit: Audit, options: Options, facts: Fact
         "arms": comparison.arms,
         "datasets": list(comparison.datasets),
         "many_datasets": len(comparison.datasets) > 1,
-        "colours": {arm: i % len(figure_style.ARMS) for i, arm in enumerate(comparison.arms)},
+        "colours": {arm: i % len(ARMS) for i, arm in enumerate(comparison.arms)},
     }
 
 
@@ -159,7 +166,12 @@ def _breakable(text: str) -> Markup:
 
 def _figures(drawn: Mapping[str, Picture]) -> dict[str, Any]:
     def of(prefix: str) -> list[dict[str, Any]]:
-        return [_inline(picture) for name, picture in drawn.items() if name == prefix or name.startswith(f"{prefix}-")]
+        """The svg is matplotlib's own and escapes its text; `inline` escapes its title."""
+        return [
+            {"svg": Markup(picture.inline()), "caption": picture.caption, "label": name.replace("-", " ")}
+            for name, picture in drawn.items()
+            if name == prefix or name.startswith(f"{prefix}-")
+        ]
 
     hero, by_class = of("differences"), of("classes")
     return {
@@ -169,46 +181,6 @@ def _figures(drawn: Mapping[str, Picture]) -> dict[str, Any]:
         "rank_pictures": of("ranks") + of("critical"),
         "pareto": of("pareto"),
     }
-
-
-def _inline(picture: Picture) -> dict[str, Any]:
-    """The svg is matplotlib's own and escapes its text; its title is escaped by `inline`."""
-    svg = Markup(figure_style.inline(picture.figure, picture.name, picture.title))
-    return {"svg": svg, "caption": picture.caption, "label": picture.name.replace("-", " ")}
-
-
-def _overlays(shown: Sequence[Overlay], comparison: Comparison) -> dict[str, Any]:
-    return {
-        "overlays": [
-            {
-                name: getattr(overlay, name)
-                for name in ("dataset", "case", "reasons", "width", "height", "image", "reference", "arms", "notes")
-            }
-            | {"dice": {arm: number(dice, 3) for arm, dice in overlay.scores.items()}}
-            | _sides(overlay, comparison.baseline)
-            for overlay in shown
-        ],
-        "first_run_only": any(
-            len(runs) > 1 for results in comparison.datasets.values() for runs in results.runs.values()
-        ),
-        "main_metric_of_pictures": "Dice",
-        "colour": {
-            "fp": overlays.FALSE_POSITIVE,
-            "fn": overlays.FALSE_NEGATIVE,
-            "confused": overlays.CONFUSED,
-            "prediction": overlays.PREDICTION,
-            "reference": overlays.REFERENCE,
-        },
-    }
-
-
-def _sides(overlay: Overlay, baseline: str | None) -> dict[str, int]:
-    """The two arms that the slider opens with: the baseline, or the worst arm of the case, and its best."""
-    order = sorted(overlay.scores, key=lambda arm: overlay.scores[arm])
-    left = baseline if baseline in overlay.scores else order[0]
-    right = next((arm for arm in reversed(order) if arm != left), left)
-    names = list(overlay.arms)
-    return {"first": names.index(left), "second": names.index(right)}
 
 
 def _closing(

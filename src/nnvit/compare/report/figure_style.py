@@ -7,7 +7,7 @@ deficiencies, and every arm also has a marker of its own.
 import html
 import io
 import re
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,69 +25,60 @@ VARIABLES = {INK: "--ink", SOFT: "--soft", GRID: "--rule", GROUND: "--ground", H
     colour: f"--arm{i}" for i, colour in enumerate(ARMS)
 }
 STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width", "grid.linewidth"), 0.6),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("font.size", "axes.titlesize"), 8.5),
     "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
     "figure.facecolor": "white",
     "svg.fonttype": "none",
     "svg.hashsalt": "nnvit",
     "pdf.fonttype": 42,
 }
+STYLED = style.context(["default", STYLE])
+"""Decorates functions that draw: this style on top of matplotlib's defaults, whatever the rest of the process has set."""
 
 
-def styled() -> AbstractContextManager[None]:
-    """Applies this style on top of matplotlib's defaults, whatever the rest of the process has set."""
-    return style.context(["default", STYLE])
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure with its caption; `title` is for screen readers."""
 
+    name: str
+    figure: Figure
+    title: str
+    caption: str
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes `name`.svg and `name`.pdf, on white; the same figure gives the same svg, byte for byte."""
-    with styled():
-        _settle(figure)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    @STYLED
+    def save(self, folder: Path) -> None:
+        """Writes `name`.svg and `name`.pdf, on white; the same figure gives the same svg, byte for byte."""
+        self._settle()
+        self.figure.savefig(folder / f"{self.name}.svg", metadata={"Date": None})
+        self.figure.savefig(folder / f"{self.name}.pdf", metadata={"CreationDate": None})
 
+    @STYLED
+    def inline(self) -> str:
+        """Returns the figure as an <svg> for the page: no background, the page's colours, ids of its own."""
+        buffer = io.StringIO()
+        self._settle()
+        self.figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"<[^>]*>", lambda tag: _tag_of_the_page(tag[0], self.name), svg)
+        opening = f'<svg role="img" aria-label="{html.escape(self.title)}" class="chart" '
+        size = r'^<svg (?:xmlns:xlink="[^"]*" )?(?:width="[^"]*" height="[^"]*" )?'
+        return re.sub(size, opening, svg, count=1).strip()
 
-def inline(figure: Figure, name: str, title: str) -> str:
-    """Returns the figure as an <svg> for the page: no background, the page's colours, ids of its own.
-
-    title: for screen readers.
-    """
-    buffer = io.StringIO()
-    with styled():
-        _settle(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<[^>]*>", lambda tag: _tag_of_the_page(tag[0], name), svg)
-    opening = f'<svg role="img" aria-label="{html.escape(title)}" class="chart" '
-    return re.sub(r'^<svg (?:xmlns:xlink="[^"]*" )?(?:width="[^"]*" height="[^"]*" )?', opening, svg, count=1).strip()
-
-
-def _settle(figure: Figure) -> None:
-    """Lays the figure out once; every file is then drawn from the same layout."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+    def _settle(self) -> None:
+        """Lays the figure out once; every file is then drawn from the same layout."""
+        if self.figure.get_layout_engine() is not None:
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
 
 
 def _tag_of_the_page(tag: str, name: str) -> str:
@@ -96,3 +87,11 @@ def _tag_of_the_page(tag: str, name: str) -> str:
     for colour, variable in VARIABLES.items():
         tag = tag.replace(colour, f"var({variable})")
     return re.sub(r"(?<=\d\.\d\d)\d+", "", tag)
+
+
+def short(name: str, longest: int = 34) -> str:
+    """Shortens a long name to its two ends with an ellipsis between; ends differ more often than middles."""
+    if len(name) <= longest:
+        return name
+    head = (longest - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (longest - 1 - head) :]}"

@@ -23,14 +23,16 @@ from scipy import ndimage
 from nnvit.compare.inputs.mask_files import read_mask
 from nnvit.errors import CompareError
 
+from .wording import number
+
 SIDES = (640, 480, 360, 240)
 """Longest side of a picture, in pixels: the first at which all of them together stay within `BUDGET`."""
 BUDGET = 3_500_000
 """Bytes of all pictures of a report."""
-FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED = "#ffb000", "#648fff", "#dc267f"
+COLOURS = {"fp": "#ffb000", "fn": "#648fff", "confused": "#dc267f", "prediction": "#35e0b0", "reference": "#ffffff"}
+"""Colours of errors (false positive, false negative, one label taken for another) and of outlines."""
 EDGE, INSIDE = 3, 110
 """Pixels along an error's edge that are opaque, and the opacity (of 255) inside."""
-REFERENCE, PREDICTION = "#ffffff", "#35e0b0"
 PHOTOGRAPHS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
 
@@ -44,27 +46,47 @@ class _Layers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overlay:
-    """One case, ready for the page."""
+class _Overlay:
+    """One case, ready for the page.
+
+    reasons: why it is shown (best, worst, most disputed). image, reference: data URIs of the picture's background and of the
+    reference's outline. scores: arm -> Dice, mean over labels and runs. notes: on the crop, the slice and the image.
+    """
 
     dataset: str
     case: str
     reasons: tuple[str, ...]
-    """The reasons why it is shown: best, worst, most disputed."""
     width: int
     height: int
     image: str
-    """Data URI of the background of the picture."""
     reference: str
     arms: dict[str, _Layers]
     scores: dict[str, float]
-    """Arm -> Dice, mean over labels and runs."""
     notes: tuple[str, ...]
-    """Remarks on the crop, the slice and the image."""
+
+    def on_page(self, baseline: str | None) -> dict[str, Any]:
+        """The fields, the scores as text, and the arms that the slider opens with.
+
+        These are the baseline, or the worst arm of the case, and its best.
+        """
+        order = sorted(self.scores, key=lambda arm: self.scores[arm])
+        left = baseline if baseline in self.scores else order[0]
+        right = next((arm for arm in reversed(order) if arm != left), left)
+        names = list(self.arms)
+        return vars(self) | {
+            "dice": {arm: number(dice, 3) for arm, dice in self.scores.items()},
+            "first": names.index(left),
+            "second": names.index(right),
+        }
+
+    def size(self) -> int:
+        """The bytes of all layers."""
+        arms = sum(len(layers.errors) + len(layers.outline) for layers in self.arms.values())
+        return len(self.image) + len(self.reference) + arms
 
 
 @dataclass(frozen=True, kw_only=True)
-class _View:
+class _ShownSlice:
     """The slice of a case that is shown: image (H, W, channels), masks (H, W)."""
 
     image: np.ndarray | None
@@ -102,7 +124,7 @@ def overlays(
     predictions: Mapping[str, Mapping[str, Path]],
     images: Path | None = None,
     ignore_label: int | None = None,
-) -> list[Overlay]:
+) -> list[_Overlay]:
     """Draws the chosen cases; those without masks are left out.
 
     references: case -> mask; predictions: arm -> case -> mask; cases are named `DATASET/CASE` where there are several data
@@ -119,22 +141,17 @@ def overlays(
         if name in references and len(masks) == len(why[1]):
             chosen[key] = why
             views[key] = _view(key[1], references[name], masks, images, ignore_label)
-    drawn: list[Overlay] = []
+    drawn: list[_Overlay] = []
     for side in SIDES:
         drawn = [_draw(key, *chosen[key], view, side) for key, view in views.items()]
-        if sum(_size(overlay) for overlay in drawn) <= BUDGET:
+        if sum(overlay.size() for overlay in drawn) <= BUDGET:
             break
     return drawn
 
 
-def _size(overlay: Overlay) -> int:
-    arms = sum(len(layers.errors) + len(layers.outline) for layers in overlay.arms.values())
-    return len(overlay.image) + len(overlay.reference) + arms
-
-
 def _view(
     case: str, reference: Path, predictions: Mapping[str, Path], images: Path | None, ignore: int | None
-) -> _View:
+) -> _ShownSlice:
     """Reads a case, takes the slice with most disagreement and crops it to what is marked and its surroundings."""
     truth = read_mask(reference)
     mask, spacing = truth.labels, truth.spacing
@@ -155,7 +172,7 @@ def _view(
     window = _window(np.any([mask != 0, *(array != 0 for array in masks.values())], axis=0))
     if window != (slice(0, mask.shape[0]), slice(0, mask.shape[1])):
         notes.append("cut to the surroundings of what is marked")
-    return _View(
+    return _ShownSlice(
         image=None if picture is None else picture[window],
         reference=mask[window],
         predictions={arm: array[window] for arm, array in masks.items()},
@@ -238,24 +255,26 @@ def _stretched(array: np.ndarray) -> np.ndarray:
     return (np.clip((finite - low) / max(float(high - low), 1e-9), 0, 1) * 255).astype(np.uint8)
 
 
-def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], view: _View, side: int) -> Overlay:
+def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], view: _ShownSlice, side: int) -> _Overlay:
     height, width = _size_on_page(view.reference.shape, view.spacing, side)
     reference_hw = _enlarged(view.reference, height, width)
     layers = {}
     for arm, mask_HW in view.predictions.items():
         mask_hw = _enlarged(mask_HW, height, width)
         layers[arm] = _Layers(
-            errors=_png(_see_through(_errors(reference_hw, mask_hw)), (FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED) * 2),
-            outline=_png(_outline(mask_hw), (PREDICTION,)),
+            errors=_png(
+                _see_through(_errors(reference_hw, mask_hw)), [COLOURS[kind] for kind in ("fp", "fn", "confused")] * 2
+            ),
+            outline=_png(_outline(mask_hw), [COLOURS["prediction"]]),
         )
-    return Overlay(
+    return _Overlay(
         dataset=key[0],
         case=key[1],
         reasons=tuple(reasons),
         width=width,
         height=height,
         image=_ground(view, height, width),
-        reference=_png(_outline(reference_hw), (REFERENCE,)),
+        reference=_png(_outline(reference_hw), [COLOURS["reference"]]),
         arms=layers,
         scores=scores,
         notes=view.notes,
@@ -296,7 +315,7 @@ def _outline(mask_hw: np.ndarray) -> np.ndarray:
     return ((inner != 0) & np.any([inner != other for other in neighbours], axis=0)).astype(np.uint8)
 
 
-def _ground(view: _View, height: int, width: int) -> str:
+def _ground(view: _ShownSlice, height: int, width: int) -> str:
     if view.image is None:
         grey = np.where(_enlarged(view.reference, height, width) != 0, 2, 1).astype(np.uint8)
         return _png(grey, ("#16191d", "#4a525c"))

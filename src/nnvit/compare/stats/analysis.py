@@ -16,11 +16,10 @@ from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
 from nnvit.errors import CompareError
 
 from .bootstrap import bca, resampled_means
-from .case_table import Cube, cubes
-from .method_layer import FoldStatistics
+from .case_table import Cube
 from .paired_tests import CONFIDENCE, Floats, Friedman, Interval, Wilcoxon, with_holm
 from .ranks import AcrossDatasets, Ranks
-from .verdict import ArmPair, Difference, Verdict
+from .verdict import ArmPair, Difference, FoldStatistics
 
 SCHEMA = 1
 MEAN = "mean"
@@ -51,7 +50,7 @@ class _Mean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmScore(_Mean):
+class _ArmScore(_Mean):
     """The mean of one arm. runs: run -> mean. sd_of_runs: the SD of these."""
 
     runs: dict[str, float]
@@ -77,7 +76,7 @@ class Block:
     n: int
     left_out: int
     lower_is_better: bool
-    arms: dict[str, ArmScore]
+    arms: dict[str, _ArmScore]
     friedman: Friedman
     pairs: list[ArmPair]
     ranks: Ranks | None
@@ -168,7 +167,7 @@ def analyse(
     arms' cases differ.
     """
     metrics = _metrics(cases, metric)
-    tables = cubes(cases, [each.key for each in metrics])
+    tables = Cube.of_table(cases, [each.key for each in metrics])
     arms = tables[0].arms
     if baseline is not None and baseline not in arms:
         raise CompareError(f"The baseline '{baseline}' is none of the arms {arms}.")
@@ -211,40 +210,34 @@ def _dataset(cube: Cube, metrics: Sequence[Metric], human: pd.DataFrame | None, 
 def _block(cube: Cube, metric: Metric, label: str, human: pd.DataFrame | None, options: _Options) -> Block:
     values, keep = cube.block(metric.key, label)
     by_case = np.stack([values[arm].mean(axis=0) for arm in cube.arms], axis=1)
-    n = len(by_case)
+    n, less = len(by_case), metric.lower_is_better
     omnibus = Friedman.of(by_case)
     gaps = _differences(cube, values, by_case, keep, options) if n else []
+    ranks, notes = None, []
+    if n:
+        resampled = resampled_means(by_case, options.num, options.rng())
+        ranks = Ranks.of(by_case.mean(axis=0), resampled, cube.arms, less)
+    if 0 < n < FEW_CASES:  # docs/statistics.md has the simulated coverage
+        notes = [f"{n} case{'s' * (n != 1)}: BCa intervals of fewer than {FEW_CASES} cases are too narrow"]
     return Block(
         n=n,
         left_out=len(cube.cases) - n,
-        lower_is_better=metric.lower_is_better,
+        lower_is_better=less,
         arms=_arms(cube, values, by_case, options),
         friedman=omnibus,
-        pairs=[ArmPair(**vars(gap), verdict=Verdict.of(gap, omnibus, metric.lower_is_better)) for gap in gaps],
-        ranks=_ranks(by_case, cube.arms, metric, options) if n else None,
-        notes=_notes(n),
+        pairs=[gap.decided(omnibus, less) for gap in gaps],
+        ranks=ranks,
+        notes=notes,
         human=None if human is None else _human(cube, by_case, keep, human, metric, label, options),
     )
 
 
-def _ranks(by_case: Floats, arms: list[str], metric: Metric, options: _Options) -> Ranks:
-    resampled = resampled_means(by_case, options.num, options.rng())
-    return Ranks.of(by_case.mean(axis=0), resampled, arms, metric.lower_is_better)
-
-
-def _notes(n: int) -> list[str]:
-    """docs/statistics.md has the simulated coverage."""
-    if 0 < n < FEW_CASES:
-        return [f"{n} case{'s' * (n != 1)}: BCa intervals of fewer than {FEW_CASES} cases are too narrow"]
-    return []
-
-
-def _arms(cube: Cube, values: dict[str, Floats], by_case: Floats, options: _Options) -> dict[str, ArmScore]:
+def _arms(cube: Cube, values: dict[str, Floats], by_case: Floats, options: _Options) -> dict[str, _ArmScore]:
     spreads = _intervals(by_case, options)
     rows = {}
     for arm, column, spread in zip(cube.arms, by_case.T, spreads, strict=True):
         by_run = values[arm].mean(axis=1) if len(column) else np.array([])
-        rows[arm] = ArmScore(
+        rows[arm] = _ArmScore(
             **_describe(column, spread),
             runs={run: float(mean) for run, mean in zip(cube.runs[arm], by_run, strict=False)},
             sd_of_runs=float(by_run.std(ddof=1)) if len(by_run) > 1 else None,
@@ -293,10 +286,11 @@ def _differences(
         )
         for (a, b), gap, spread in zip(chosen, gaps.T, _intervals(gaps, options), strict=True)
     ]
-    corrected: dict[tuple[str, str], Difference] = {}
     for family in FAMILIES:
-        corrected |= {(row.a, row.b): row for row in _corrected([row for row in rows if row.family == family])}
-    return [corrected[row.a, row.b] for row in rows]
+        places = [i for i, row in enumerate(rows) if row.family == family]
+        for i, row in zip(places, _corrected([rows[i] for i in places]), strict=True):
+            rows[i] = row
+    return rows
 
 
 def _corrected(family: list[Difference]) -> list[Difference]:
@@ -339,14 +333,12 @@ def _across(tables: list[Cube], metrics: Sequence[Metric]) -> dict[str, AcrossDa
     """metric -> ranks over the data sets that have a value for it."""
     found = {}
     for metric in metrics:
-        means = {cube.dataset: _means(cube, metric.key) for cube in tables}
-        rows = {name: row for name, row in means.items() if row is not None}
+        rows = {}
+        for cube in tables:
+            values, keep = cube.block(metric.key, MEAN)
+            if keep.any():
+                rows[cube.dataset] = [values[arm].mean() for arm in cube.arms]
         if rows:
-            stacked = np.stack(list(rows.values()))
-            found[metric.key] = AcrossDatasets.of(stacked, tables[0].arms, list(rows), metric.lower_is_better)
+            means = np.array(list(rows.values()))
+            found[metric.key] = AcrossDatasets.of(means, tables[0].arms, list(rows), metric.lower_is_better)
     return found
-
-
-def _means(cube: Cube, metric: str) -> Floats | None:
-    values, keep = cube.block(metric, MEAN)
-    return np.array([values[arm].mean() for arm in cube.arms]) if keep.any() else None

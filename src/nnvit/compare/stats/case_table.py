@@ -30,6 +30,19 @@ class Cube:
     values: dict[str, dict[str, Floats]]
     crossed: bool
 
+    @classmethod
+    def of_table(cls, cases: pd.DataFrame, metrics: list[str]) -> "list[Cube]":
+        """Returns one cube per data set, in the order of the table. Raises CompareError where arms differ in their rows."""
+        missing = [name for name in ("dataset", "arm", "run", "fold", "case", "label") if name not in cases.columns]
+        if missing:
+            raise CompareError(f"The table of cases lacks the columns {missing}; it has {list(cases.columns)}.")
+        if cases.empty:
+            raise CompareError("The table of cases is empty: no arm has a scored case. Check the arms' folders.")
+        arms = list(dict.fromkeys(cases["arm"]))
+        if len(arms) < 2:
+            raise CompareError(f"A comparison needs two arms or more, got {arms}.")
+        return [_cube(str(name), rows, arms, metrics) for name, rows in cases.groupby("dataset", sort=False)]
+
     def block(self, metric: str, label: str) -> tuple[dict[str, Floats], NDArray[np.bool_]]:
         """Returns arm -> (runs, kept cases), and which cases were kept; label "mean": the mean over a case's labels.
 
@@ -43,23 +56,6 @@ class Cube:
         counts = whole[keep].sum(axis=1)
         means = {arm: np.where(whole, values[arm], 0)[:, keep].sum(axis=2) / counts for arm in self.arms}
         return means, keep
-
-
-def cubes(cases: pd.DataFrame, metrics: list[str]) -> list[Cube]:
-    """Returns one cube per data set, in the order of the table. Raises CompareError where arms differ in their rows."""
-    _check_columns(cases)
-    if cases.empty:
-        raise CompareError("The table of cases is empty: no arm has a scored case. Check the arms' folders.")
-    arms = list(dict.fromkeys(cases["arm"]))
-    if len(arms) < 2:
-        raise CompareError(f"A comparison needs two arms or more, got {arms}.")
-    return [_cube(str(name), rows, arms, metrics) for name, rows in cases.groupby("dataset", sort=False)]
-
-
-def _check_columns(cases: pd.DataFrame) -> None:
-    missing = [name for name in ("dataset", "arm", "run", "fold", "case", "label") if name not in cases.columns]
-    if missing:
-        raise CompareError(f"The table of cases lacks the columns {missing}; it has {list(cases.columns)}.")
 
 
 def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str]) -> Cube:

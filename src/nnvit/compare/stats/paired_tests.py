@@ -100,29 +100,6 @@ class Friedman:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignTest:
-    """The exact sign test of two arms over data sets."""
-
-    statistic: float | None = None
-    p: float | None = None
-    n: int
-    reason: str | None = None
-    method: str = "exact sign test, two-sided, ties left out"
-
-    @classmethod
-    def of(cls, values: Floats) -> "SignTest":
-        """Exact test over (data sets, 2 arms), ties left out: for two arms what Friedman is for three or more."""
-        n, arms = values.shape
-        if arms != 2:
-            return cls(n=n, reason=f"not computable: {arms} arms, and it is for two")
-        signs = np.sign(np.round(values[:, 0] - values[:, 1], DIGITS))
-        above, below = int((signs > 0).sum()), int((signs < 0).sum())
-        if above + below == 0:
-            return cls(n=n, reason="not computable: both arms are equal on every data set")
-        return cls(statistic=min(above, below), p=float(stats.binomtest(above, above + below).pvalue), n=n)
-
-
-@dataclass(frozen=True, kw_only=True)
 class FoldTest:
     """A t test over folds. low, high: the interval of `difference`, in the metric's unit."""
 
@@ -171,21 +148,18 @@ def _signed_rank(difference: Floats) -> tuple[float, float]:
 
 def _t(differences: Floats, factor: float, name: str) -> FoldTest:
     """t = mean / sqrt(factor * variance), n - 1 degrees of freedom."""
-    n, method = len(differences), f"{name}, two-sided, {CONFIDENCE:.0%} interval"
+    n = len(differences)
+    found = FoldTest(n=n, method=f"{name}, two-sided, {CONFIDENCE:.0%} interval")
     if n < 2 or factor == 0:
-        reason = _too_few(n, "fold") or "not computable: one fold, and two are the least"
-        return FoldTest(n=n, method=method, reason=reason)
+        return replace(found, reason=_too_few(n, "fold") or "not computable: one fold, and two are the least")
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     if spread <= 10.0**-DIGITS * max(1.0, abs(mean)):
-        return FoldTest(
-            difference=mean, n=n, method=method, reason="not computable: every fold has the same difference"
-        )
+        return replace(found, difference=mean, reason="not computable: every fold has the same difference")
     error = spread * factor**0.5
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean / error), n - 1))
-    return FoldTest(
-        difference=mean, statistic=mean / error, df=n - 1, p=p, low=mean - half, high=mean + half, n=n, method=method
-    )
+    low, high = mean - half, mean + half
+    return replace(found, difference=mean, statistic=mean / error, df=n - 1, p=p, low=low, high=high)
 
 
 def holm(p: Floats) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 import scikit_posthocs
 from scipy import stats
 
-from .paired_tests import DIGITS, Floats, Friedman, SignTest
+from .paired_tests import DIGITS, Floats, Friedman
 
 Shares = list[list[float]]
 """[[rank, share of the resamples], …]; tied arms share a half rank."""
@@ -73,6 +73,29 @@ class Ranks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _SignTest:
+    """The exact sign test of two arms over data sets."""
+
+    statistic: float | None = None
+    p: float | None = None
+    n: int
+    reason: str | None = None
+    method: str = "exact sign test, two-sided, ties left out"
+
+    @classmethod
+    def of(cls, values: Floats) -> "_SignTest":
+        """Exact test over (data sets, 2 arms), ties left out: for two arms what Friedman is for three or more."""
+        n, arms = values.shape
+        if arms != 2:
+            return cls(n=n, reason=f"not computable: {arms} arms, and it is for two")
+        signs = np.sign(np.round(values[:, 0] - values[:, 1], DIGITS))
+        above, below = int((signs > 0).sum()), int((signs < 0).sum())
+        if above + below == 0:
+            return cls(n=n, reason="not computable: both arms are equal on every data set")
+        return cls(statistic=min(above, below), p=float(stats.binomtest(above, above + below).pvalue), n=n)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _ArmAverage:
     """One arm over data sets: average_rank, and the rank and mean on each."""
 
@@ -100,7 +123,7 @@ class AcrossDatasets:
     n: int
     arms: list[_ArmAverage]
     friedman: Friedman
-    sign_test: SignTest
+    sign_test: _SignTest
     critical_difference: float
     pairs: list[_RankGap]
     groups: list[list[str]]
@@ -130,7 +153,7 @@ class AcrossDatasets:
             n=n,
             arms=sorted(rows, key=lambda row: row.average_rank),
             friedman=Friedman.of(by_dataset),
-            sign_test=SignTest.of(by_dataset),
+            sign_test=_SignTest.of(by_dataset),
             critical_difference=critical,
             pairs=pairs,
             groups=_groups(average, arms, critical),

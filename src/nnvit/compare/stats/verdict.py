@@ -1,16 +1,212 @@
-"""The verdict on a pair of arms: the decision of both layers, in numbers and words."""
+"""The verdict on a pair of arms: two layers of evidence, and the decision of both in numbers and words.
 
-from dataclasses import dataclass
+First layer: do these trained models differ? Here cases are the sample. Second layer: is one method better? Here folds, and
+trainings within folds, are the sample.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .method_layer import MethodLayer
-from .paired_tests import Friedman, Interval, Wilcoxon, p_text
+from .bootstrap import hierarchical
+from .case_table import Cube
+from .paired_tests import CONFIDENCE, Floats, FoldTest, Friedman, Interval, Wilcoxon, p_text
 
 ALPHA = 0.05
 SEEDS = 3
 """Trainings per arm and fold that a headline claim needs."""
+MANY_FOLDS = "a case was scored in several folds, so the folds are not independent samples of cases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FoldGap:
+    """The mean difference in one fold over n cases; run: None for the mean over runs."""
+
+    fold: str
+    run: str | None
+    difference: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HierarchicalInterval:
+    """The interval of the difference by a bootstrap of folds, cases and runs."""
+
+    low: float | None = None
+    high: float | None = None
+    method: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MethodLayer:
+    """The second layer of one pair. n_runs: trainings per fold of the arm that has fewer. reason: why it claims nothing.
+
+    decides: "paired_t" or "nadeau_bengio", the test that the verdict uses.
+    """
+
+    n_folds: int
+    n_runs: int
+    folds: list[_FoldGap]
+    paired_t: FoldTest
+    nadeau_bengio: FoldTest
+    hierarchical: _HierarchicalInterval
+    decides: str
+    reason: str | None = None
+
+    @property
+    def test(self) -> FoldTest:
+        """The test that decides."""
+        return self.paired_t if self.decides == "paired_t" else self.nadeau_bengio
+
+    @property
+    def evidence(self) -> str:
+        """`fold-level t p = 0.012 after Holm, stricter Nadeau–Bengio p = 0.041, 5 folds, 3 trainings per fold`."""
+        strict, n = self.nadeau_bengio, self.n_runs
+        decided = self.test is strict
+        beside = "" if decided or strict.p is None else f", stricter Nadeau–Bengio {_after_holm(strict)}"
+        name = "Nadeau–Bengio t" if decided else "fold-level t"
+        trainings = f"{n} training{'s' * (n != 1)} per fold"
+        return f"{name} {_after_holm(self.test)}{beside}, {self.n_folds} folds, {trainings}"
+
+
+def _after_holm(test: FoldTest) -> str:
+    return p_text(test.p_holm) + (" after Holm" if test.p_holm != test.p else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Splits:
+    """The folds of an arm's cases.
+
+    names: of its folds. fold: (cases,), the fold of each case, None where the runs used different splits. by_run: run ->
+    (cases,), for repeated cross-validation with other splits.
+    """
+
+    names: list[str]
+    fold: NDArray[np.str_] | None
+    by_run: dict[str, NDArray[np.str_]]
+
+    @classmethod
+    def of(cls, cube: Cube, arm: str, keep: NDArray[np.bool_]) -> "_Splits":
+        """The folds of the kept cases."""
+        folds = cube.folds[arm][:, keep]
+        one = bool((folds == folds[:1]).all())
+        by_run = dict(zip(cube.runs[arm], folds, strict=True))
+        return cls(names=sorted({str(name) for name in folds.ravel()}), fold=folds[0] if one else None, by_run=by_run)
+
+    def same_as(self, other: "_Splits") -> bool:
+        """True if fold-level differences between two arms can be taken."""
+        if self.fold is not None and other.fold is not None:
+            return bool((self.fold == other.fold).all())
+        return self.by_run.keys() == other.by_run.keys() and all(
+            (fold == other.by_run[run]).all() for run, fold in self.by_run.items()
+        )
+
+
+class FoldStatistics:
+    """Computes the second layer of every pair of arms, for one metric and label. values: arm -> (runs, kept cases)."""
+
+    def __init__(self, cube: Cube, values: dict[str, Floats], keep: NDArray[np.bool_], num: int, seed: int) -> None:
+        self.values, self.num, self.crossed = values, num, cube.crossed
+        self.runs = cube.runs
+        self.splits = {arm: _Splits.of(cube, arm, keep) for arm in cube.arms}
+        self.resampled = self._resample(cube.arms, np.random.default_rng(seed))
+
+    def pair(self, a: str, b: str) -> _MethodLayer:
+        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap."""
+        reason = self._hindrance(a, b)
+        names = self.splits[a].names if reason is None else []
+        return _MethodLayer(
+            n_folds=len(names),
+            n_runs=min(len(self.runs[a]), len(self.runs[b])),
+            folds=self._by_fold(a, b) if reason is None else [],
+            paired_t=self._paired_t(a, b, reason),
+            nadeau_bengio=self._nadeau_bengio(a, b, reason),
+            hierarchical=self._hierarchical(a, b, reason),
+            decides="paired_t" if reason or self.splits[a].fold is not None else "nadeau_bengio",
+            reason=reason,
+        )
+
+    def _hindrance(self, a: str, b: str) -> str | None:
+        """The reason why nothing can be said about a pair, None if something can."""
+        first, second = self.splits[a], self.splits[b]
+        if self.crossed:
+            return f"cannot be claimed: {MANY_FOLDS}"
+        if not first.names:
+            return "cannot be claimed: no case"
+        if not first.same_as(second):
+            return "cannot be claimed: the folds of the two arms hold different cases"
+        if len(first.names) < 2:
+            return "cannot be claimed: one fold, so that training noise is unseen; two are the least, five are usual"
+        return None
+
+    def _by_fold(self, a: str, b: str) -> list[_FoldGap]:
+        fold = self.splits[a].fold
+        if fold is None:
+            return self._each_training(a, b)
+        gap = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
+        return [_gap(name, None, gap[fold == name]) for name in self.splits[a].names]
+
+    def _paired_t(self, a: str, b: str, reason: str | None) -> FoldTest:
+        if reason is None and self.splits[a].fold is None:
+            reason = "not computable: the runs used different splits; Nadeau-Bengio decides"
+        if reason is not None:
+            return replace(FoldTest.paired(np.array([])), reason=reason)
+        return FoldTest.paired(_differences(self._by_fold(a, b)))
+
+    def _nadeau_bengio(self, a: str, b: str, reason: str | None) -> FoldTest:
+        """Tests every trained fold where the arms' runs have the same names, otherwise the folds' means."""
+        if reason is not None:
+            return replace(FoldTest.nadeau_bengio(np.array([]), 0), reason=reason)
+        same_runs = self.splits[a].by_run.keys() == self.splits[b].by_run.keys()
+        gaps = self._each_training(a, b) if same_runs else self._by_fold(a, b)
+        return FoldTest.nadeau_bengio(_differences(gaps), len(self.splits[a].names))
+
+    def _each_training(self, a: str, b: str) -> list[_FoldGap]:
+        """The difference of each run and fold; the arms' runs have the same names."""
+        rows = []
+        for run, fold in self.splits[a].by_run.items():
+            gap = self.values[a][self.runs[a].index(run)] - self.values[b][self.runs[b].index(run)]
+            rows += [_gap(name, run, gap[fold == name]) for name in sorted(set(fold.tolist()))]
+        return rows
+
+    def _resample(self, arms: list[str], rng: np.random.Generator) -> dict[tuple[str, str], Floats]:
+        """(a, b) -> resampled differences. Arms with the same split are resampled together."""
+        groups: list[list[str]] = []
+        for arm in arms:
+            like = [group for group in groups if self.splits[group[0]].same_as(self.splits[arm])]
+            if like:
+                like[0].append(arm)
+            else:
+                groups.append([arm])
+        found: dict[tuple[str, str], Floats] = {}
+        for group in groups:
+            fold, names = self.splits[group[0]].fold, self.splits[group[0]].names
+            if self.crossed or fold is None or len(names) < 2 or len(group) < 2:
+                continue
+            by_fold = [[self.values[arm][:, fold == name] for arm in group] for name in names]
+            means = hierarchical(by_fold, self.num, rng)
+            found |= {(group[i], group[j]): means[:, i] - means[:, j] for i, j in permutations(range(len(group)), 2)}
+        return found
+
+    def _hierarchical(self, a: str, b: str, reason: str | None) -> _HierarchicalInterval:
+        method = f"percentile bootstrap of folds, cases, runs, {self.num} resamples, {CONFIDENCE:.0%}"
+        if reason is None and (a, b) not in self.resampled:
+            reason = "not computable: the runs used different splits"
+        if reason is not None:
+            return _HierarchicalInterval(method=method, reason=reason)
+        low, high = np.quantile(self.resampled[a, b], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return _HierarchicalInterval(low=float(low), high=float(high), method=method)
+
+
+def _gap(fold: str, run: str | None, differences: Floats) -> _FoldGap:
+    return _FoldGap(fold=fold, run=run, difference=float(differences.mean()), n=len(differences))
+
+
+def _differences(gaps: list[_FoldGap]) -> Floats:
+    return np.array([gap.difference for gap in gaps])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +218,7 @@ class _Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class _Verdict:
     """level: better | ahead, too few seeds | models differ | not shown. better: the arm that is ahead, if any.
 
     cases, method: the first layer (these trained models) and the second (the methods).
@@ -32,25 +228,6 @@ class Verdict:
     better: str | None
     cases: _Claim
     method: _Claim
-
-    @classmethod
-    def of(cls, pair: "Difference", friedman: Friedman, lower_is_better: bool) -> "Verdict":
-        """Returns the verdict on one pair."""
-        omnibus = friedman.p if friedman.arms > 2 else 0.0
-        spread, rank_test, test = pair.interval, pair.wilcoxon, pair.method_layer.test
-        evidence = (spread.low, spread.high, rank_test.rank_biserial, rank_test.p_holm, omnibus)
-        cases = int(cases_differ(*map(_number, evidence)))
-        method = int(methods_differ(cases, _number(test.difference), _number(test.p_holm)))
-        ahead, behind = (pair.a, pair.b) if (cases > 0) != lower_is_better else (pair.b, pair.a)
-        level = "models differ" if cases else "not shown"
-        if method:
-            level = "better" if pair.method_layer.n_runs >= SEEDS else "ahead, too few seeds"
-        return cls(
-            level=level,
-            better=ahead if cases else None,
-            cases=_Claim(shown=bool(cases), text=_first_layer(pair, friedman, cases, ahead, behind)),
-            method=_Claim(shown=level == "better", text=_second_layer(pair.method_layer, level, ahead, behind)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +244,33 @@ class Difference:
     difference: float
     interval: Interval
     wilcoxon: Wilcoxon
-    method_layer: MethodLayer
+    method_layer: _MethodLayer
+
+    def decided(self, friedman: Friedman, lower_is_better: bool) -> "ArmPair":
+        """Returns the pair with its verdict. friedman: over all arms, on the same cases."""
+        omnibus = friedman.p if friedman.arms > 2 else 0.0
+        spread, rank_test, layer = self.interval, self.wilcoxon, self.method_layer
+        evidence = (spread.low, spread.high, rank_test.rank_biserial, rank_test.p_holm, omnibus)
+        cases = int(cases_differ(*map(_number, evidence)))
+        method = int(methods_differ(cases, _number(layer.test.difference), _number(layer.test.p_holm)))
+        ahead, behind = (self.a, self.b) if (cases > 0) != lower_is_better else (self.b, self.a)
+        level = "models differ" if cases else "not shown"
+        if method:
+            level = "better" if layer.n_runs >= SEEDS else "ahead, too few seeds"
+        verdict = _Verdict(
+            level=level,
+            better=ahead if cases else None,
+            cases=_Claim(shown=bool(cases), text=_first_layer(self, friedman, cases, ahead, behind)),
+            method=_Claim(shown=level == "better", text=_second_layer(layer, level, ahead, behind)),
+        )
+        return ArmPair(**vars(self), verdict=verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPair(Difference):
     """The evidence on a pair with its verdict."""
 
-    verdict: Verdict
+    verdict: _Verdict
 
 
 def cases_differ(
@@ -113,7 +309,7 @@ def _first_layer(pair: Difference, friedman: Friedman, cases: int, ahead: str, b
     return f"not shown that these trained models differ ({p})"
 
 
-def _second_layer(folds: MethodLayer, level: str, ahead: str, behind: str) -> str:
+def _second_layer(folds: _MethodLayer, level: str, ahead: str, behind: str) -> str:
     test, what = folds.test, folds.evidence
     if level == "better":
         return f"{ahead} is better than {behind} as a method ({what})"

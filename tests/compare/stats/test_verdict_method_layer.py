@@ -9,8 +9,7 @@ from proofs.simulation import World
 from scipy import stats
 
 from nnvit.compare.stats.analysis import analyse
-from nnvit.compare.stats.method_layer import MethodLayer
-from nnvit.compare.stats.verdict import ArmPair
+from nnvit.compare.stats.verdict import ArmPair, _MethodLayer
 
 
 def _cases(**world: Any) -> pd.DataFrame:
@@ -22,7 +21,7 @@ def _pairs(cases: pd.DataFrame, baseline: str | None = None, num: int = 500) -> 
     return analyse(cases, baseline, num_bootstrap=num).main_block("simulated").pairs
 
 
-def _layer(cases: pd.DataFrame) -> MethodLayer:
+def _layer(cases: pd.DataFrame) -> _MethodLayer:
     return _pairs(cases)[0].method_layer
 
 

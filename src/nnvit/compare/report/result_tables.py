@@ -1,6 +1,6 @@
-"""The tables of the page: from the numbers of a comparison to rows of cells, and lines of text about single figures."""
+"""The tables of a comparison: rows of cells, the lines of text beside them on the page, and LaTeX for a paper."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import pandas as pd
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.costs import ArmCost
 from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
-from nnvit.compare.stats.analysis import MEAN, ArmScore, Block, Comparison
+from nnvit.compare.stats.analysis import MEAN, Block, Comparison
 from nnvit.compare.stats.verdict import ArmPair
 
-from .wording import Cell, case_means, number, p_value
+from .latex import latex_table
+from .wording import case_means, number, p_value
 
 MAX_CASES = 2000
 COST_COLUMNS = (
@@ -34,59 +35,132 @@ STATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """One figure of a table: text, the value that it sorts by, and its interval."""
+
+    text: str
+    value: float | None = None
+    interval: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tables:
     """The rows of the tables that the page and the LaTeX files share, as dicts of texts and cells.
 
     scores: per data set, class and arm. pairs: per data set, metric, class and pair. cost: per arm. audit: per question.
     """
 
+    comparison: Comparison
     scores: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
     cost: list[dict[str, Any]]
+    cost_note: str
     audit: list[dict[str, Any]]
+    audit_verdict: str
 
     @classmethod
     def of(cls, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) -> "Tables":
         """Makes the rows."""
         return cls(
+            comparison=comparison,
             scores=_score_rows(comparison),
             pairs=_pair_rows(comparison),
             cost=_cost_rows(cost),
+            cost_note=_cost_note(cost),
             audit=_audit_rows(audit, comparison.arms),
+            audit_verdict=audit.verdict,
         )
 
+    def page(self, cases: pd.DataFrame) -> dict[str, Any]:
+        """Returns what the page's template needs for its tables."""
+        comparison, main = self.comparison, self.comparison.main.name
+        case_rows, case_data, left_out = _case_rows(cases, comparison)
+        labels = list(dict.fromkeys(row["label"] for row in self.scores))
+        return {
+            "main_metric": main,
+            "averaged": ", mean over classes" if len(labels) > 1 else "",
+            "many_labels": len(labels) > 1,
+            "metrics": [
+                {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
+            ],
+            "less_is_better": _less_is_better(),
+            "claims": _claims(comparison),
+            "omnibus": _omnibus(comparison),
+            "human": _human_lines(comparison),
+            "scores": self.scores,
+            "score_labels": labels,
+            "pairs": self.pairs,
+            "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in self.pairs), key=lambda name: name != main)
+            or [main],
+            "case_rows": case_rows,
+            "case_data": case_data,
+            "cases_left_out": left_out,
+            "case_labels": list(dict.fromkeys(row["label"] for row in case_rows)),
+            "case_folds": sorted({row["fold"] for row in case_rows} - {""}),
+            "cost": self.cost,
+            "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
+            "cost_note": self.cost_note,
+            "audit_rows": self.audit,
+        }
 
-def page_tables(comparison: Comparison, tables: Tables, cases: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Any]:
-    """Returns what the page's template needs for its tables."""
-    of_cases, data, left_out = _case_rows(cases, comparison)
-    labels = list(dict.fromkeys(row["label"] for row in tables.scores))
-    main = comparison.main.name
-    return {
-        "main_metric": main,
-        "averaged": ", mean over classes" if len(labels) > 1 else "",
-        "many_labels": len(labels) > 1,
-        "metrics": [
-            {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
-        ],
-        "less_is_better": _less_is_better(),
-        "claims": _claims(comparison),
-        "omnibus": _omnibus(comparison),
-        "human": _human_lines(comparison),
-        "scores": tables.scores,
-        "score_labels": labels,
-        "pairs": tables.pairs,
-        "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in tables.pairs), key=lambda name: name != main)
-        or [main],
-        "case_rows": of_cases,
-        "case_data": data,
-        "cases_left_out": left_out,
-        "case_labels": list(dict.fromkeys(row["label"] for row in of_cases)),
-        "case_folds": sorted({row["fold"] for row in of_cases} - {""}),
-        "cost": tables.cost,
-        "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
-        "cost_note": _cost_note(cost),
-        "audit_rows": tables.audit,
-    }
+    def latex(self) -> dict[str, str]:
+        """Returns name -> LaTeX with booktabs rules and everything escaped."""
+        comparison, metrics, main = self.comparison, self.comparison.metrics, self.comparison.main
+        _, unit = main.scale_in(comparison.spacing_unit)
+        ahead = {"data set": "dataset"} if len(comparison.datasets) > 1 else {}
+        lines = "l" * len(ahead)
+
+        def rows(found: Sequence[Mapping[str, Any]], *keys: str) -> list[list[str]]:
+            return [[_tex(row[key]) for key in (*ahead.values(), *keys)] for row in found]
+
+        titles = [metric.title_in(comparison.spacing_unit) for metric in metrics]
+        scores = [row | {metric.key: row["cells"].get(metric.key) for metric in metrics} for row in self.scores]
+        pairs = [row for row in self.pairs if row["main"]]
+        numbers = ("difference", "p_holm", "fold_t", "nadeau_bengio")
+        columns = [f"{name} ({unit_})" for _, name, unit_, _, _ in COST_COLUMNS]
+        return {
+            "scores": latex_table(
+                [*ahead, "class", "arm", "n", *titles],
+                rows(scores, "label", "arm", "n", *(metric.key for metric in metrics)),
+                caption="Mean over n cases with its 95% BCa bootstrap interval.",
+                label="tab:scores",
+                align=f"{lines}llr{'l' * len(metrics)}",
+            ),
+            "differences": latex_table(
+                [
+                    *ahead,
+                    "class",
+                    "A",
+                    "B",
+                    "n",
+                    f"A − B ({unit})",
+                    "Wilcoxon p",
+                    "fold t p",
+                    "Nadeau–Bengio p",
+                    "verdict",
+                ],
+                rows(pairs, "label", "a", "b", "n", *numbers, "level"),
+                caption=f"Paired differences in {main.name} with 95% BCa bootstrap intervals over n cases; "
+                "p values after Holm.",
+                label="tab:differences",
+                align=f"{lines}lllrlrrrl",
+            ),
+            "cost": latex_table(
+                ["arm", *columns],
+                [[row["arm"], *map(_tex, row["cells"])] for row in self.cost],
+                caption="What each arm costs, as its records tell.",
+                label="tab:cost",
+                align=f"l{'r' * len(columns)}",
+            ),
+            "audit": latex_table(
+                ["what", "state", *comparison.arms],
+                [[row["key"], row["status"], *row["told"]] for row in self.audit],
+                caption=f"Audit of the arms: {self.audit_verdict}.",
+                label="tab:audit",
+                align=f"ll{'l' * len(comparison.arms)}",
+            ),
+        }
 
 
 def _less_is_better() -> str:
@@ -116,15 +190,16 @@ def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
             head = {"dataset": dataset, "label": label, "arm": arm, "n": found.n, "cells": {}}
             row = rows.setdefault((dataset, label, arm), head)
             row["n"] = max(row["n"], found.n)
-            row["cells"][metric.key] = _score(found, metric.digits, found.mean == best and len(means) > 1)
+            spread = found.interval
+            row["cells"][metric.key] = _Cell(
+                text=number(found.mean, metric.digits),
+                value=found.mean,
+                interval=""
+                if spread.low is None
+                else " to ".join(number(x, metric.digits) for x in (spread.low, spread.high)),
+                best=found.mean == best and len(means) > 1,
+            )
     return list(rows.values())
-
-
-def _score(found: ArmScore, digits: int, best: bool) -> Cell:
-    spread = found.interval
-    known = spread.low is not None
-    text = f"{number(spread.low, digits)} to {number(spread.high, digits)}" if known else ""
-    return Cell(text=number(found.mean, digits), value=found.mean, interval=text, best=best)
 
 
 def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -145,14 +220,14 @@ def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
         "b": pair.b,
         "n": pair.n,
         "unit": unit,
-        "difference": Cell(
+        "difference": _Cell(
             text=number(difference, 2, sign=True), value=difference, interval=_range(pair.interval, scale).text
         ),
         "hierarchical": _range(folds.hierarchical, scale),
-        "p_holm": p_value(test.p_holm),
-        "effect": Cell(text=number(test.rank_biserial, 2, sign=True), value=test.rank_biserial),
-        "fold_t": p_value(folds.paired_t.p_holm),
-        "nadeau_bengio": p_value(folds.nadeau_bengio.p_holm),
+        "p_holm": _p(test.p_holm),
+        "effect": _Cell(text=number(test.rank_biserial, 2, sign=True), value=test.rank_biserial),
+        "fold_t": _p(folds.paired_t.p_holm),
+        "nadeau_bengio": _p(folds.nadeau_bengio.p_holm),
         "n_folds": folds.n_folds,
         "n_runs": folds.n_runs,
         "level": pair.verdict.level,
@@ -160,12 +235,16 @@ def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
     }
 
 
-def _range(spread: Any, scale: float) -> Cell:
+def _p(p: float | None) -> _Cell:
+    return _Cell(text=p_value(p), value=p)
+
+
+def _range(spread: Any, scale: float) -> _Cell:
     """The text of an interval, sorted by its lower end."""
     if spread.low is None:
-        return Cell(text="–")
+        return _Cell(text="–")
     low, high = scale * spread.low, scale * spread.high
-    return Cell(text=f"{number(low, 2, sign=True)} to {number(high, 2, sign=True)}", value=low)
+    return _Cell(text=f"{number(low, 2, sign=True)} to {number(high, 2, sign=True)}", value=low)
 
 
 def _claims(comparison: Comparison) -> list[dict[str, Any]]:
@@ -184,7 +263,7 @@ def _omnibus(comparison: Comparison) -> list[str]:
         block = comparison.main_block(dataset)
         test = block.friedman
         if test.p is not None:
-            p = p_value(test.p).text
+            p = p_value(test.p)
             equals = "" if "<" in p else "= "
             lines.append(
                 f"Friedman over all {test.arms} arms on {dataset}: χ² = {test.statistic:.2f}, p {equals}{p}, "
@@ -238,7 +317,7 @@ def _case_rows(cases: pd.DataFrame, comparison: Comparison) -> tuple[list[dict[s
                 "fold": fact["fold"],
                 "n_ref": int(fact["n_ref"]),
                 "missed": int(fact["missed"]),
-                "cells": [Cell(text=number(value, digits), value=value) for value in values],
+                "cells": [_Cell(text=number(value, digits), value=value) for value in values],
                 "spread": _spread([value for value in values if value is not None], digits),
             }
         )
@@ -269,10 +348,10 @@ def _plain(row: pd.Series) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in row.to_numpy(float)]
 
 
-def _spread(known: Sequence[float], digits: int) -> Cell:
+def _spread(known: Sequence[float], digits: int) -> _Cell:
     if len(known) < 2:
-        return Cell(text="–")
-    return Cell(text=number(max(known) - min(known), digits), value=max(known) - min(known))
+        return _Cell(text="–")
+    return _Cell(text=number(max(known) - min(known), digits), value=max(known) - min(known))
 
 
 def _cost_rows(cost: Sequence[ArmCost]) -> list[dict[str, Any]]:
@@ -287,12 +366,12 @@ def _cost_rows(cost: Sequence[ArmCost]) -> list[dict[str, Any]]:
     ]
 
 
-def _cost(value: float | None, factor: float, digits: int) -> Cell:
+def _cost(value: float | None, factor: float, digits: int) -> _Cell:
     if value is None:
-        return Cell(text="unknown")
+        return _Cell(text="unknown")
     least = 10.0**-digits
     text = f"< {least:.{digits}f}" if 0 < value * factor < least else number(value * factor, digits)
-    return Cell(text=text, value=value * factor)
+    return _Cell(text=text, value=value * factor)
 
 
 def _cost_note(cost: Sequence[ArmCost]) -> str:
@@ -316,3 +395,12 @@ def _audit_rows(audit: Audit, arms: Sequence[str]) -> list[dict[str, Any]]:
         }
         for row in sorted(audit.rows, key=lambda row: order.index(row.status))
     ]
+
+
+def _tex(cell: Any) -> str:
+    """The text of a cell with its interval, or of anything else."""
+    if cell is None:
+        return "–"
+    if not isinstance(cell, _Cell):
+        return str(cell)
+    return f"{cell.text} [{cell.interval}]" if cell.interval else cell.text
