@@ -10,7 +10,7 @@ from typing import Any
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ._family import IMAGENET, check_size, check_taps
+from ._family import check_size, imagenet_statistics, taps_by_depth
 from ._timm_vit import TimmViT, ViTArgs
 from .mit import MiT
 from .mit import create as create_mit
@@ -67,15 +67,8 @@ class Args(ViTArgs):
     """final_norm: has no effect on size `mit`, whose stages end in norms of their own."""
 
 
-def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """Returns the tapped blocks (stages for `mit`), all four for None. Raises ConfigError."""
-    check_size("tiny", size, SIZES)
-    return check_taps(4, taps, [0, 1, 2, 3])
-
-
-def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Returns ImageNet's, for values in 0..1."""
-    return IMAGENET
+resolve_taps = taps_by_depth("tiny", dict.fromkeys(SIZES, 4), {4: [0, 1, 2, 3]})
+statistics = imagenet_statistics
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT | MiT:
