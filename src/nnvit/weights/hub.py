@@ -41,14 +41,11 @@ def _advice(repo: str, error: BaseException | None) -> str:
     answers = [getattr(e, "response", None) for e in (error, getattr(error, "__cause__", None))]
     if not {getattr(answer, "status_code", None) for answer in answers} & {401, 403}:
         return ""
-    return f". Visit {_page(repo)}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
-
-
-def _page(repo: str) -> str:
-    """Returns the address of the repository's page."""
     from huggingface_hub import constants
 
-    return f"{constants.ENDPOINT}/{repo}"
+    return (
+        f". Visit {constants.ENDPOINT}/{repo}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
+    )
 
 
 def licence_on_card(repo: str, revision: str | None) -> str:
@@ -63,19 +60,11 @@ def licence_on_card(repo: str, revision: str | None) -> str:
     return str((card and (card.get("license_name") or card.get("license"))) or "")
 
 
-def cached_files() -> frozenset[Path]:
-    """Returns the files of all repositories in huggingface_hub's cache on this machine."""
+def cached_files(name: str = "") -> list[Path]:
+    """Returns the files, or those with this name, of all repositories in huggingface_hub's cache on this machine."""
     from huggingface_hub import constants
 
-    snapshots = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*")
-    return frozenset(path.resolve() for path in snapshots)
-
-
-def cached_by_name(file: str) -> list[Path]:
-    """Returns the files with this name in huggingface_hub's cache on this machine."""
-    from huggingface_hub import constants
-
-    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(file)}"))
+    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(name) or '*'}"))
 
 
 def check_content(path: Path, sha256: str) -> None:

@@ -13,11 +13,10 @@ from nnvit.types import Backbone, BaseHead, Converted, State
 from .safe_reading import read_config, read_weights
 from .sources import WeightsFile, find_weights
 from .state_dicts import (
+    Faults,
     Unwrapped,
-    convert,
     describe,
     describe_shape,
-    faults,
     listed,
     not_finite,
     target_tensors,
@@ -85,7 +84,7 @@ def load_backbone(
     raw, targets = read_weights(found.path), target_tensors(backbone.model)
     try:
         unwrapped = unwrap(raw)
-        converted = convert(unwrapped, backbone.family, targets)
+        converted = unwrapped.convert(backbone.family, targets)
         _check_fit(converted, unwrapped, targets, backbone)
         _check_finite(converted.state)
         if found.path.is_dir():
@@ -140,20 +139,15 @@ def _report(found: WeightsFile, converted: Converted, family: str, decode_head: 
         licence_accepted=found.licence_accepted,
         layout=converted.layout,
         loaded=len(converted.state),
-        parameters=sum(tensor.numel() for tensor in converted.state.values()),
+        parameters=converted.parameters,
         dropped=converted.dropped,
         decode_head=decode_head,
-        ambiguity="" if found.published else ambiguity(converted, family, found.sha256),
+        ambiguity="" if found.published else converted.origins(family, found.sha256),
     )
 
 
-def ambiguity(converted: Converted, family: str, sha256: str) -> str:
-    """Says which other origins a file may have by its content."""
-    return f"{converted.ambiguity}; that these are weights of {family} rests on the file, sha256 {sha256}"
-
-
 def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backbone: Backbone) -> None:
-    found = faults(converted.state, targets)
+    found = Faults.between(converted.state, targets)
     if found:
         raise WeightsError(
             f"{found} The file looks like {describe(unwrapped.state)}; the model (model.backbone={backbone.family},"

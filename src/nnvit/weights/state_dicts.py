@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,17 @@ class Unwrapped:
     heads: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
     prefix: str = ""
+
+    def convert(self, family: str, names: Collection[str]) -> Converted:
+        """Converts the tensors to the names of the family's model, by the first of the family's layouts that recognises it.
+
+        names: those of the model. A file that no layout recognises is taken to have timm's own names. Unknown keys keep their
+        names, for the caller to refuse; dropped keys are spelled as in the file. Raises WeightsError if dropping a key would
+        change the network's output.
+        """
+        converted = recognise(self.state, family, names) or _timm_native(self.state, names)
+        dropped = tuple(self.spelled[key] for key in converted.dropped)
+        return replace(converted, dropped=self.heads + dropped)
 
 
 def unwrap(raw: Any) -> Unwrapped:
@@ -89,18 +100,6 @@ def _without_prefix(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     if len(stripped) < len(kept):
         raise WeightsError(f"some of its keys exist both with and without '{prefix}'; keep one set.")
     return stripped
-
-
-def convert(unwrapped: Unwrapped, family: str, names: Collection[str]) -> Converted:
-    """Converts a file's content to the names of the family's model, by the first of the family's layouts that recognises it.
-
-    names: those of the model. A file that no layout recognises is taken to have timm's own names. Unknown keys keep their
-    names, for the caller to refuse; dropped keys are spelled as in the file. Raises WeightsError if dropping a key would
-    change the network's output.
-    """
-    converted = recognise(unwrapped.state, family, names) or _timm_native(unwrapped.state, names)
-    dropped = tuple(unwrapped.spelled[key] for key in converted.dropped)
-    return replace(converted, dropped=unwrapped.heads + dropped)
 
 
 def recognise(state: State, family: str, names: Collection[str] = ()) -> Converted | None:
@@ -163,18 +162,18 @@ class Faults:
         lists = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds.items() if names)
         return f"{self.matched} of the model's {self.wanted} tensors match; {lists}.{self.hint}"
 
-
-def faults(state: State, targets: State) -> Faults:
-    """Compares names and shapes, not values, so that the model may be on the meta device."""
-    mismatched = [name for name in targets if _differs(name, state, targets)]
-    return Faults(
-        matched=len(state.keys() & targets.keys()) - len(mismatched),
-        wanted=len(targets),
-        missing=tuple(name for name in targets if name not in state),
-        unexpected=tuple(name for name in state if name not in targets),
-        mismatched=tuple(_difference(name, state, targets) for name in mismatched),
-        hint=_positions(state, targets) if mismatched == ["pos_embed"] else "",
-    )
+    @classmethod
+    def between(cls, state: State, targets: State) -> Self:
+        """Compares names and shapes, not values, so that the model may be on the meta device."""
+        mismatched = [name for name in targets if _differs(name, state, targets)]
+        return cls(
+            matched=len(state.keys() & targets.keys()) - len(mismatched),
+            wanted=len(targets),
+            missing=tuple(name for name in targets if name not in state),
+            unexpected=tuple(name for name in state if name not in targets),
+            mismatched=tuple(_difference(name, state, targets) for name in mismatched),
+            hint=_positions(state, targets) if mismatched == ["pos_embed"] else "",
+        )
 
 
 def _differs(name: str, state: State, targets: State) -> bool:
