@@ -32,7 +32,9 @@ def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
     """Files of facebookresearch/dinov2 and RETFound's DINOv2 teacher, chunked for FSDP or not -> timm's VisionTransformer."""
     if not any(re.match(r"(mask_token|register_tokens)$|blocks\.\d+\.(\d+|mlp\.w12)\.", key) for key in state):
         return None
-    converted = {renamed(_unchunked(key), _NAMES): tensor for key, tensor in state.items()}
+    # blocks.CHUNK.BLOCK.rest -> blocks.BLOCK.rest: BLOCK counts through all chunks
+    unchunked = {re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", key): tensor for key, tensor in state.items()}
+    converted = {renamed(key, _NAMES): tensor for key, tensor in unchunked.items()}
     dropped = ("mask_token",) if converted.pop("mask_token", None) is not None else ()
     if {"reg_token", "cls_token", "pos_embed"} <= converted.keys():
         # With registers, timm adds positions to the patches only; the class token's position is a constant.
@@ -45,11 +47,6 @@ def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
         dropped=dropped,
         ambiguity="every DINOv2 ViT of this size has this layout, whatever images it was trained on",
     )
-
-
-def _unchunked(key: str) -> str:
-    """blocks.CHUNK.BLOCK.rest -> blocks.BLOCK.rest: BLOCK counts through all chunks."""
-    return re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", key)
 
 
 LAYOUTS = (dinov2_hub,)

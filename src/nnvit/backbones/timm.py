@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 
 from nnvit.types import DefaultWeights
 
 from ._family import PUBLISHED_TAPS, check_taps
-from ._timm_vit import TimmViT, ViTArgs, create, depth_of
+from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
 SIZES = ()  # any name of timm's
@@ -19,7 +20,8 @@ Args = ViTArgs  # timm's model names say the rest
 
 def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
     """Returns the tapped blocks of a timm model. Raises ConfigError for a name that is not a plain ViT."""
-    depth = depth_of(size)
+    with torch.device("meta"):  # allocates no weights
+        depth = len(create(size).blocks)
     return check_taps(depth, taps, PUBLISHED_TAPS.get(depth))
 
 

@@ -84,18 +84,12 @@ def commit_of(repo: str, revision: str | None) -> str | None:
     if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         return revision
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return huggingface_hub.model_info(repo, revision=revision, timeout=_TIMEOUT).sha
     except Exception:  # offline, gated, no such repository: each is a class of its own
-        return _cached_commit(repo, revision)
-
-
-def _cached_commit(repo: str, revision: str | None) -> str | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True)).name
-    except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
-        return None
+        try:
+            return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
+        except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
+            return None

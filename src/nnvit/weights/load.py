@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nnvit.errors import WeightsError
 from nnvit.types import Backbone, BaseHead, Converted, State
@@ -86,7 +85,8 @@ def load_backbone(
         unwrapped = unwrap(raw)
         converted = unwrapped.convert(backbone.family, targets)
         _check_fit(converted, unwrapped, targets, backbone)
-        _check_finite(converted.state)
+        if broken := not_finite(converted.state):
+            raise WeightsError(f"{len(broken)} tensors hold NaN or Inf: {listed(broken)}. The file is damaged.")
         if found.path.is_dir():
             backbone.check_config(read_config(found.path))
     except WeightsError as error:
@@ -121,13 +121,9 @@ def _misfit(targets: State, state: State) -> str:
     misfits += [
         f"{name} holds NaN, Inf or quantised numbers"
         for name, (tensor, target) in common.items()
-        if not _sound(tensor, target)
+        if tensor.is_floating_point() != target.is_floating_point() or not tensor.isfinite().all()
     ]
     return "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
-
-
-def _sound(tensor: Tensor, target: Tensor) -> bool:
-    return tensor.is_floating_point() == target.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _report(found: WeightsFile, converted: Converted, family: str, decode_head: str) -> WeightsReport:
@@ -153,11 +149,6 @@ def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backb
             f"{found} The file looks like {describe(unwrapped.state)}; the model (model.backbone={backbone.family},"
             f" model.backbone_size={backbone.size}) is {describe_shape(targets)}."
         )
-
-
-def _check_finite(state: State) -> None:
-    if broken := not_finite(state):
-        raise WeightsError(f"{len(broken)} tensors hold NaN or Inf: {listed(broken)}. The file is damaged.")
 
 
 @torch.no_grad()

