@@ -47,6 +47,15 @@ class Converted:
     ambiguity: str
     decode_head: State = field(default_factory=dict)
 
+    @property
+    def parameters(self) -> int:
+        """Returns the number of elements of all tensors."""
+        return sum(tensor.numel() for tensor in self.state.values())
+
+    def origins(self, family: str, sha256: str) -> str:
+        """Says which other origins the file with this hash may have by its content."""
+        return f"{self.ambiguity}; that these are weights of {family} rests on the file, sha256 {sha256}"
+
 
 Layout = Callable[[State, Collection[str]], Converted | None]
 """Converts a flat state dict for a model that has the given names. Returns None if the file does not have this layout."""

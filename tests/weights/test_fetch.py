@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.weights import fetch, hub, licences
+from nnvit.weights import hub, licences, sources
 
 from .hub_server import COMMIT, Hub, serving
 
@@ -24,10 +24,10 @@ NAMES = ["dinov2/small", "hf:owner/name@v1", "retfound/large", "visionfm/base", 
 
 RESOLVE = """
 import json
-from nnvit.weights import fetch
+from nnvit.weights import sources
 from nnvit.weights import find_weights, pin
 for weights in ("default", "hf:owner/name@v1"):
-    spec, backbone = fetch._wanted("dinov2/small", [f"model.weights={weights}"])
+    spec, backbone = sources._wanted("dinov2/small", [f"model.weights={weights}"])
     file = find_weights(spec, backbone, pin(spec, backbone))
     print(json.dumps([str(file.path), file.source]))
 """
@@ -121,13 +121,13 @@ def test_a_machine_without_internet_finds_what_was_fetched(fetches: Fetches, tmp
 def test_a_name_means_what_training_would_look_for(
     name: str, overrides: list[str], expected: tuple[str, str, str]
 ) -> None:
-    spec, backbone = fetch._wanted(name, overrides)
+    spec, backbone = sources._wanted(name, overrides)
     assert backbone is not None
     assert (spec, backbone.family, backbone.size) == expected
 
 
 def test_keys_of_a_recipe_choose_among_a_familys_files() -> None:
-    _, backbone = fetch._wanted("visionfm/base", ["model.backbone_args.modality=oct"])
+    _, backbone = sources._wanted("visionfm/base", ["model.backbone_args.modality=oct"])
     assert backbone is not None
     assert backbone.default_weights is not None
     assert backbone.default_weights.file == "VFM_OCT_weights.pth"
@@ -143,33 +143,35 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_licence_is_asked_for_as_loading_does(own_cache: Path) -> None:
     with pytest.raises(WeightsError, match=r"dinov3 \(large\).*give --accept-license dinov3 once"):
-        fetch.fetch("segformer_default")
+        sources.fetch("segformer_default")
 
 
 def test_without_internet_the_refusal_says_which_variable_forbids_it(own_cache: Path) -> None:
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set here; unset it to fetch"):
-        fetch.fetch("dinov2/small")
+        sources.fetch("dinov2/small")
 
 
 def test_a_publishers_file_put_into_the_cache_by_hand_is_verified(own_cache: Path) -> None:
     path = own_cache / "dinov2_vits14_pretrain.pth"
     torch.save({"a": torch.ones(1)}, path)
-    fetched = fetch.fetch("dinov2/small")
+    fetched = sources.fetch("dinov2/small")
     assert (fetched.new, fetched.file and fetched.file.path) == (False, path)
     index = own_cache / ".sha256.json"
     assert not index.exists() or sha256(path.read_bytes()).hexdigest() in index.read_text()
     index.write_text(index.read_text().replace(sha256(path.read_bytes()).hexdigest(), "0" * 64))
     with pytest.raises(WeightsError, match="damaged: it no longer has the sha256 000"):
-        fetch.fetch("dinov2/small")
+        sources.fetch("dinov2/small")
 
 
 def test_weights_that_need_no_file_say_so() -> None:
-    assert fetch.fetch("tiny/vit", ["model.weights=random"]).lines() == ["tiny/vit: model.weights=random needs no file"]
+    assert sources.fetch("tiny/vit", ["model.weights=random"]).lines() == [
+        "tiny/vit: model.weights=random needs no file"
+    ]
 
 
 def test_the_base_plans_own_network_has_nothing_to_fetch() -> None:
     with pytest.raises(ConfigError, match="has no pretrained weights to fetch"):
-        fetch.fetch("unet")
+        sources.fetch("unet")
 
 
 def test_a_file_whose_content_is_not_what_the_hub_sent_is_refused(tmp_path: Path) -> None:

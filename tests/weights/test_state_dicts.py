@@ -5,7 +5,7 @@ import torch
 from timm.models import eva, vision_transformer
 
 from nnvit.errors import WeightsError
-from nnvit.weights.state_dicts import convert, target_tensors, unwrap
+from nnvit.weights.state_dicts import target_tensors, unwrap
 
 from . import helpers
 
@@ -44,7 +44,7 @@ def case(request):
 
 
 def converted(hub, backbone):
-    return convert(unwrap(hub), backbone.family, target_tensors(backbone.model))
+    return unwrap(hub).convert(backbone.family, target_tensors(backbone.model))
 
 
 def test_a_published_layout_makes_the_same_network(case):
@@ -113,13 +113,13 @@ def test_dinov2_blocks_chunked_for_fsdp_are_numbered_through():
 def test_timms_own_names_pass_through(family):
     backbone = helpers.dinov3() if family == "dinov3" else helpers.dinov2()
     state = backbone.model.state_dict()
-    result = convert(unwrap(state), family, state)
+    result = unwrap(state).convert(family, state)
     assert (result.layout, result.dropped) == ("timm", ())
     assert result.state.keys() == state.keys()
 
 
 def test_a_classifier_is_left_out_of_a_model_without_one():
-    result = convert(unwrap({"norm.weight": torch.ones(2), "head.weight": torch.ones(3, 2)}), "timm", ["norm.weight"])
+    result = unwrap({"norm.weight": torch.ones(2), "head.weight": torch.ones(3, 2)}).convert("timm", ["norm.weight"])
     assert result.dropped == ("head.weight",)
     assert result.state.keys() == {"norm.weight"}
 

@@ -1,13 +1,11 @@
 """Shared parts of the families' files: checks of sizes, taps and keys, ImageNet's statistics, renaming."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from nnvit.errors import ConfigError, did_you_mean
-
-IMAGENET = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
-"""Statistics of values in 0..1 that DINOv2, DINOv3 and most of timm were trained with."""
 
 PUBLISHED_TAPS = {12: [2, 5, 8, 11], 24: [5, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19, 29, 39]}
 """Number of blocks -> blocks (0-based) that dense-prediction heads read in DINOv2's evaluations; quarters for 32."""
@@ -30,6 +28,23 @@ def check_size(family: str, size: str, sizes: Collection[str]) -> None:
             f"model.backbone_size='{size}' is not a size of {family}; use one of {', '.join(sizes)}."
             + did_you_mean(size, sizes)
         )
+
+
+def imagenet_statistics(size: str, args: Any) -> dict[str, list[float]]:
+    """Returns ImageNet's mean and std, for values in 0..1: those of DINOv2, DINOv3 and most of timm."""
+    return {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
+
+
+def taps_by_depth(
+    family: str, depths: Mapping[str, int], published: Mapping[int, Sequence[int]] = PUBLISHED_TAPS
+) -> Callable[[str, Sequence[int] | None], list[int]]:
+    """Returns a family's `resolve_taps`. depths: size -> number of blocks; published: number of blocks -> taps."""
+
+    def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
+        check_size(family, size, depths)
+        return check_taps(depths[size], taps, published.get(depths[size]))
+
+    return resolve_taps
 
 
 def check_taps(depth: int, taps: Sequence[int] | None, published: Sequence[int] | None) -> list[int]:

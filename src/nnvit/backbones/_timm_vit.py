@@ -160,12 +160,6 @@ def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
     return model
 
 
-def depth_of(name: str) -> int:
-    """Counts the transformer blocks of a timm ViT without allocating its weights."""
-    with torch.device("meta"):
-        return len(create(name).blocks)
-
-
 def _not_plain(name: str) -> ConfigError:
     return ConfigError(
         f"model.backbone_size='{name}' is not a plain vision transformer (timm's VisionTransformer or Eva classes), "

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import IMAGENET, PUBLISHED_TAPS, check_size, check_taps, renamed
+from ._family import check_size, imagenet_statistics, renamed, taps_by_depth
 from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
 
 PAGE = "https://github.com/facebookresearch/dinov2"
 
-# size -> blocks, and the letter in Meta's file names
-SIZES = {"small": (12, "s"), "base": (12, "b"), "large": (24, "l"), "giant": (40, "g")}
+SIZES = {"small": 12, "base": 12, "large": 24, "giant": 40}
+"""Size -> blocks."""
 
 VARIANTS = ({"registers": True},)
 
@@ -32,7 +32,9 @@ def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
     """Files of facebookresearch/dinov2 and RETFound's DINOv2 teacher, chunked for FSDP or not -> timm's VisionTransformer."""
     if not any(re.match(r"(mask_token|register_tokens)$|blocks\.\d+\.(\d+|mlp\.w12)\.", key) for key in state):
         return None
-    converted = {renamed(_unchunked(key), _NAMES): tensor for key, tensor in state.items()}
+    # blocks.CHUNK.BLOCK.rest -> blocks.BLOCK.rest: BLOCK counts through all chunks
+    unchunked = {re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", key): tensor for key, tensor in state.items()}
+    converted = {renamed(key, _NAMES): tensor for key, tensor in unchunked.items()}
     dropped = ("mask_token",) if converted.pop("mask_token", None) is not None else ()
     if {"reg_token", "cls_token", "pos_embed"} <= converted.keys():
         # With registers, timm adds positions to the patches only; the class token's position is a constant.
@@ -47,31 +49,16 @@ def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
     )
 
 
-def _unchunked(key: str) -> str:
-    """blocks.CHUNK.BLOCK.rest -> blocks.BLOCK.rest: BLOCK counts through all chunks."""
-    return re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", key)
-
-
 LAYOUTS = (dinov2_hub,)
-
-
-def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
-    check_size("dinov2", size, SIZES)
-    depth = SIZES[size][0]
-    return check_taps(depth, taps, PUBLISHED_TAPS[depth])
-
-
-def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Returns ImageNet's, for values in 0..1."""
-    return IMAGENET
+resolve_taps = taps_by_depth("dinov2", SIZES)
+statistics = imagenet_statistics
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
     """Builds a DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
     check_size("dinov2", size, SIZES)
-    letter = SIZES[size][1]
-    name = f"vit_{size}_patch14_{'reg4_' if args.registers else ''}dinov2"
-    file = f"dinov2_vit{letter}14_{'reg4_' if args.registers else ''}pretrain.pth"
+    registers = "reg4_" if args.registers else ""
+    name = f"vit_{size}_patch14_{registers}dinov2"
+    file = f"dinov2_vit{size[0]}14_{registers}pretrain.pth"
     weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0", page=PAGE)
     return TimmViT(create(name), taps, family="dinov2", size=size, default_weights=weights, final_norm=args.final_norm)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import IMAGENET, check_choice, check_size, check_taps, renamed
+from ._family import PUBLISHED_TAPS, check_choice, check_size, imagenet_statistics, renamed, taps_by_depth
 from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
@@ -38,7 +38,7 @@ VARIANTS = (
 )
 
 # The paper's evaluations of ViT-L read block 4 where earlier work read block 5.
-TAPS = {12: [2, 5, 8, 11], 24: [4, 11, 17, 23], 32: [7, 15, 23, 31], 40: [9, 19, 29, 39]}
+TAPS = PUBLISHED_TAPS | {24: [4, 11, 17, 23]}
 
 
 @dataclass(kw_only=True)
@@ -111,18 +111,12 @@ def _biases(state: State, key: str, names: Collection[str]) -> State:
 
 
 LAYOUTS = (_hub,)
-
-
-def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
-    check_size("dinov3", size, SIZES)
-    depth = SIZES[size][0]
-    return check_taps(depth, taps, TAPS[depth])
+resolve_taps = taps_by_depth("dinov3", {size: depth for size, (depth, *_) in SIZES.items()}, TAPS)
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:
     """Returns ImageNet's or those of the satellite images, for values in 0..1."""
-    return SATELLITE_STATISTICS if args.dataset == "sat493m" else IMAGENET
+    return SATELLITE_STATISTICS if args.dataset == "sat493m" else imagenet_statistics(size, args)
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:

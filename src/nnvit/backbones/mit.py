@@ -24,7 +24,7 @@ from transformers.models.segformer.modeling_segformer import SegformerModel
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.types import Backbone, Converted, DefaultWeights, State
 
-from ._family import IMAGENET, check_size
+from ._family import check_size, imagenet_statistics
 
 LORA_TARGETS = ("q_proj", "v_proj")
 
@@ -39,7 +39,6 @@ SIZES = {
     "b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
 }
-
 
 VARIANTS = ()
 
@@ -218,9 +217,7 @@ def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
     return list(taps)
 
 
-def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Returns ImageNet's, for values in 0..1."""
-    return IMAGENET
+statistics = imagenet_statistics
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> MiT:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nnvit.errors import ConfigError
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import IMAGENET, PUBLISHED_TAPS, check_choice, check_size, check_taps
+from ._family import check_choice, check_size, imagenet_statistics, taps_by_depth
 from ._timm_vit import TimmViT, ViTArgs, create
 from .dinov2 import dinov2_hub
 
@@ -62,17 +62,8 @@ def _mae(state: State, names: Collection[str]) -> Converted | None:
 
 
 LAYOUTS = (_mae, dinov2_hub)
-
-
-def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
-    check_size("retfound", size, SIZES)
-    return check_taps(SIZES[size], taps, PUBLISHED_TAPS[SIZES[size]])
-
-
-def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Returns ImageNet's, for values in 0..1."""
-    return IMAGENET
+resolve_taps = taps_by_depth("retfound", SIZES)
+statistics = imagenet_statistics
 
 
 def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import PUBLISHED_TAPS, check_choice, check_size, check_taps
+from ._family import check_choice, check_size, taps_by_depth
 from ._timm_vit import TimmViT, ViTArgs, create
 
 LORA_TARGETS = ("qkv",)
@@ -53,12 +53,7 @@ def _ibot(state: State, names: Collection[str]) -> Converted:
 
 
 LAYOUTS = (_ibot,)
-
-
-def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """Returns the tapped blocks, the published ones for None. Raises ConfigError for a size or block that does not exist."""
-    check_size("visionfm", size, SIZES)
-    return check_taps(SIZES[size], taps, PUBLISHED_TAPS[SIZES[size]])
+resolve_taps = taps_by_depth("visionfm", SIZES)
 
 
 def statistics(size: str, args: Args) -> dict[str, list[float]]:

@@ -44,7 +44,7 @@ def fetch(
     """Download pretrained weights; trainings without internet find them afterwards."""
     if cache is not None:
         _keep_in(cache)
-    from nnvit.weights import fetch as fetching
+    from nnvit.weights import sources
 
     accept(accept_license)
     overrides = [name for name in names if "=" in name]
@@ -52,11 +52,11 @@ def fetch(
     failed = []
     for name in wanted:
         try:
-            print("\n".join(fetching.fetch(name, overrides).lines()), flush=True)
+            print("\n".join(sources.fetch(name, overrides).lines()), flush=True)
         except NnvitError as error:
             failed.append(f"{name}: {error}")
     if len(failed) < len(wanted):
-        print("\n".join(fetching.offline_lines()))
+        print("\n".join(sources.offline_lines()))
     if failed:
         raise WeightsError("\n".join(failed))
 

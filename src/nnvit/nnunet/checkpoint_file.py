@@ -105,7 +105,7 @@ class FrozenWeights:
 
     def left_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the network's state dict as a checkpoint holds it, once it is decided."""
-        return external.leave_out(state, self.reference) if self.reference else dict(state)
+        return self.reference.leave_out(state) if self.reference else dict(state)
 
     def described(self) -> dict[str, Any] | None:
         """Describes the file and the tensors left out, None where checkpoints are whole."""
@@ -117,7 +117,7 @@ class FrozenWeights:
         A training that keeps frozen weights in another precision than the one before may have rounded them.
         """
         held = external.reference_of(state)
-        if self.wanted and held and external.describes(held, network):
+        if self.wanted and held and held.describes(network):
             self.reference, self.decided = held, True
         external.forget()
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from nnvit.errors import WeightsError
@@ -39,15 +38,12 @@ def find_cached(wanted: DefaultWeights, parameters: int) -> Path | None:
         return named
     if not wanted.sha256:
         return None
-    candidates = _plausible(parameters)
-    return next((path for path in candidates if remembered_sha256(path).startswith(wanted.sha256)), None)
-
-
-def _plausible(parameters: int) -> Iterator[Path]:
-    """Yields weight files whose size fits 2 to 4 bytes a parameter, with a margin for heads and headers."""
     for path in sorted(cache_folder().glob("*")):
-        if path.suffix in _SUFFIXES and 1.8 * parameters < path.stat().st_size < 5 * parameters + 2**20:
-            yield path
+        # 2 to 4 bytes a parameter, with a margin for heads and headers
+        plausible = path.suffix in _SUFFIXES and 1.8 * parameters < path.stat().st_size < 5 * parameters + 2**20
+        if plausible and remembered_sha256(path).startswith(wanted.sha256):
+            return path
+    return None
 
 
 def remembered_sha256(path: Path) -> str:

@@ -16,10 +16,9 @@ from nnvit.errors import ConfigError, WeightsError
 from nnvit.types import Backbone, Converted
 
 from . import licences, packaged
-from .load import ambiguity
 from .safe_reading import read_weights, weights_sha256
-from .sources import inherited_licence, is_published, own_licence
-from .state_dicts import Unwrapped, convert, describe, faults, listed, not_finite, target_tensors, unwrap
+from .sources import is_published, licence_of
+from .state_dicts import Faults, Unwrapped, describe, listed, not_finite, target_tensors, unwrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +203,10 @@ def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
         return None
     targets = target_tensors(candidate.backbone.model)
     try:
-        converted = convert(unwrapped, candidate.backbone.family, targets)
+        converted = unwrapped.convert(candidate.backbone.family, targets)
     except WeightsError as error:
         return _Trial(candidate=candidate, converted=None, why=str(error), matched=0, close=True)
-    found = faults(converted.state, targets)
+    found = Faults.between(converted.state, targets)
     close = 2 * found.matched > found.wanted
     return _Trial(
         candidate=candidate, converted=converted, why=str(found) if found else "", matched=found.matched, close=close
@@ -217,16 +216,16 @@ def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
 def _fit(candidate: _Candidate, converted: Converted, sha256: str) -> _Fit:
     backbone = candidate.backbone
     published = is_published(sha256, backbone) or sha256 == packaged.SHA256
-    licence = own_licence(backbone) if published else inherited_licence(backbone)
+    licence = licence_of(backbone, published=published)
     return _Fit(
         recipe=str(candidate),
         layout=converted.layout,
         loaded=len(converted.state),
-        parameters=sum(tensor.numel() for tensor in converted.state.values()),
+        parameters=converted.parameters,
         dropped=converted.dropped,
         licence=packaged.LICENCE if sha256 == packaged.SHA256 else licence,
         statistics=candidate.statistics,
-        ambiguity="" if published else ambiguity(converted, backbone.family, sha256),
+        ambiguity="" if published else converted.origins(backbone.family, sha256),
     )
 
 

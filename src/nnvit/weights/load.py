@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nnvit.errors import WeightsError
 from nnvit.types import Backbone, BaseHead, Converted, State
@@ -13,11 +12,10 @@ from nnvit.types import Backbone, BaseHead, Converted, State
 from .safe_reading import read_config, read_weights
 from .sources import WeightsFile, find_weights
 from .state_dicts import (
+    Faults,
     Unwrapped,
-    convert,
     describe,
     describe_shape,
-    faults,
     listed,
     not_finite,
     target_tensors,
@@ -85,9 +83,10 @@ def load_backbone(
     raw, targets = read_weights(found.path), target_tensors(backbone.model)
     try:
         unwrapped = unwrap(raw)
-        converted = convert(unwrapped, backbone.family, targets)
+        converted = unwrapped.convert(backbone.family, targets)
         _check_fit(converted, unwrapped, targets, backbone)
-        _check_finite(converted.state)
+        if broken := not_finite(converted.state):
+            raise WeightsError(f"{len(broken)} tensors hold NaN or Inf: {listed(broken)}. The file is damaged.")
         if found.path.is_dir():
             backbone.check_config(read_config(found.path))
     except WeightsError as error:
@@ -122,13 +121,9 @@ def _misfit(targets: State, state: State) -> str:
     misfits += [
         f"{name} holds NaN, Inf or quantised numbers"
         for name, (tensor, target) in common.items()
-        if not _sound(tensor, target)
+        if tensor.is_floating_point() != target.is_floating_point() or not tensor.isfinite().all()
     ]
     return "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
-
-
-def _sound(tensor: Tensor, target: Tensor) -> bool:
-    return tensor.is_floating_point() == target.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _report(found: WeightsFile, converted: Converted, family: str, decode_head: str) -> WeightsReport:
@@ -140,30 +135,20 @@ def _report(found: WeightsFile, converted: Converted, family: str, decode_head: 
         licence_accepted=found.licence_accepted,
         layout=converted.layout,
         loaded=len(converted.state),
-        parameters=sum(tensor.numel() for tensor in converted.state.values()),
+        parameters=converted.parameters,
         dropped=converted.dropped,
         decode_head=decode_head,
-        ambiguity="" if found.published else ambiguity(converted, family, found.sha256),
+        ambiguity="" if found.published else converted.origins(family, found.sha256),
     )
 
 
-def ambiguity(converted: Converted, family: str, sha256: str) -> str:
-    """Says which other origins a file may have by its content."""
-    return f"{converted.ambiguity}; that these are weights of {family} rests on the file, sha256 {sha256}"
-
-
 def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backbone: Backbone) -> None:
-    found = faults(converted.state, targets)
+    found = Faults.between(converted.state, targets)
     if found:
         raise WeightsError(
             f"{found} The file looks like {describe(unwrapped.state)}; the model (model.backbone={backbone.family},"
             f" model.backbone_size={backbone.size}) is {describe_shape(targets)}."
         )
-
-
-def _check_finite(state: State) -> None:
-    if broken := not_finite(state):
-        raise WeightsError(f"{len(broken)} tensors hold NaN or Inf: {listed(broken)}. The file is damaged.")
 
 
 @torch.no_grad()

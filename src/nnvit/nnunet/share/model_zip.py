@@ -129,7 +129,7 @@ def _missing_weights(content: dict[str, Any]) -> list[str]:
     if held is None:
         return []
     try:
-        external.find(held)
+        held.find()
     except WeightsError as error:
         return [f"it cannot predict yet: {error}"]
     return []
