@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.model import Segmenter
-from nnvit.recipe import loading
 from nnvit.records.plans_block import SCHEMA, PlansBlock
 from tests.contract import cells
 from tests.contract.cells import Cell
@@ -89,7 +89,7 @@ def networks() -> dict[str, Any]:
         entries[str(cell)] = {
             "arch_kwargs": kwargs,
             "schema": SCHEMA,
-            "recipe": loading.to_dict(recipe),
+            "recipe": asdict(recipe),
             "channels": cell.channels,
             "logits": logits(network, cell.channels),
         }

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def assert_logits(network: nn.Module, channels: int, expected: list[float]) -> N
 
 def assert_recipe_is_kept(recipe: dict[str, Any]) -> None:
     """Every key that the old recipe has means the same now; keys that came later have their defaults."""
-    assert same_keys(recipe, loading.to_dict(loading.from_dict(recipe))) == recipe
+    assert same_keys(recipe, asdict(loading.from_dict(recipe))) == recipe
 
 
 def same_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`nnvit show RECIPE`: a recipe with every key resolved, its network, and what a training step on it needs."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from omegaconf import OmegaConf
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 from nnvit.estimate import GIB, Job, Need, job_of, need
 from nnvit.estimate.network_parts import network_parts
 from nnvit.model.precision import choose
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig
 
 from .columns import short, table
@@ -30,8 +31,8 @@ def show(
     """
     recipe = loading.load_recipe([source], overrides)
     lines = [
-        f"# {recipe.name} ({identity.recipe_hash(recipe)[:8]}), tuning {recipe.tuning}",
-        *OmegaConf.to_yaml(loading.to_dict(recipe)).splitlines(),
+        f"# {recipe.name} ({recipe.hash[:8]}), tuning {recipe.tuning}",
+        *OmegaConf.to_yaml(asdict(recipe)).splitlines(),
         "",
     ]
     if not isinstance(recipe.model, ModelConfig):

@@ -38,28 +38,14 @@ class Config(ModelConfig):
     """
 
     head: str = "mask2former"
-    decoder_hidden_size: int = 256
-    num_queries: int = 100
-    encoder_layers: int = 6
-    decoder_layers: int = 10
-    encoder_feedforward_dim: int = 1024
-    feedforward_dim: int = 2048
-    num_attention_heads: int = 8
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        for key in (
-            "decoder_hidden_size",
-            "num_queries",
-            "encoder_layers",
-            "num_attention_heads",
-            "feedforward_dim",
-            "encoder_feedforward_dim",
-        ):
-            at_least(f"model.{key}", getattr(self, key), 1)
-        at_least("model.decoder_layers", self.decoder_layers, 2)
+    decoder_hidden_size: int = at_least(1, 256)
+    num_queries: int = at_least(1, 100)
+    encoder_layers: int = at_least(1, 6)
+    decoder_layers: int = at_least(2, 10)
+    encoder_feedforward_dim: int = at_least(1, 1024)
+    feedforward_dim: int = at_least(1, 2048)
+    num_attention_heads: int = at_least(1, 8)
+    dropout: float = fraction(0.0)
 
 
 class Head(SetHead):

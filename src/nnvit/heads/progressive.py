@@ -31,15 +31,9 @@ class Config(ModelConfig):
 
     head: str = "progressive"
     neck: str = "same_scale"
-    decoder_channels: int = 256
-    stem_channels: int = 16
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        at_least("model.decoder_channels", self.decoder_channels, NARROWEST)
-        at_least("model.stem_channels", self.stem_channels, 1)
+    decoder_channels: int = at_least(NARROWEST, 256)
+    stem_channels: int = at_least(1, 16)
+    dropout: float = fraction(0.1)
 
 
 class _Stage(nn.Module):

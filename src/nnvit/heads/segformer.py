@@ -21,14 +21,9 @@ from nnvit.types import BaseHead
 class Config(ModelConfig):
     """decoder_hidden_size: width of the head. num_encoder_blocks: maps that it fuses. dropout: before the classifier."""
 
-    decoder_hidden_size: int = 256
+    decoder_hidden_size: int = at_least(1, 256)
     num_encoder_blocks: int = 4
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        at_least("model.decoder_hidden_size", self.decoder_hidden_size, 1)
+    dropout: float = fraction(0.1)
 
 
 class Head(BaseHead):

@@ -19,7 +19,7 @@ from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import run_training as training
 from nnvit.nnunet.train.stopwatch import PARTS
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from tests.nnunet.conftest import ONE_PROCESS, TINY, assert_same_predictions, command, masks, predict
 
 CPU = torch.device("cpu")
@@ -89,7 +89,7 @@ def test_the_run_is_accounted_for(trained: Path) -> None:
     assert min(seconds["forward"], seconds["backward"], seconds["step"]) > 0
     assert run["flops_per_patch"] > 0
     assert run["peak_memory_bytes"] > 2**20
-    assert run["recipe_hash"] == identity.recipe_hash(loading.from_dict(run["recipe"]))
+    assert run["recipe_hash"] == loading.from_dict(run["recipe"]).hash
     assert {
         "base_plans_hash",
         "split_hash",

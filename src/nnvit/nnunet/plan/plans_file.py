@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nnvit.errors import PlansError, did_you_mean
 from nnvit.model import Segmenter
 from nnvit.model.arch_kwargs import arch_kwargs
 from nnvit.nnunet import paths
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe
 from nnvit.records.guard import refuse_other_recipe
 from nnvit.records.hashes import digest
@@ -98,8 +98,8 @@ def make_plans(
             "_kw_requires_import": [],
         }
     block = PlansBlock(
-        recipe=loading.to_dict(recipe),
-        hash=identity.recipe_hash(recipe),
+        recipe=asdict(recipe),
+        hash=recipe.hash,
         base_plans=base["plans_name"],
         base_plans_hash=digest(base),
         weights_revision=_revision(recipe.model),
@@ -192,10 +192,10 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
             raise PlansError(
                 f"{path} exists and was not written by nnvit; give the recipe another name=… or move the file."
             )
-        resolved = loading.to_dict(loading.from_dict(block.recipe))
+        resolved = asdict(loading.from_dict(block.recipe))
         # how checkpoints are kept may change
         held_recipe, wanted_recipe = ({**recipe, "checkpoint": None} for recipe in (resolved, wanted.recipe))
-        differences = identity.differing_keys(held_recipe, wanted_recipe)
+        differences = loading.differing_keys(held_recipe, wanted_recipe)
         if block.base_plans_hash != wanted.base_plans_hash:
             differences.append(
                 f"base plans {block.base_plans}: {block.base_plans_hash[:8]} -> {wanted.base_plans_hash[:8]}"
