@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness import Row, main
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.optimizer import build_optimizer
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.training import build_optimizer
 from nnvit.nnunet import checkpoint_file
 from nnvit.recipe import loading
 from nnvit.records.hashes import sha256_of

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 import harness
 from nnvit.data.synthetic import fundus
 from nnvit.estimate.flops import forward_flops
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.recipe import loading
 from nnvit.weights import load_backbone

@@ -16,8 +16,7 @@ import torch
 from nnvit import registry
 from nnvit.describe import listing
 from nnvit.errors import WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.recipe import loading
 from nnvit.types import Family
 from nnvit.weights import licences, load_backbone

@@ -13,8 +13,7 @@ from transformers import (
 
 from nnvit import registry
 from nnvit.errors import WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.weights import licences, load_backbone

@@ -17,8 +17,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnvit import registry
 from nnvit.errors import ConfigError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import RGB01, arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.factories import RGB01
 from nnvit.recipe.loading import load_recipe
 from nnvit.recipe.schema import ModelConfig, Recipe
 from nnvit.types import TokenBackbone

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
-from nnvit.model.optimizer import build_optimizer
+from nnvit.model.training import build_optimizer
 from nnvit.types import TokenBackbone
 
 from . import cells

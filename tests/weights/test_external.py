@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.training_step import prepare_for_training
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.training import prepare_for_training
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.share.foreign_names import network_state
 from nnvit.recipe import loading

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from nnvit.estimate import GIB, Job, Need, job_of, need
 from nnvit.estimate.network_parts import network_parts
-from nnvit.model.precision import choose
+from nnvit.model.precision import Precision
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig
 
@@ -42,7 +42,7 @@ def show(
             f"`nnvit plan DATASET CONFIGURATION --recipe {source}` makes plans with it, and training prints its size.",
         ]
     job = job_of(recipe, channels=channels, classes=classes, patch=(patch[0], patch[1]), batch=batch)
-    found = need(job, choose(job.training.precision, torch.device("cuda"), has_bf16=True).dtype)
+    found = need(job, Precision.choose(job.training.precision, torch.device("cuda"), has_bf16=True).dtype)
     return [
         *lines,
         f"network: {channels} channels, {classes} classes, patch {patch[0]} x {patch[1]}, batch {batch}",

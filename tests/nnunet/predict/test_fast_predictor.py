@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnvit.model import Segmenter, precision
+from nnvit.model.precision import Precision
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.model_folder import TrainedModel, open_model
 from nnvit.nnunet.predict.ensemble import Ensemble
@@ -31,7 +32,7 @@ from tests.nnunet.conftest import SHORT, VESSELS, Run, masks, train
 
 CPU = torch.device("cpu")
 SMALL = ["model.decoder_hidden_size=16", "model.neck_args.out_channels=16"]
-BF16 = precision.Precision(dtype=torch.bfloat16, reason="a test")
+BF16 = Precision(dtype=torch.bfloat16, reason="a test")
 
 
 @pytest.fixture
@@ -453,7 +454,7 @@ def test_by_default_it_is_fast_and_agrees_with_exact(
         assert ("fast: tiles and mirrors 3 at a time" in printed) is (out == "fast")
         assert [line[:8] for line in printed.splitlines() if " -> " in line] == ["1/3 a.pn", "2/3 b.pn", "3/3 c.pn"]
         run = json.loads((tmp_path / out / "nnvit_predict.json").read_text())["runs"][0]
-        assert run["fast"] == (precision.choose("auto", CPU).name if out == "fast" else None)
+        assert run["fast"] == (Precision.choose("auto", CPU).name if out == "fast" else None)
     for name in "abc":
         ours, exact = (np.asarray(Image.open(tmp_path / out / f"{name}.png")) for out in ("fast", "exact"))
         assert dice(ours, exact) >= 0.99  # of a network that was trained for seconds

@@ -21,8 +21,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from nnvit import registry
 from nnvit.cli import app
 from nnvit.errors import NnvitError, PlansError, WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.share.convert import convert
 from nnvit.recipe import loading

@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
 from nnvit.errors import ConfigError
-from nnvit.model.optimizer import WeightAverage
+from nnvit.model.training import WeightAverage
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import augmentation, randomness, run_training

@@ -12,8 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnvit.errors import PlansError, did_you_mean
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import paths
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe

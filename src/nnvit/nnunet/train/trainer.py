@@ -12,7 +12,7 @@ from torch import nn
 
 from nnvit.estimate.flops import forward_flops
 from nnvit.model import Segmenter
-from nnvit.model.training_step import training_step
+from nnvit.model.training import training_step
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.records.guard import refuse_other_recipe
