@@ -187,8 +187,8 @@ def _check_training(recipe: Recipe) -> None:
     """Raises ConfigError for keys of the training that this network would silently ignore."""
     model, training = recipe.model, recipe.training
     assert isinstance(model, ModelConfig)
-    native = registry.module("head", model.head).Head.by_queries
-    if training.loss == "native" and not native:
+    head = registry.module("head", model.head).Head
+    if training.loss == "native" and not head.by_queries:
         raise ConfigError(f"training.loss=native: head '{model.head}' has no loss of its own; set it to nnunet.")
     if training.loss == "native" and training.deep_supervision:
         raise ConfigError(
@@ -200,15 +200,11 @@ def _check_training(recipe: Recipe) -> None:
             f"training.drop_path={training.drop_path} drops blocks of a backbone that is trained in full; with tuning "
             f"'{recipe.tuning}' it does nothing: set it to 0, or lora.enabled=false and model.freeze_backbone=false."
         )
-    if training.grad_checkpointing and recipe.tuning == "frozen" and not _tokens(model):
+    if training.grad_checkpointing and recipe.tuning == "frozen" and not head.reads_tokens:
         raise ConfigError(
             "training.grad_checkpointing=true saves activations of a backbone that gradients flow through; a frozen one "
             "keeps none: set it to false."
         )
-
-
-def _tokens(model: ModelConfig) -> bool:
-    return registry.module("head", model.head).Head.reads_tokens
 
 
 def _name(recipe: Recipe, stands_for: Recipe) -> str:
