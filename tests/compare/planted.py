@@ -227,7 +227,7 @@ class Study:
 
 
 def debug(fold: str, *, loss: str, optimizer: str, network: str) -> dict[str, str]:
-    """What nnU-Net writes of a trainer's attributes, all as text."""
+    """nnU-Net's record of a trainer's attributes, all as text."""
     return {
         "batch_size": "4",
         "configuration_manager": str(CONFIGURATION),

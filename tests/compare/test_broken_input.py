@@ -1,4 +1,4 @@
-"""What is broken gets the file, what was expected and what to do."""
+"""Errors for broken input name the file, what was expected and what to do."""
 
 import re
 import shutil
@@ -222,7 +222,7 @@ def test_a_missing_reference(study: Study, tmp_path: Path) -> None:
 
 
 def test_no_references_at_all(study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where only the results were copied to."""
+    """A machine to which only the results were copied."""
     monkeypatch.delenv("nnUNet_preprocessed")
     for summary in study.results.rglob("summary.json"):
         change_json(

@@ -143,12 +143,12 @@ class Good:
 
     image: Callable[[Path], None]
     expected: np.ndarray
-    """What stock nnU-Net reads of the image, (C, D, H, W)."""
+    """The array that stock nnU-Net reads from the image, (C, D, H, W)."""
     mask: Callable[[Path], None] = BINARY_MASK
     label: np.ndarray = field(default_factory=lambda: LABEL)
     options: dict[str, Any] = field(default_factory=dict)
     words: str = ""
-    """What the report must say."""
+    """The text that the report must contain."""
 
 
 BOX = itk("a.nii.gz", CUBE)

@@ -101,7 +101,7 @@ def test_show_describes_the_network_for_the_data_set_at_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_show_and_estimate_say_the_same_memory(precision: str) -> None:
-    """Of a frozen ViT-B, whose weights take half of theirs in 16 bits."""
+    """A frozen ViT-B, whose weights need half the memory in 16 bits."""
     keys = [
         "model.backbone=dinov3",
         "model.backbone_size=base",

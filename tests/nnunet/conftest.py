@@ -95,7 +95,7 @@ def train(
 
 
 def fold_of(dataset: str, trainer: str, identifier: str) -> Path:
-    """Where fold 0 of the configuration 2d is trained."""
+    """The folder in which fold 0 of the configuration 2d is trained."""
     return Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__{identifier}__2d" / "fold_0"
 
 

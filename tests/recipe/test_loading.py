@@ -124,7 +124,7 @@ def test_hashes_stay_what_they_were() -> None:
 
 
 def test_a_key_at_its_default_leaves_the_hash_alone() -> None:
-    """So a key that a later release adds keeps old plans, folders and checkpoints valid."""
+    """A key that a later release adds then keeps old plans, folders and checkpoints valid."""
     recipe = loading.load_recipe()
     with_defaults = loading.load_recipe([], ["training.save_every=50", "model.neck_args.out_channels=256"])
     assert with_defaults.hash == recipe.hash

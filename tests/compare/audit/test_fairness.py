@@ -185,7 +185,7 @@ UNFAIR: list[tuple[Callable[[Study], None], str, bool]] = [
     (other_augmentation, "augmentation", False),
     (trained_on_all, "held_out", True),
 ]
-"""What is planted, the row that must show it, and whether the comparison stops."""
+"""The planted difference, the row that must show it, and whether the comparison stops."""
 
 
 @pytest.mark.parametrize(("plant", "key", "stops"), UNFAIR, ids=[plant.__name__ for plant, _, _ in UNFAIR])
@@ -222,7 +222,7 @@ def test_a_stop_lists_the_cases_and_who_lacks_them(study: Study) -> None:
 
 
 def test_another_split_of_a_stock_arm_is_found_by_its_cases(study: Study) -> None:
-    """Which records no hash of its split."""
+    """Stock nnU-Net records no hash of its split."""
     stock = study.results / "nnUNetTrainer__nnUNetPlans__2d"
     for one, fold, other in (("case_01", "0", "1"), ("case_07", "1", "0")):
         name = f"{one}.png"
@@ -343,7 +343,7 @@ def test_what_differs_in_the_augmentation_is_named(study: Study) -> None:
 
 
 def without_later_keys(study: Study) -> None:
-    """What nnvit_run.json held before it told of augmentation and validation."""
+    """The content of nnvit_run.json before it recorded augmentation and validation."""
     later = ("augmentation", "mirroring_axes", "oversample_foreground_percent", "validation", "flops_per_patch")
     for model in study.results.glob("nnUNetTrainer_nnvit__*"):
         set_run(model, **dict.fromkeys(later))
@@ -429,7 +429,7 @@ def test_an_unfinished_fold_is_named(study: Study) -> None:
 
 
 def test_masks_that_a_results_folders_model_predicted_have_its_records(study: Study) -> None:
-    """As `nnUNetv2_predict` and `make demo` leave them: new cases, in a folder inside the model's."""
+    """New cases in a folder inside the model's, as `nnUNetv2_predict` and `make demo` leave them."""
     references = study.root / "references"
     references.mkdir()
     models = sorted(study.results.iterdir())

@@ -1,4 +1,4 @@
-"""What may be said, for every mix of evidence, and the sentence that says it."""
+"""The verdict for every mix of evidence, and the sentence that states it."""
 
 from dataclasses import replace
 from typing import Any

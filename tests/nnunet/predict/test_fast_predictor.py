@@ -76,7 +76,7 @@ def dice(one: np.ndarray | Tensor, other: np.ndarray | Tensor) -> float:
 
 
 def assert_differ_only_where_undecided(got: Tensor, wanted: Tensor) -> None:
-    """Of a network that was trained for seconds, much is undecided: logits (K, ...) move little, and only that changes sides."""
+    """Logits (K, ...) differ little, and labels only where two classes are close, as often after seconds of training."""
     largest = float(wanted.abs().max())
     assert float((got - wanted).abs().max()) < 0.05 * largest
     best, next_best = wanted.topk(2, dim=0).values
@@ -343,7 +343,7 @@ def test_as_many_passes_as_the_batch_size_asks_for(vessels: Path, image: Tensor,
 
 
 def test_what_is_held_grows_only_as_the_image(vessels: Path, without_bf16: None) -> None:
-    """Of an image far larger than a batch: the sum of the logits, and the weights, once each."""
+    """The largest tensors for an image far larger than a batch: the sum of the logits, and the weights, once each."""
     ours = fast(open_model(vessels), mirroring=False, step_size=1.0)
     ours.set_tile_batch(1)
     ours.ensemble = ours.batches.network = Classes()  # type: ignore[assignment]

@@ -95,7 +95,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 
 
 def saved(network: nn.Module, path: Path, rename: Callable[[str], str] = str) -> Path:
-    """As an nnU-Net trainer of the fork saves it."""
+    """A checkpoint as an nnU-Net trainer of the fork saves it."""
     content = {
         "network_weights": {rename(name): tensor for name, tensor in network.state_dict().items()},
         "optimizer_state": {"state": {}, "param_groups": []},
@@ -311,7 +311,7 @@ def test_the_backbone_alone_has_its_adapters_merged_and_is_loaded_by_its_path(lo
 
 @pytest.fixture
 def results(crops: str, tmp_path: Path) -> tuple[Path, SegFormerSegmentationModel]:
-    """What the fork's trainer leaves, with two folds of one network."""
+    """The folder that the fork's trainer leaves, with two folds of one network."""
     reference = fork(lora=True)
     folder = tmp_path / crops / "nnUNetTrainerNoDeepSupervision_segformer__nnUNetPlans__2d"
     for fold in (0, 1):

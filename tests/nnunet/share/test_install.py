@@ -56,7 +56,7 @@ def model(hippocampus: str) -> Path:
 
 @pytest.fixture(scope="module")
 def stock_zip(model: Path, hippocampus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What nnUNetv2_export_model_to_zip writes."""
+    """The file that nnUNetv2_export_model_to_zip writes."""
     path = tmp_path_factory.mktemp("zips") / "stock.zip"
     trainer, plans, configuration = model.name.split("__")
     export_pretrained_model(hippocampus, str(path), (configuration,), trainer, plans, (0,))
@@ -149,7 +149,7 @@ def test_a_model_that_refers_to_a_file_says_what_it_needs(hippocampus: str, resu
 
 
 class RunsCode:
-    """What an attacker puts into a checkpoint."""
+    """Code that an attacker puts into a checkpoint."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return os.mkdir, ("owned",)

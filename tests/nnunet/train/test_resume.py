@@ -35,12 +35,12 @@ KEYS = (
 
 
 class Killed(BaseException):
-    """What nothing in the trainer expects."""
+    """An error that nothing in the trainer expects."""
 
 
 @contextmanager
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What trains within it ends in this step, counted from where it begins."""
+    """Ends the training within it in this step, counted from where it begins."""
     original, steps = nnUNetTrainer_nnvit.train_step, itertools.count(1)
 
     def dying(self: nnUNetTrainer_nnvit, batch: dict) -> dict:
@@ -82,7 +82,7 @@ def test_killed_twice_inside_epochs_it_ends_as_if_nothing_had_happened(
 ) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
     keys = (*KEYS, "training.save_every_iterations=2", f"name=killed_{workers}")
-    for step, go_on in ((6, False), (5, True)):  # the second starts after iteration 4, and dies in the second epoch
+    for step, go_on in ((6, False), (5, True)):  # the second starts after iteration 4, and ends in the second epoch
         with killed_at(step, monkeypatch):
             train(hippocampus, "segformer_default", *keys, continue_training=go_on)
         fold = fold_of(hippocampus, TRAINER, f"nnUNetPlans_killed_{workers}_s5")
@@ -165,7 +165,7 @@ def begin(dataset: str, workers: int, *keys: str) -> subprocess.Popen[str]:
 
 
 def wait_for(process: subprocess.Popen[str], path: Path) -> None:
-    """Until the file is there, or the process has ended."""
+    """Waits until the file is there, or the process has ended."""
     while process.poll() is None and not path.exists():
         time.sleep(0.02)
 

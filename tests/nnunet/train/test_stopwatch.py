@@ -1,4 +1,4 @@
-"""Where an iteration's time goes; the trainer's own use of it stands in test_runs."""
+"""The parts of an iteration's time; the trainer's own use of the stopwatch is tested in test_runs."""
 
 import time
 

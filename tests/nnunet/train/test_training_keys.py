@@ -146,7 +146,7 @@ EMA = ("training.ema=0.6", "training.lr=1e-2", FULL, ONE_TILE)
 
 
 class Recording:
-    """What is trained after each step, and while each epoch and the last validation predict."""
+    """Records the trained weights after each step, and while each epoch and the last validation predict."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.start: dict[str, Tensor] = {}
@@ -273,7 +273,7 @@ def test_grad_checkpointing_changes_no_loss(size: str, hippocampus: str, monkeyp
 
 
 def losses_of(dataset: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[float]:
-    """Of each training step."""
+    """Returns the loss of each training step."""
     trainer, losses = trainer_of(dataset, *overrides), []
     step = type(trainer).train_step
 
