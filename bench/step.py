@@ -62,7 +62,7 @@ def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
 
 
 def _agreement(mine: Any, theirs: Any, batch: dict[str, Any]) -> str:
-    """Says how far the logits agree before any step."""
+    """Returns a sentence on how far the logits agree before any step."""
     data = batch["data"].to(device())
     with torch.no_grad():
         with mine.precision.autocast(device()):
@@ -112,7 +112,7 @@ def forward_share() -> Row:
 
 
 def attention() -> Row:
-    """Why 16 bits bring a ViT less than a matrix product: torch's fused attention, in the precision of `auto` and in fp32."""
+    """Times torch's fused attention in the precision of `auto` and in fp32: 16 bits speed it up less than a matrix product."""
     dtype = Precision.choose("auto", device()).dtype or torch.float32
     heads, tokens, width = 12, 1029, 64  # of a ViT-S at 512 x 512, both images of the batch
     wide = [torch.randn(heads, tokens, width, device=device())[None] for _ in range(3)]
@@ -129,7 +129,7 @@ def attention() -> Row:
 
 
 def unet() -> Row:
-    """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 where ours costs nothing."""
+    """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 if ours costs nothing."""
     mine, theirs = trainers.ours("unet", patch=256), trainers.stock("unet", patch=256, deep_supervision=True)
     trainers.same_weights(mine, theirs)
     batch = trainers.batch_of(mine)
@@ -179,7 +179,7 @@ def epoch_of(trainer: Any, batch: dict[str, Any]) -> Callable[[], object]:
 
 
 def overhead() -> Row:
-    """Milliseconds that our trainer adds to an iteration, seen with a network that takes hardly any."""
+    """Milliseconds that our trainer adds to an iteration, measured with a network that takes hardly any time."""
     keys = [*TINY, FROZEN]
     mine, theirs = (make("segformer_default", *keys, patch=64) for make in (trainers.ours, trainers.stock))
     trainers.same_weights(mine, theirs)

@@ -107,7 +107,7 @@ def fold(work: Path, arm: str, seed: int) -> Path:
 
 
 def train(work: Path, arm: str, seed: int, recipes: list[str], keys: list[str]) -> None:
-    """Trains one run, from wherever it stands."""
+    """Trains one run, or resumes it."""
     folder = fold(work, arm, seed)
     if (folder / "validation" / "summary.json").is_file():
         return

@@ -83,7 +83,7 @@ class Sample:
         return Audit(rows=tuple(rows), notes=(f"segformer has no random-init twin {HOSTILE}",))
 
     def cost(self) -> list[ArmCost]:
-        """Costs; the second arm doesn't tell its FLOPs, and nobody does where `costs` is off."""
+        """Costs; the second arm has no FLOPs, and no arm has any costs if `costs` is off."""
         known: list[dict[str, Any]] = [
             {
                 "parameters_total": 20_000_000 * (i + 1),

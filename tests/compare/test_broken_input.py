@@ -51,7 +51,7 @@ def job(reference: Path, prediction: Path, labels: Labels = LABELS) -> ScoringJo
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".gif", ".bmp"])
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.97])
 def test_a_truncated_mask(tmp_path: Path, ending: str, share: float) -> None:
-    """SimpleITK reads a truncated .nii.gz as zeros; here every format says so."""
+    """SimpleITK reads a truncated .nii.gz as zeros; here every format raises an error."""
     path = tmp_path / f"case{ending}"
     if ending in (".png", ".tif", ".gif", ".bmp"):
         write_png(path, noise((64, 64)))

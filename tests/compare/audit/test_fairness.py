@@ -286,7 +286,7 @@ def test_a_pretrained_arm_with_both_twins_is_not(study: Study) -> None:
 
 
 def test_an_arm_that_took_another_checkpoints_weights_is_pretrained(study: Study) -> None:
-    """Whatever its recipe says: it is called out, and is nobody's random-init twin."""
+    """The audit points it out whatever its recipe says, and does not count it as a random-init twin."""
     study.nnvit("random_s0", recipe(name="random_s0", model={"weights": "random"}), recipe_hash="12" * 32)
     full = recipe(name="full_s0", model={"weights": "random", "freeze_backbone": False}, training={"lr": 3e-4})
     set_run(study.nnvit("full_s0", full, recipe_hash="34" * 32), weights={"source": "-pretrained_weights"})
@@ -361,7 +361,7 @@ def test_runs_without_later_keys_are_read_from_debug_file_and_log(study: Study) 
 
 @pytest.mark.parametrize("continuing", ["continuing after epoch 2 of 3", "continuing after 2 of 3 epochs"])
 def test_the_log_tells_that_the_best_checkpoint_was_validated(study: Study, continuing: str) -> None:
-    """In the words of the first release and of today's trainer."""
+    """The log lines of the first release and of today's trainer."""
     _, other = two_of_ours(study)
     without_later_keys(study)
     for fold in folds_of(other):  # as `nnvit train … --val_best` says it

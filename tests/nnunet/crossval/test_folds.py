@@ -58,7 +58,7 @@ def model(paired: str, folders: Path) -> Iterator[Path]:
 def test_all_folds_are_trained_and_go_on_where_they_stopped(
     paired: str, model: Path, nnvit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted in the second epoch of fold 1; then fold 0 is left alone, and fold 1 continues."""
+    """The training is interrupted in the second epoch of fold 1; then fold 0 is left unchanged, and fold 1 continues."""
     steps = []
     original = nnUNetTrainer_nnvit.train_step
 

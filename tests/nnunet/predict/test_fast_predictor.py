@@ -145,7 +145,7 @@ def test_in_bf16_the_masks_agree(vessels: Path, image: Tensor, with_bf16: None) 
 
 @pytest.mark.parametrize("neck", ["simple_pyramid", "detail"])
 def test_in_bf16_masks_of_thin_structures_agree_to_two_per_mille(neck: str, shared_data: Path) -> None:
-    """After 40 steps on a crop of a photograph. Without the refinement in fp32, the masks of `detail` have a Dice of 0.993."""
+    """Trains 40 steps on a crop of a photograph. Without the refinement in fp32, the masks of `detail` have a Dice of 0.993."""
     torch.manual_seed(0)
     names, box = ("imagesTr/Image_03L.jpg", "labelsTr/Image_03L_1stHO.png"), (380, 380, 600, 580)
     pixels, drawn = (np.asarray(Image.open(shared_data / "chase_db1" / name).crop(box)) for name in names)

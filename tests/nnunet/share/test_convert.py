@@ -55,7 +55,7 @@ class SegFormerSegmentationModel(nn.Module):
 
 
 def fork(size: str = "eva", **keys: Any) -> SegFormerSegmentationModel:
-    """Trained, as far as the numbers show: nothing is at its initial value."""
+    """A network as if trained: no tensor has its initial value."""
     module = registry.module("backbone", "tiny")
     return trained(SegFormerSegmentationModel(module.build(size, TAPS, module.Args()).model, 32, **keys))
 
@@ -356,7 +356,7 @@ def test_a_folder_with_one_fold_that_does_not_fit_is_refused_whole(
 def test_a_converted_checkpoint_is_not_trained_on(
     results: tuple[Path, SegFormerSegmentationModel], tmp_path: Path
 ) -> None:
-    """Its optimiser's state stayed behind; no hash of a recipe stands in it."""
+    """The checkpoint has no optimiser state and no recipe hash."""
     folder, _ = results
     out = convert(folder, None, [yaml(tmp_path)]).paths[0]
     content = checkpoint_file.read(out / "fold_0" / "checkpoint_final.pth")

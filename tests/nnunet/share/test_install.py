@@ -1,4 +1,4 @@
-"""`nnvit install`: models of stock nnU-Net's zips and of ours arrive whole; anything else leaves nothing behind."""
+"""`nnvit install`: zips of stock nnU-Net and of ours are installed completely; any other file leaves nothing behind."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ def results(folders: Path) -> Iterator[Path]:
 
 
 def content_of(folder: Path) -> dict[str, str]:
-    """Files and their hashes, but for nnU-Net's log, which no zip takes along."""
+    """Files and their hashes, except nnU-Net's log, which no zip contains."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("training_log")]
     return {str(path.relative_to(folder)): sha256_of(path) for path in files}
 

@@ -60,7 +60,7 @@ def test_stock_predict_gives_the_validations_masks(trained: Path, chase: str, tm
 def test_the_folder_predicts_where_nothing_but_the_packages_is_installed(
     trained: Path, chase: str, tmp_path: Path
 ) -> None:
-    """Moved elsewhere, with no environment variable of nnU-Net at all."""
+    """The model folder is moved elsewhere, and no environment variable of nnU-Net is set."""
     model = tmp_path / "model"
     shutil.copytree(trained.parent, model)
     (tmp_path / "in").mkdir()
@@ -181,7 +181,7 @@ def test_another_split_is_not_mixed_in(trained: Path, chase: str) -> None:
 
 
 def test_an_interrupted_training_continues(chase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed in its third epoch, it goes on from checkpoint_latest and keeps the log of the first two."""
+    """A training killed in its third epoch resumes from checkpoint_latest and keeps the log of the first two."""
     overrides = ["name=interrupted", "training.num_epochs=4", "training.save_every=1", "training.patch_size=[252,252]"]
     original, steps = nnUNetTrainer_nnvit.train_step, []
 
