@@ -28,7 +28,7 @@ CASES = [f"case_{number:02d}" for number in range(12)]
 FOLDS = {"0": CASES[:6], "1": CASES[6:]}
 SIZE = 48
 START = datetime(2026, 3, 1, 9, 0, 0)
-"""A time before any test writes a file."""
+"""When the planted trainings began: before any test writes a file."""
 
 TRANSFORMS = (
     "ComposeTransforms( transforms = [SpatialTransform( patch_size = [64, 64], patch_center_dist_from_border = [0, 0], "

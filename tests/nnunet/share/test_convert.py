@@ -356,7 +356,7 @@ def test_a_folder_with_one_fold_that_does_not_fit_is_refused_whole(
 def test_a_converted_checkpoint_is_not_trained_on(
     results: tuple[Path, SegFormerSegmentationModel], tmp_path: Path
 ) -> None:
-    """The checkpoint has no optimiser state and no recipe hash."""
+    """The converted checkpoint has no recipe hash, and names the trainer that it came from."""
     folder, _ = results
     out = convert(folder, None, [yaml(tmp_path)]).paths[0]
     content = checkpoint_file.read(out / "fold_0" / "checkpoint_final.pth")
