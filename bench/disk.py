@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness import Row, main
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.optimizer import build_optimizer
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.training import build_optimizer
 from nnvit.nnunet import checkpoint_file
 from nnvit.recipe import loading
 from nnvit.records.hashes import sha256_of
@@ -26,7 +25,7 @@ MB = 1e6
 
 
 def optimizer_state(network: nn.Module, recipe: Any) -> dict[str, Any]:
-    """AdamW's, as after one step."""
+    """Gives AdamW the state that it has after one step."""
     optimizer = build_optimizer(network, recipe.training)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -36,7 +35,7 @@ def optimizer_state(network: nn.Module, recipe: Any) -> dict[str, Any]:
 
 
 def size(folder: Path, content: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Bytes of a checkpoint as nnvit writes it, and what is read from it."""
+    """Returns the bytes of a checkpoint as nnvit writes it, and the content read back from it."""
     path = folder / "checkpoint.pth"
     checkpoint_file.write(path, content)
     read = checkpoint_file.read(path)["network_weights"]
@@ -46,7 +45,7 @@ def size(folder: Path, content: dict[str, Any]) -> tuple[float, dict[str, Any]]:
 
 
 def rows() -> list[Row]:
-    """Weights alone, and the checkpoint that a training goes on from."""
+    """Measures the weights alone, and the checkpoint that a training resumes from."""
     recipe = loading.load_recipe(["segformer_default"])
     with tempfile.TemporaryDirectory() as home:
         return _rows(recipe, Path(home))

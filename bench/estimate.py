@@ -10,7 +10,7 @@ import torch
 from harness import CPU, Row, main
 from nnvit import estimate
 from nnvit.estimate import devices
-from nnvit.model.precision import choose
+from nnvit.model.precision import Precision
 from nnvit.recipe import loading
 from peak import peak
 
@@ -35,7 +35,7 @@ def estimated(recipe: str, overrides: list[str]) -> tuple[estimate.Need, torch.d
     """Returns what the recipe needs on this machine, and its dtype here."""
     loaded = loading.load_recipe([recipe], overrides)
     job = estimate.Job.of(loaded, channels=3, classes=2, patch=(PATCH, PATCH), batch=BATCH)
-    dtype = choose(loaded.training.precision, CPU).dtype
+    dtype = Precision.choose(loaded.training.precision, CPU).dtype
     return job.need(dtype), dtype
 
 

@@ -1,4 +1,4 @@
-"""Offers what the benches share: two contestants in turn, the speed of matrix products, memory of a child process, rows.
+"""The parts that benches share: timing two contestants in turn, the speed of matrix products, memory of a child process, rows.
 
 A bench is a script with `rows() -> list[Row]`; `main(__file__, rows)` prints them and writes results/<script>.json.
 `python bench/table.py` runs all of them and makes the table and the picture.
@@ -57,7 +57,7 @@ class Row:
 def alternately(
     ours: Callable[[], object], theirs: Callable[[], object], repeats: int = 7, warm: bool = True
 ) -> tuple[float, float, float]:
-    """Seconds of each (medians) and the median of the ratios theirs / ours, pair by pair; a first pair warms up where `warm`.
+    """Seconds of each (medians) and the median of the ratios theirs / ours, pair by pair; with `warm`, a first pair warms up.
 
     Who begins changes from pair to pair.
     """
@@ -98,25 +98,25 @@ def timed(work: str, reference: str, times: tuple[float, float, float], bar: flo
 
 
 def device() -> torch.device:
-    """CUDA where there is one."""
+    """CUDA if there is a GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronise() -> None:
-    """Waits for what a GPU has still to do."""
+    """Waits until the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def gemm_peak(dtype: torch.dtype, size: int = 4096, repeats: int = 5) -> float:
-    """FLOP/s of a large square matrix product: what this machine can do at best, measured now."""
+    """FLOP/s of a large square matrix product, measured now: the most that this machine can do."""
     a, b = (torch.randn(size, size, device=device(), dtype=dtype) for _ in range(2))
     times = [seconds(lambda: a @ b) for _ in range(repeats + 1)][1:]
     return 2 * size**3 / min(times)
 
 
 def bound(flops: float, dtype: torch.dtype | None, theirs: float) -> str:
-    """Says how many times faster than `theirs` seconds this machine could be if all work were matrix products at their peak."""
+    """Returns, in words, how many times faster than `theirs` seconds all work would be as matrix products at their peak."""
     peak = gemm_peak(dtype or torch.float32)
     name = str(dtype or torch.float32).removeprefix("torch.")
     return f"bound {theirs * peak / flops:.1f}x: {flops / 1e9:.0f} GFLOP at {peak / 1e9:.0f} GFLOP/s in {name}"
@@ -136,7 +136,7 @@ def shares(run: Callable[[], object], most: int = 6) -> str:
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, GPU, and the GEMM peaks of now."""
+    """Processor, cores, GPU, and the GEMM peaks measured now."""
     torch.set_num_threads(os.cpu_count() or 1)
     peaks = {name: gemm_peak(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     return {
@@ -159,7 +159,7 @@ def cpu() -> str:
 
 
 def commit() -> str:
-    """Returns the commit of this checkout, marked where the sources differ from it."""
+    """Returns the commit of this checkout, marked if the sources differ from it."""
     git = ["git", "-C", str(RESULTS.parents[1])]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     changes = [*git, "status", "--porcelain", "--", "src", "bench/*.py"]

@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.optimizer import build_optimizer
-from nnvit.model.precision import choose
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.precision import Precision
+from nnvit.model.training import build_optimizer
 from nnvit.recipe import loading
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "chase_db1"
@@ -39,7 +38,7 @@ class Step:
         self.network = Segmenter(3, 2, deep_supervision=self.native, **arch_kwargs(recipe)).train()
         self.loss = self.network.head.native_loss(None) if self.native else nn.functional.cross_entropy
         self.optimizer = build_optimizer(self.network, recipe.training)
-        self.precision = choose(recipe.training.precision, CPU)
+        self.precision = Precision.choose(recipe.training.precision, CPU)
         self.image, self.target = torch.rand(4, 3, 252, 252), torch.randint(0, 2, (4, 252, 252))
 
     def seconds(self) -> float:

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 import harness
 from nnvit.data.synthetic import fundus
 from nnvit.estimate.fake_tensors import forward_flops
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.recipe import loading
 from nnvit.weights import load_backbone
@@ -71,7 +70,7 @@ def picture(size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def teach(network: Segmenter) -> None:
-    """Trains neck and head for a minute, so that the masks mean something."""
+    """Trains neck and head for a minute, so that the masks are meaningful."""
     network.to(DEVICE).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-3)
@@ -88,7 +87,7 @@ def teach(network: Segmenter) -> None:
 
 
 def another(weights: Weights, seed: int) -> Weights:
-    """A fold that was trained on other cases: everything but the backbone moved by a twentieth."""
+    """A fold as if trained on other cases: all weights but the backbone's moved by a twentieth."""
     generator = torch.Generator().manual_seed(seed)
 
     def moved(name: str, tensor: Tensor) -> Tensor:
@@ -100,7 +99,7 @@ def another(weights: Weights, seed: int) -> Weights:
 
 
 def predictor(kind: type[nnUNetPredictor], folds: Sequence[Weights], **settings: Any) -> Any:
-    """Initialised as by `nnvit predict`."""
+    """A predictor initialised as `nnvit predict` does it."""
     described = {"architecture": {"network_class_name": "nnvit.model.Segmenter"}, "patch_size": [PATCH, PATCH]}
     plans = PlansManager({"configurations": {"2d": described}})
     with redirect_stdout(io.StringIO()):
@@ -134,7 +133,7 @@ def against_stock(work: str, folds: Sequence[Weights], size: int, bar: float) ->
 
 
 def agreement(mine: list[Tensor], theirs: list[Tensor]) -> str:
-    """Says how far the masks and the logits (2, 1, H, W) of each image agree."""
+    """Returns a sentence on how far the masks and the logits (2, 1, H, W) of each image agree."""
     pairs = [[logits.argmax(0) == 1 for logits in both] for both in zip(mine, theirs, strict=True)]
     dice = min(2 * float((got & wanted).sum()) / float(got.sum() + wanted.sum()) for got, wanted in pairs)
     share = sum(float(wanted.float().mean()) for _, wanted in pairs) / len(pairs)
@@ -146,7 +145,7 @@ def agreement(mine: list[Tensor], theirs: list[Tensor]) -> str:
 
 
 def bound(ours: FastPredictor, size: int, stock_seconds: float, folds: int) -> str:
-    """Says which speed the matrix products of this machine allow, and where the time of a pass goes."""
+    """Returns a sentence on the speed that this machine's matrix products allow, and on where the time of a pass goes."""
     views = 4 * len(ours._internal_get_sliding_window_slicers((1, size, size)))
     network = ours.ensemble.networks[0]
     whole = forward_flops(build, (1, 3, PATCH, PATCH))
@@ -186,7 +185,7 @@ def growth() -> list[harness.Row]:
 
 
 def linear(what: str, reference: str, ours: float, theirs: float, unit: str, note: str) -> harness.Row:
-    """Reached where what 4096 pixels take is within a tenth above what smaller images let expect."""
+    """Reached if an image of 4096 pixels costs at most a tenth more than smaller images predict."""
     return harness.Row(
         work=f"growth of predict, 1024 -> 4096 pixels a side: {what}",
         reference=reference,
@@ -221,7 +220,7 @@ def measure(size: int) -> dict[str, float]:
 
 
 def start_of_peak() -> int:
-    """Bytes held now, from which `highest` counts."""
+    """Bytes held now, the baseline of `highest`."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
@@ -231,7 +230,7 @@ def start_of_peak() -> int:
 
 
 def highest() -> int:
-    """Bytes, at most since `start_of_peak`: of the GPU's memory or of the main one."""
+    """The most bytes held since `start_of_peak`, in the GPU's memory or in main memory."""
     return int(torch.cuda.max_memory_allocated()) if DEVICE.type == "cuda" else resident("VmHWM")
 
 

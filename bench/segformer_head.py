@@ -18,7 +18,7 @@ PYRAMIDS = {"ViT-S, patch 256": (384, 64, 2, None), "ViT-L, patch 512": (1024, 1
 
 
 def pair(width: int) -> tuple[Head, SegformerDecodeHead]:
-    """Our head and the reference, with the same weights."""
+    """Our head and transformers', with the same weights."""
     theirs = SegformerDecodeHead(SegformerConfig(hidden_sizes=[width] * 4, decoder_hidden_size=256, num_labels=3))
     ours = Head([width] * 4, [4, 8, 16, 32], 3, Config())
     ours.load_state_dict(Head.from_segformer(theirs.state_dict()))
@@ -44,7 +44,7 @@ def step(head: Callable[[list[Tensor]], Tensor], maps: list[Tensor]) -> Callable
 def agreement(
     ours: Callable[[list[Tensor]], Tensor], theirs: Callable[[list[Tensor]], Tensor], maps: list[Tensor]
 ) -> str:
-    """Says how far the logits agree, in the precision that is timed."""
+    """Returns a sentence on how far the logits agree, in the precision that is timed."""
     with torch.no_grad():
         return f"logits differ by at most {float((ours(maps) - theirs(maps)).abs().max()):.1e}"
 

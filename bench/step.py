@@ -19,7 +19,7 @@ import trainers
 from harness import Row, alternately, bound, device, gemm_peak, main, seconds, shares, timed
 from nnvit import estimate
 from nnvit.estimate.fake_tensors import forward_flops
-from nnvit.model.precision import choose
+from nnvit.model.precision import Precision
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from nnvit.registry import build_backbone
 
@@ -62,7 +62,7 @@ def against_stock(work: str, keys: Sequence[str], bar: float) -> Row:
 
 
 def _agreement(mine: Any, theirs: Any, batch: dict[str, Any]) -> str:
-    """Says how far the logits agree before any step."""
+    """Returns a sentence on how far the logits agree before any step."""
     data = batch["data"].to(device())
     with torch.no_grad():
         with mine.precision.autocast(device()):
@@ -86,7 +86,7 @@ def _forward_seconds(trainer: Any, batch: dict[str, Any]) -> float:
 
 def forward_share() -> Row:
     """A frozen ViT-B's forward pass, as a share of what a large matrix product reaches in the same precision."""
-    precision = choose("auto", device())
+    precision = Precision.choose("auto", device())
     backbone = build_backbone("dinov3", "base", TAPS, {}).to(device()).eval().requires_grad_(False)
     image = torch.rand(2, 3, 512, 512, device=device())
     flops = forward_flops(lambda: build_backbone("dinov3", "base", TAPS, {}), image.shape)
@@ -112,8 +112,8 @@ def forward_share() -> Row:
 
 
 def attention() -> Row:
-    """Why 16 bits bring a ViT less than a matrix product: torch's fused attention, in the precision of `auto` and in fp32."""
-    dtype = choose("auto", device()).dtype or torch.float32
+    """Times torch's fused attention in the precision of `auto` and in fp32: 16 bits speed it up less than a matrix product."""
+    dtype = Precision.choose("auto", device()).dtype or torch.float32
     heads, tokens, width = 12, 1029, 64  # of a ViT-S at 512 x 512, both images of the batch
     wide = [torch.randn(heads, tokens, width, device=device())[None] for _ in range(3)]
     narrow = [part.to(dtype) for part in wide]
@@ -129,7 +129,7 @@ def attention() -> Row:
 
 
 def unet() -> Row:
-    """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 where ours costs nothing."""
+    """The base plans' own network through our trainer and through stock nnU-Net's: the ratio is 1 if ours costs nothing."""
     mine, theirs = trainers.ours("unet", patch=256), trainers.stock("unet", patch=256, deep_supervision=True)
     trainers.same_weights(mine, theirs)
     batch = trainers.batch_of(mine)
@@ -140,7 +140,10 @@ def unet() -> Row:
 
 def compiled() -> Row:
     """Measures what torch.compile gains for a frozen ViT-S, and how long the first pass takes."""
-    precision, backbone = choose("auto", device()), build_backbone("dinov3", "small", TAPS, {}).to(device()).eval()
+    precision, backbone = (
+        Precision.choose("auto", device()),
+        build_backbone("dinov3", "small", TAPS, {}).to(device()).eval(),
+    )
     image = torch.rand(2, 3, 512, 512, device=device())
     fast = torch.compile(backbone)
 
@@ -176,7 +179,7 @@ def epoch_of(trainer: Any, batch: dict[str, Any]) -> Callable[[], object]:
 
 
 def overhead() -> Row:
-    """Milliseconds that our trainer adds to an iteration, seen with a network that takes hardly any."""
+    """Milliseconds that our trainer adds to an iteration, measured with a network that takes hardly any time."""
     keys = [*TINY, FROZEN]
     mine, theirs = (make("segformer_default", *keys, patch=64) for make in (trainers.ours, trainers.stock))
     trainers.same_weights(mine, theirs)

@@ -1,4 +1,4 @@
-"""Real trainers, ours and stock nnU-Net's, of the same plans and without data: what the benches of training steps run."""
+"""Real trainers, ours and stock nnU-Net's, of the same plans and without data, for the benches of training steps."""
 
 import os
 import tempfile
@@ -44,7 +44,7 @@ def ours(recipe: str, *keys: str, patch: int = 512, batch: int = 2) -> nnUNetTra
 
 
 def stock(recipe: str, *keys: str, patch: int = 512, batch: int = 2, deep_supervision: bool = False) -> nnUNetTrainer:
-    """Stock nnU-Net's with the network of the same plans, its own optimiser and precision."""
+    """Stock nnU-Net's trainer with the network of the same plans, its own optimiser and precision."""
     trainer = nnUNetTrainer if deep_supervision else nnUNetTrainerNoDeepSupervision
     return _started(trainer, _plans(recipe, keys, patch, batch))
 
@@ -55,7 +55,7 @@ def same_weights(mine: nnUNetTrainer_nnvit, theirs: nnUNetTrainer) -> None:
 
 
 def batch_of(trainer: nnUNetTrainer) -> dict[str, Any]:
-    """Random numbers in a batch of the plans' size, with a target for each output that the loss wants."""
+    """Random numbers in a batch of the plans' size, with a target for each output that the loss reads."""
     planned = trainer.configuration_manager
     data = torch.rand(planned.batch_size, 3, *planned.patch_size)
     target = torch.randint(0, 2, (planned.batch_size, 1, *planned.patch_size)).float()

@@ -16,8 +16,7 @@ import torch
 from nnvit import registry
 from nnvit.describe import listing
 from nnvit.errors import WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.recipe import loading
 from nnvit.types import Family
 from nnvit.weights import licences, load_backbone
@@ -151,7 +150,7 @@ class TestTheExampleFamily:
 
 
 def test_the_example_command_is_one_file_and_one_line(tmp_path: Path) -> None:
-    """In a copy of the package, since the line goes into a file of it."""
+    """Works in a copy of the package, because the line is added to one of its files."""
     package = tmp_path / "nnvit"
     shutil.copytree(REPOSITORY / "src" / "nnvit", package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "cli" / "labels.py").write_text(example("A new command"))

@@ -26,7 +26,7 @@ ALLOWED = {
     "nnunet": {"errors", "types", "registry", "records", "recipe", "model", "weights", "data", "estimate"},
     "compare": {"errors", "records"},
 }
-"""What each room may import beside itself; `cli`, above all, may import everything."""
+"""The rooms that each room may import besides itself; `cli`, above all, may import everything."""
 NNUNET_ORDER = (
     "paths", "checkpoint_file", "progress", "plan", "model_folder", "predict", "train", "crossval", "share"
 )  # fmt: skip
@@ -70,7 +70,7 @@ def _rooms(path: Path) -> set[str]:
 
 
 def _graph() -> dict[str, set[str]]:
-    """Which module of nnvit each one imports. A package is left out where it is only the way to a module of its own."""
+    """Returns the modules of nnvit that each one imports, without packages that only lead to a module of their own."""
     graph: dict[str, set[str]] = {}
     for module, path in MODULES.items():
         graph[module] = set()

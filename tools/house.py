@@ -110,7 +110,7 @@ def _repeated(found: Any) -> list[str]:
 
 
 def _import_graph(parsed: dict[Path, ast.Module]) -> Graph:
-    """Returns which modules each module imports, also inside functions and under TYPE_CHECKING.
+    """Returns the modules that each module imports, also inside functions and under TYPE_CHECKING.
 
     A package counts as imported only where a name of its own `__init__` is, not where it is the way to one of its modules.
     """
@@ -156,7 +156,7 @@ def _reached(graph: Graph, start: str) -> set[str]:
 
 
 def _commit(tree: Path) -> str:
-    """Returns the short hash of the commit that is checked out in a tree, "" where there is no git."""
+    """Returns the short hash of the commit that is checked out in a tree, "" without git."""
     done = subprocess.run(["git", "-C", str(tree), "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip()
 

@@ -107,7 +107,7 @@ def fold(work: Path, arm: str, seed: int) -> Path:
 
 
 def train(work: Path, arm: str, seed: int, recipes: list[str], keys: list[str]) -> None:
-    """Trains one run, from wherever it stands."""
+    """Trains one run, or resumes it."""
     folder = fold(work, arm, seed)
     if (folder / "validation" / "summary.json").is_file():
         return
@@ -194,7 +194,7 @@ def gain(arms: dict[str, dict[str, dict]]) -> dict | None:
 
 
 def results(work: Path, table: str, seeds: list[int], known: dict[str, dict]) -> dict:
-    """Returns all finished runs of a table; `known` are those of an earlier session, by arm and seed."""
+    """Returns all finished runs of a table, each with its commit, and the machine; `known`: those of an earlier session."""
     arms: dict[str, dict] = {}
     for arm in TABLES[table][2]:
         here = {str(seed): figures(work, arm, seed) for seed in seeds}

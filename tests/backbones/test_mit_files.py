@@ -13,8 +13,7 @@ from transformers import (
 
 from nnvit import registry
 from nnvit.errors import WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.weights import licences, load_backbone
@@ -59,7 +58,7 @@ def ours(classes=CLASSES, hidden=HIDDEN):
 
 
 def state_of(model, layout, folder):
-    """What transformers' own save_pretrained writes."""
+    """The directory that transformers' own save_pretrained writes."""
     theirs(model).save_pretrained(folder, save_original_format=layout == "hub")
     return read_weights(folder)
 
@@ -214,7 +213,7 @@ def test_an_encoder_is_described_by_widths_and_blocks(tmp_path):
 
 @pytest.mark.parametrize(("classes", "loaded"), [(CLASSES, True), (2, False)])
 def test_a_directory_is_loaded_by_its_path_with_the_decode_head_where_it_fits(classes, loaded, tmp_path):
-    """As the trainer does for model.weights=DIRECTORY, with the published b0."""
+    """The trainer's way for model.weights=DIRECTORY, with the published b0."""
     licences.accept(["nvidia-segformer-noncommercial"])
     torch.manual_seed(0)
     SegformerForSemanticSegmentation(SegformerConfig(num_labels=CLASSES)).save_pretrained(tmp_path / "mine")

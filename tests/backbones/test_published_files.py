@@ -21,7 +21,7 @@ def retfound_dinov2(model):
 
 
 def retfound_dinov2_chunked(model):
-    """Without mask_token: the chunks alone tell."""
+    """The file has no mask_token; only the chunks identify it."""
     hub = helpers.dinov2_hub(model, chunks=1)
     del hub["mask_token"]
     return helpers.teacher(hub)

@@ -33,7 +33,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
-    """The report, opened from its file; `page.requests` and `page.complaints` are what it asked for and said meanwhile."""
+    """The report, opened from its file; `page.requests` and `page.complaints` are its requests and its console messages."""
     context = browser.new_context(
         viewport={"width": 1180, "height": 900}, color_scheme="light", reduced_motion="reduce"
     )

@@ -27,7 +27,7 @@ CASES = [f"case_{number:02d}" for number in range(12)]
 FOLDS = {"0": CASES[:6], "1": CASES[6:]}
 SIZE = 48
 START = datetime(2026, 3, 1, 9, 0, 0)
-"""Before any test writes a file."""
+"""When the planted trainings began: before any test writes a file."""
 
 TRANSFORMS = (
     "ComposeTransforms( transforms = [SpatialTransform( patch_size = [64, 64], patch_center_dist_from_border = [0, 0], "
@@ -224,7 +224,7 @@ class Study:
 
 
 def debug(fold: str, *, loss: str, optimizer: str, network: str) -> dict[str, str]:
-    """What nnU-Net writes of a trainer's attributes, all as text."""
+    """nnU-Net's record of a trainer's attributes, all as text."""
     return {
         "batch_size": "4",
         "configuration_manager": str(CONFIGURATION),
@@ -330,7 +330,7 @@ def write_png(path: Path, mask: np.ndarray) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """With the four spaces of nnU-Net."""
+    """Writes JSON indented by four spaces, as nnU-Net does."""
     path.write_text(json.dumps(content, indent=4))
 
 
@@ -342,7 +342,7 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def folds_of(model: Path) -> list[Path]:
-    """Its fold folders."""
+    """The fold folders of a model folder."""
     return sorted(model.glob("fold_*"))
 
 

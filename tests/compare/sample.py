@@ -17,16 +17,16 @@ from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats import analysis
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'
-"""A name that does harm where it isn't escaped."""
+"""A name that does harm if it is not escaped."""
 NAN = float("nan")
 COMMAND = "nnvit compare unet=/home/somebody/results/folder_0 --out x/y"
 GAINS = (0.0, 0.04, 0.01, -0.02)
-"""Of the arms, in Dice; one arm further with every data set."""
+"""The arms' gains in Dice, shifted by one arm with every data set."""
 
 
 @dataclass(kw_only=True)
 class Sample:
-    """What `write` makes a report of; fields may be changed before."""
+    """The input that `write` makes a report of; fields may be changed before."""
 
     arms: tuple[str, ...] = ("unet", "segformer", "vit_random", HOSTILE)
     labels: tuple[str, ...] = ("vessel", "disc & cup")
@@ -83,7 +83,7 @@ class Sample:
         return Audit(rows=tuple(rows), notes=(f"segformer has no random-init twin {HOSTILE}",))
 
     def cost(self) -> list[ArmCost]:
-        """Costs; the second arm doesn't tell its FLOPs, and nobody does where `costs` is off."""
+        """Costs; the second arm has no FLOPs, and no arm has any costs if `costs` is off."""
         known: list[dict[str, Any]] = [
             {
                 "parameters_total": 20_000_000 * (i + 1),

@@ -1,4 +1,4 @@
-"""What is broken gets the file, what was expected and what to do."""
+"""Errors for broken input name the file, what was expected and what to do."""
 
 import re
 import shutil
@@ -51,7 +51,7 @@ def job(reference: Path, prediction: Path, labels: Labels = LABELS) -> ScoringJo
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".gif", ".bmp"])
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.97])
 def test_a_truncated_mask(tmp_path: Path, ending: str, share: float) -> None:
-    """SimpleITK reads a truncated .nii.gz as zeros; here every format says so."""
+    """SimpleITK reads a truncated .nii.gz as zeros; here every format raises an error."""
     path = tmp_path / f"case{ending}"
     if ending in (".png", ".tif", ".gif", ".bmp"):
         write_png(path, noise((64, 64)))
@@ -222,7 +222,7 @@ def test_a_missing_reference(study: Study, tmp_path: Path) -> None:
 
 
 def test_no_references_at_all(study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where only the results were copied to."""
+    """A machine to which only the results were copied."""
     monkeypatch.delenv("nnUNet_preprocessed")
     for summary in study.results.rglob("summary.json"):
         change_json(

@@ -122,7 +122,7 @@ def test_the_second_observer_is_a_table_of_its_own(whole: Result) -> None:
 
 @pytest.mark.slow
 def test_a_whole_comparison_imports_neither_torch_nor_nnunet(template: Study, tmp_path: Path) -> None:
-    """In a process of its own, started with masks alone: no environment variable, no results beside them."""
+    """Runs in a process of its own, given masks alone: no environment variable, no results next to them."""
     for name, noise in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         for number, case in enumerate(CASES):

@@ -17,8 +17,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnvit import registry
 from nnvit.errors import ConfigError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import RGB01, arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.factories import RGB01
 from nnvit.recipe.loading import load_recipe
 from nnvit.recipe.schema import ModelConfig, Recipe
 from nnvit.types import TokenBackbone
@@ -79,7 +79,7 @@ def small(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def backbone(family: str) -> Any:
-    """A tiny backbone without memory."""
+    """A tiny backbone on the meta device."""
     with torch.device("meta"):
         return TINY.build(family, TINY.resolve_taps(family, None), TINY.Args())
 
@@ -106,7 +106,7 @@ def refines(neck: str) -> bool:
 
 @cache
 def neck_takes(neck: str, family: str) -> bool:
-    """Whether a neck builds its levels from this backbone's maps."""
+    """Returns True if a neck builds its levels from this backbone's maps."""
     module, source = registry.module("neck", neck), backbone(family)
     try:
         with torch.device("meta"):
@@ -117,7 +117,7 @@ def neck_takes(neck: str, family: str) -> bool:
 
 
 def fits(family: str, neck: str, head: str, supervision: str = "plain") -> bool:
-    """What should work, from what the parts declare; `test_grid` holds the networks to it."""
+    """Returns True for parts that should work together, by what they declare; `test_grid` holds the networks to it."""
     if supervision == "native" and (not by_queries(head) or refines(neck)):
         return False
     if reads_tokens(head):
@@ -155,9 +155,13 @@ def recipe(cell: Cell, *overrides: str) -> Recipe:
 
 def planned(cell: Cell) -> dict[str, Any]:
     """`arch_kwargs` as they come out of the plans file."""
+    return json.loads(_written_plans(cell))
+
+
+@cache
+def _written_plans(cell: Cell) -> str:
     schemes = RGB01 if cell.channels == 3 else ("ZScoreNormalization",) * cell.channels
-    kwargs = arch_kwargs(recipe(cell), normalization_schemes=schemes, scales=SCALES[1:-1])
-    return json.loads(json.dumps(kwargs))
+    return json.dumps(arch_kwargs(recipe(cell), normalization_schemes=schemes, scales=SCALES[1:-1]))
 
 
 def build(cell: Cell, kwargs: dict[str, Any] | None = None, *, deep_supervision: bool = False) -> Segmenter:

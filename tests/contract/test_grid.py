@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
-from nnvit.model.optimizer import build_optimizer
+from nnvit.model.training import build_optimizer
 from nnvit.types import TokenBackbone
 
 from . import cells
@@ -75,7 +75,7 @@ def test_every_network_is_planned_or_refused_with_a_reason(family: str, head: st
 
 
 def plan(cell: Cell) -> Segmenter:
-    """As `nnvit plan` builds a network: without memory."""
+    """Builds the network as `nnvit plan` does, on the meta device."""
     with torch.device("meta"):
         return cells.build(cell)
 
@@ -184,7 +184,7 @@ def steps(network: Segmenter, cell: Cell, image: Tensor, targets: list[Tensor]) 
 
 
 def must_reach(cell: Cell, losses: list[float], targets: list[Tensor]) -> float:
-    """What the loss must end below. Dense heads: what any constant map gets, so that vessels were learned.
+    """Returns the bound that the loss must end below. Dense heads: the best constant map's loss, so that vessels were learned.
 
     Of a head's own loss, three quarters of its start. Under nnU-Net's loss query heads go to the best constant map first
     and leave it after a hundred steps or more (every query begins with the same share of every class), so that only

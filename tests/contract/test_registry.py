@@ -1,4 +1,4 @@
-"""What every backbone, neck and head must do, run over the registry; nothing here knows a component's name."""
+"""The contract of every backbone, neck and head, run over the registry; nothing here knows a component's name."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnvit import registry
 from nnvit.errors import ConfigError
-from nnvit.model import Segmenter, lora
+from nnvit.model import Segmenter
 from nnvit.types import Backbone, BaseHead, BaseNeck, Family, QueryHead
 
 from . import cells
@@ -55,7 +55,7 @@ def image(height: int = 48, width: int = 64) -> Tensor:
 
 
 def awake(network: Segmenter) -> Segmenter:
-    """What starts at zero (adapters, offsets of deformable attention) passes no gradient to what it multiplies."""
+    """Draws parameters that start at zero (adapters, offsets of deformable attention): they pass no gradient to their factors."""
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -168,7 +168,7 @@ def backbone_sizes(name: str) -> list[str]:
 
 
 def on_meta(name: str, size: str) -> Any:
-    """A backbone without memory: ViT-7B fits."""
+    """A backbone on the meta device, so that ViT-7B fits."""
     module = registry.module("backbone", name)
     with torch.device("meta"):
         built = module.build(size, module.resolve_taps(size, None), module.Args())
@@ -226,7 +226,7 @@ def test_adapters_learn_where_timm_adds_a_separate_bias(size: str) -> None:
 
 
 def wide(neck: str, head: str, tuning: str = "full", size: str = "vit") -> Segmenter:
-    """A network whose neck and head have their default keys, without memory."""
+    """A network whose neck and head have their default keys, on the meta device."""
     with torch.device("meta"):
         return segmenter(neck, head, tuning, size, narrow=lambda keys: keys)
 
@@ -257,7 +257,7 @@ def parts() -> Iterator[tuple[str, dict[str, list[int]]]]:
 
 
 def test_state_dict_names_of_every_component_stay_what_they_were() -> None:
-    """As above, one file per component; a network's names are those of its parts.
+    """The test above for single components, one file each; a network's names are those of its parts.
 
     `NNVIT_WRITE_GOLDEN=1 pytest tests/contract -k state_dict_names` adds the files of new components and changes none.
     """
@@ -363,7 +363,7 @@ class TestTuning:
 
 def test_a_lora_target_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"'query', which is no linear layer.*qkv"):
-        lora.inject(segmenter().backbone.model, r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
+        segmenter().add_adapters(r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
 
 
 def test_an_unknown_component_names_the_nearest() -> None:

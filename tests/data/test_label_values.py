@@ -1,4 +1,4 @@
-"""What a user may write for a stored value, and how values are told apart."""
+"""The spellings of a stored value that a user may give, and how values are told apart."""
 
 import numpy as np
 import pytest

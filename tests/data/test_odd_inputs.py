@@ -67,7 +67,7 @@ def picture(name: str, pixels: Any, **options: Any) -> Callable[[Path], None]:
 
 
 def itk(name: str, pixels: np.ndarray, vector: bool = False, **geometry: Any) -> Callable[[Path], None]:
-    """By SimpleITK: NIfTI, and PNG with 16 bits per colour channel."""
+    """Writes with SimpleITK: NIfTI, and PNG with 16 bits per colour channel."""
 
     def write(folder: Path) -> None:
         image = SimpleITK.GetImageFromArray(pixels, isVector=vector)
@@ -81,7 +81,7 @@ def itk(name: str, pixels: np.ndarray, vector: bool = False, **geometry: Any) ->
 def nifti(
     name: str, pixels: np.ndarray, affine: np.ndarray | None = None, slope: float | None = None
 ) -> Callable[[Path], None]:
-    """By nibabel, with axes (x, y, z, ...)."""
+    """Writes with nibabel, with axes (x, y, z, ...)."""
 
     def write(folder: Path) -> None:
         image = nibabel.Nifti1Image(pixels, np.eye(4) if affine is None else affine)
@@ -93,7 +93,7 @@ def nifti(
 
 
 def cut(write: Callable[[Path], None], share: float, repack: bool = False) -> Callable[[Path], None]:
-    """Only so much of the file, or of what is packed in it."""
+    """Keeps only the beginning of the file, or of its compressed content."""
 
     def write_part(folder: Path) -> None:
         write(folder)
@@ -143,12 +143,12 @@ class Good:
 
     image: Callable[[Path], None]
     expected: np.ndarray
-    """What stock nnU-Net reads of the image, (C, D, H, W)."""
+    """The array that stock nnU-Net reads from the image, (C, D, H, W)."""
     mask: Callable[[Path], None] = BINARY_MASK
     label: np.ndarray = field(default_factory=lambda: LABEL)
     options: dict[str, Any] = field(default_factory=dict)
     words: str = ""
-    """What the report must say."""
+    """The text that the report must contain."""
 
 
 BOX = itk("a.nii.gz", CUBE)

@@ -1,4 +1,4 @@
-"""Which masks belong to which image, where that is not plain."""
+"""The pairing of masks and images, where it is not obvious."""
 
 import json
 

@@ -12,7 +12,7 @@ from nnvit import describe, estimate, registry
 from nnvit.describe.shipped_recipes import header
 from nnvit.errors import ConfigError
 from nnvit.model.precision import Precision
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig
 from tests.compare import planted
 
@@ -82,7 +82,7 @@ def test_show_prints_a_recipe_that_loads_again() -> None:
     written = "\n".join(lines[: lines.index("")])
     recipe = loading.load_recipe(["segformer_default"], [*TINY, "lora.r=3"])
     assert loading.from_dict(OmegaConf.to_container(OmegaConf.create(written))) == recipe  # type: ignore[arg-type]
-    assert lines[0] == f"# {recipe.name} ({identity.recipe_hash(recipe)[:8]}), tuning lora"
+    assert lines[0] == f"# {recipe.name} ({recipe.hash[:8]}), tuning lora"
 
 
 def test_show_describes_the_network_for_the_data_set_at_hand() -> None:
@@ -101,7 +101,7 @@ def test_show_describes_the_network_for_the_data_set_at_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_show_and_estimate_say_the_same_memory(precision: str) -> None:
-    """Of a frozen ViT-B, whose weights take half of theirs in 16 bits."""
+    """A frozen ViT-B, whose weights need half the memory in 16 bits."""
     keys = [
         "model.backbone=dinov3",
         "model.backbone_size=base",

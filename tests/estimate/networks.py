@@ -3,8 +3,7 @@
 import torch
 
 from nnvit import estimate
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.recipe import loading
 from nnvit.recipe.schema import Recipe
 

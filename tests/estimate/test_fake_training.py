@@ -11,8 +11,7 @@ from nnvit import estimate
 from nnvit.estimate import fake_training
 from nnvit.estimate.fake_tensors import TensorLifetimes
 from nnvit.estimate.network_parts import network_parts
-from nnvit.model.optimizer import WeightAverage, build_optimizer
-from nnvit.model.training_step import prepare_for_training
+from nnvit.model.training import WeightAverage, build_optimizer, prepare_for_training
 from nnvit.recipe import loading
 from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
 

@@ -1,4 +1,4 @@
-"""How goldens are written down as text. Nothing here may change its meaning: every release's golden is read by it.
+"""The text form of goldens. Nothing here may change its meaning: every release's golden is read by it.
 
 Weights of the small networks are computed, not stored: what a golden holds for ever is which tensors a network has, what
 its plans' keys mean and what it computes from given weights, and for that any weights do that differ from place to place.
@@ -83,13 +83,13 @@ def unpacked(content: dict[str, Any], network: str) -> dict[str, list[Any]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As text: compressed, base64, lines of 120 characters."""
+    """Returns bytes as text: compressed, base64, lines of 120 characters."""
     text = base64.b64encode(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)).decode()
     path.write_text("\n".join(textwrap.wrap(text, 120)) + "\n")
 
 
 def read_bytes(path: Path) -> bytes:
-    """What `write_bytes` was given."""
+    """Returns the bytes that `write_bytes` was given."""
     return lzma.decompress(base64.b64decode(path.read_text()))
 
 

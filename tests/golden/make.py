@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.model import Segmenter
-from nnvit.recipe import loading
 from nnvit.records.plans_block import SCHEMA, PlansBlock
 from tests.contract import cells
 from tests.contract.cells import Cell
@@ -89,7 +89,7 @@ def networks() -> dict[str, Any]:
         entries[str(cell)] = {
             "arch_kwargs": kwargs,
             "schema": SCHEMA,
-            "recipe": loading.to_dict(recipe),
+            "recipe": asdict(recipe),
             "channels": cell.channels,
             "logits": logits(network, cell.channels),
         }
@@ -98,7 +98,10 @@ def networks() -> dict[str, Any]:
 
 @torch.no_grad()
 def logits(network: Segmenter, channels: int) -> list[float]:
-    """Where a change in the image's last digits changes as little: else another machine's rounding would fail the golden."""
+    """Returns the logits of the golden image.
+
+    Raises if the image's last digits change them so much that another machine's rounding would fail the golden.
+    """
     image = form.image(channels)
     found, shaken = network(image), network(image * (1 + 2e-7 * torch.randn(image.shape)))
     torch.testing.assert_close(found, shaken, rtol=2e-5, atol=2e-5 * float(found.abs().max()))
@@ -155,7 +158,7 @@ def coarse_backbone(path: Path) -> Path:
 
 
 def expected(model: Path) -> dict[str, Any]:
-    """What the trained network says of the golden image."""
+    """The trained network's output for the golden image."""
     plans = json.loads((model / "plans.json").read_text())
     configuration = plans["configurations"]["2d"]
     network = Segmenter(3, 2, **configuration["architecture"]["arch_kwargs"]).eval()

@@ -1,8 +1,9 @@
-"""What earlier releases wrote still loads, and still computes the same."""
+"""Files of earlier releases still load, and their networks still compute the same."""
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def assert_logits(network: nn.Module, channels: int, expected: list[float]) -> N
 
 def assert_recipe_is_kept(recipe: dict[str, Any]) -> None:
     """Every key that the old recipe has means the same now; keys that came later have their defaults."""
-    assert same_keys(recipe, loading.to_dict(loading.from_dict(recipe))) == recipe
+    assert same_keys(recipe, asdict(loading.from_dict(recipe))) == recipe
 
 
 def same_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def test_a_checkpoint_of_an_earlier_release_is_predicted_with_by_stock_nnunet(re
 
 
 def scrambled(state: dict[str, Tensor], tell: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Tensors of one shape, of those that are told, change places."""
+    """Exchanges the tensors that `tell` names with others of their shape."""
     names = [name for name in state if tell(name)]
     same = {name: [n for n in names if state[n].shape == state[name].shape] for name in names}
     return state | {n: state[same[n][(same[n].index(n) + 1) % len(same[n])]] for n in names}

@@ -34,7 +34,7 @@ def probabilities(classes: Tensor, masks: Tensor) -> Tensor:
 
 
 def perfect(target: Tensor, confidence: float = 15.0) -> list[Tensor]:
-    """What a network gives out whose query q says class q, where it is; the rest of the queries say nothing."""
+    """The outputs of a network whose query q predicts class q where it is; the other queries predict nothing."""
     classes = torch.full((2, QUERIES, CLASSES + 1), -confidence)
     masks = torch.full((2, QUERIES, *target.shape[2:]), -confidence)
     classes[..., -1] = confidence

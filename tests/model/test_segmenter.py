@@ -3,7 +3,7 @@ import torch
 
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
-from nnvit.model.segmenter import InputAdapter
+from nnvit.model.segmenter import _InputAdapter
 
 STATS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 ARCH = {
@@ -18,18 +18,18 @@ ARCH = {
 def test_statistics_are_applied_to_three_channels() -> None:
     image = torch.rand(2, 3, 4, 5)
     expected = (image - torch.tensor(STATS["mean"]).view(3, 1, 1)) / torch.tensor(STATS["std"]).view(3, 1, 1)
-    torch.testing.assert_close(InputAdapter(3, STATS)(image), expected)
-    assert torch.equal(InputAdapter(3, None)(image), image)
+    torch.testing.assert_close(_InputAdapter(3, STATS)(image), expected)
+    assert torch.equal(_InputAdapter(3, None)(image), image)
 
 
 def test_one_channel_is_shown_three_times() -> None:
     grey = torch.rand(1, 1, 4, 4)
-    assert torch.equal(InputAdapter(1, None)(grey), grey.repeat(1, 3, 1, 1))
+    assert torch.equal(_InputAdapter(1, None)(grey), grey.repeat(1, 3, 1, 1))
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_other_channels_start_as_their_mean_and_can_be_learned(channels: int) -> None:
-    adapter = InputAdapter(channels, None)
+    adapter = _InputAdapter(channels, None)
     image = torch.rand(1, channels, 4, 4)
     torch.testing.assert_close(adapter(image), image.mean(1, keepdim=True).expand(-1, 3, -1, -1))
     assert all(p.requires_grad for p in adapter.parameters())

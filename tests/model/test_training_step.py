@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.training_step import prepare_for_training, training_step
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.training import prepare_for_training, training_step
 from nnvit.recipe import loading
 from nnvit.recipe.schema import TrainingConfig
 

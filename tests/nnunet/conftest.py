@@ -52,7 +52,7 @@ VESSELS = [
     "training.patch_size=[128,128]",
     "name=vessels",
 ]
-"""Draws vessels, if not well."""
+"""A short training that segments vessels, although not well."""
 
 Run = Callable[..., tuple[int, str, str]]
 """Words of a command -> its exit code, output and errors."""
@@ -95,7 +95,7 @@ def train(
 
 
 def fold_of(dataset: str, trainer: str, identifier: str) -> Path:
-    """Where fold 0 of the configuration 2d is trained."""
+    """The folder in which fold 0 of the configuration 2d is trained."""
     return Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__{identifier}__2d" / "fold_0"
 
 
@@ -137,7 +137,7 @@ def probabilities(folder: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same_predictions(expected: Path, got: Path, cases: int, ending: str) -> None:
-    """Identical masks; equal probabilities (nnU-Net's softmax may differ in the last bit between two processes)."""
+    """Asserts identical masks and equal probabilities (nnU-Net's softmax may differ in the last bit between two processes)."""
     wanted, found = masks(expected, ending), masks(got, ending)
     assert len(wanted) == cases
     assert wanted.keys() == found.keys()

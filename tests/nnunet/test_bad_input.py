@@ -1,4 +1,4 @@
-"""What a user can get wrong: one paragraph that says what to do, exit code 2, no traceback, nothing overwritten."""
+"""A user's mistakes get one paragraph that says what to do, exit code 2, no traceback, and nothing is overwritten."""
 
 import json
 import sys

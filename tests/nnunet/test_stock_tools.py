@@ -42,7 +42,7 @@ def models(paired: str) -> dict[str, Path]:
 
 
 def predict_both(models: dict[str, Path], dataset: str, out: Path) -> dict[str, Path]:
-    """What stock nnUNetv2_predict gives for each model with both of its folds, probabilities included."""
+    """The output of stock nnUNetv2_predict for each model with both of its folds, probabilities included."""
     for name in models:
         words = ["-i", str(Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr"), "-o", str(out / name)]
         model = ["-d", dataset, "-c", "2d", "-tr", TRAINER, "-p", f"nnUNetPlans_tools_{name}", "-f", "0", "1"]

@@ -1,4 +1,4 @@
-"""How often the verdicts are right, on simulated comparisons whose truth is known. Seed 0, as for everything else.
+"""The share of right verdicts on simulated comparisons whose truth is known. Seed 0, as for everything else.
 
 proofs/verdict_rates.py repeats this with ten times as many, and docs/statistics.md has its table.
 """
@@ -20,7 +20,7 @@ def _simulated(world: World) -> Verdicts:
 
 
 def _wrong(world: World) -> dict[str, float]:
-    """Of comparisons in which any arm was called better, though none is."""
+    """The share of comparisons in which some arm was called better, though none is."""
     return rate(int(_simulated(world).method.any(axis=1).sum()), NUM)
 
 

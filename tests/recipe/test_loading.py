@@ -1,10 +1,11 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from nnvit.errors import ConfigError
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from nnvit.recipe.schema import PlansModelConfig
 
 FORK_YAML = """
@@ -24,7 +25,7 @@ lora:
 @pytest.mark.parametrize("name", loading.shipped_recipes())
 def test_every_shipped_recipe_loads_and_survives_json(name: str) -> None:
     recipe = loading.load_recipe([name])
-    assert loading.from_dict(json.loads(json.dumps(loading.to_dict(recipe)))) == recipe
+    assert loading.from_dict(json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
 def test_the_default_recipe_is_what_the_defaults_say() -> None:
@@ -93,14 +94,14 @@ def test_overrides_never_share_a_name() -> None:
 
 
 def test_the_hash_leaves_out_name_and_seed() -> None:
-    plain = identity.recipe_hash(loading.load_recipe())
-    assert identity.recipe_hash(loading.load_recipe([], ["name=x", "training.seed=5"])) == plain
-    assert identity.recipe_hash(loading.load_recipe([], ["lora.r=9"])) != plain
+    plain = loading.load_recipe().hash
+    assert loading.load_recipe([], ["name=x", "training.seed=5"]).hash == plain
+    assert loading.load_recipe([], ["lora.r=9"]).hash != plain
 
 
 def test_hashes_stay_what_they_were() -> None:
     """A changed hash cuts users off from the plans they made; change it only with SCHEMA."""
-    hashes = {name: identity.recipe_hash(loading.load_recipe([name]))[:12] for name in loading.shipped_recipes()}
+    hashes = {name: loading.load_recipe([name]).hash[:12] for name in loading.shipped_recipes()}
     assert hashes == {
         "dinov2_dpt": "e6cc4abeb7a0",
         "dinov2_linear": "0d64a49544f5",
@@ -123,17 +124,15 @@ def test_hashes_stay_what_they_were() -> None:
 
 
 def test_a_key_at_its_default_leaves_the_hash_alone() -> None:
-    """So a key that a later release adds keeps old plans, folders and checkpoints valid."""
+    """A key that a later release adds then keeps old plans, folders and checkpoints valid."""
     recipe = loading.load_recipe()
     with_defaults = loading.load_recipe([], ["training.save_every=50", "model.neck_args.out_channels=256"])
-    assert identity.recipe_hash(with_defaults) == identity.recipe_hash(recipe)
-    assert identity.recipe_hash(loading.load_recipe(["unet"])) != identity.recipe_hash(
-        loading.load_recipe([], ["lora.enabled=false"])
-    )
+    assert with_defaults.hash == recipe.hash
+    assert loading.load_recipe(["unet"]).hash != loading.load_recipe([], ["lora.enabled=false"]).hash
 
 
 def test_a_key_that_an_older_block_lacks_takes_its_default() -> None:
-    block = loading.to_dict(loading.load_recipe())
+    block = asdict(loading.load_recipe())
     del block["training"]["save_every"]
     assert loading.from_dict(block) == loading.load_recipe()
 

@@ -108,7 +108,7 @@ def image() -> Tensor:
 
 
 def their_layers(theirs: EomtForUniversalSegmentation, masked: list[float]) -> list[tuple[Tensor, Tensor]]:
-    """Classes and masks of every layer, of which transformers gives out the last; masked: share per block."""
+    """Classes and masks of every layer, the last of which transformers returns; masked: share per block."""
     seen = []
 
     def predict(tokens: Tensor) -> tuple[Tensor, Tensor]:

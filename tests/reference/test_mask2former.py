@@ -128,7 +128,7 @@ def test_gradients_equal_transformers() -> None:
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_each_term_of_the_loss_equals_transformers(regions: bool) -> None:
-    """With equal points: both draw them from torch's generator in the same order."""
+    """Both use equal points, because they draw them from torch's generator in the same order."""
     theirs, maps = reference(), pyramid(64, 96)
     mine = ours(theirs)
     mine.regions = regions

@@ -40,7 +40,7 @@ def test_the_last_tap_equals_timms_features(family: str, size: str, side: int) -
 
 @pytest.mark.slow
 def test_dinov2_equals_transformers_at_the_native_size() -> None:
-    """At 518 px, where neither interpolates its position embeddings (timm antialiases, transformers does not)."""
+    """The image has 518 px, where neither interpolates its position embeddings (timm antialiases, transformers does not)."""
     from nnvit.weights import load_backbone
 
     backbone = build("dinov2", "small", [11])

@@ -1,4 +1,4 @@
-"""No licence is accepted, and nothing of the user's own cache is seen."""
+"""Fixtures: no licence is accepted, and the user's own cache is not used."""
 
 import pytest
 

@@ -111,7 +111,7 @@ def dinov2_hub(model, *, gated=False, chunks=None):
 
 
 def gated_dinov3_hub(model, **kwargs):
-    """As dinov3_hub, for the models with a gated MLP, whose fc2 is w3."""
+    """Does as dinov3_hub, for the models with a gated MLP, whose fc2 is w3."""
     return {key.replace(".fc2.", ".w3."): value for key, value in dinov3_hub(model, **kwargs).items()}
 
 

@@ -87,7 +87,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.wfile.write(content[: self._cut(len(content))])
 
         def _cut(self, size: int) -> int:
-            """How much of a body is sent: the first one longer than `cut_after` breaks off there."""
+            """Returns the part of a body that is sent: the first one longer than `cut_after` breaks off there."""
             if hub.cut_after is None or size <= hub.cut_after:
                 return size
             cut, hub.cut_after = hub.cut_after, None

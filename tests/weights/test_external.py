@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.training_step import prepare_for_training
+from nnvit.model import Segmenter, arch_kwargs
+from nnvit.model.training import prepare_for_training
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.share.foreign_names import network_state
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from nnvit.recipe.schema import TrainingConfig
 from nnvit.weights import external, load_backbone, packaged
 from nnvit.weights.state_dicts import target_tensors
@@ -231,7 +230,7 @@ def test_what_cannot_be_referred_to_is_refused_when_planned(keys: list[str], why
 
 def test_the_key_is_no_part_of_a_recipes_hash_or_name() -> None:
     plain, other = (loading.load_recipe([], keys) for keys in ([], ["checkpoint.frozen_weights=reference"]))
-    assert identity.recipe_hash(plain) == identity.recipe_hash(other)
+    assert plain.hash == other.hash
     assert plain.name == other.name
     with pytest.raises(ConfigError, match=r"frozen_weights='refrence' .*Did you mean 'reference'"):
         loading.load_recipe([], ["checkpoint.frozen_weights=refrence"])

@@ -28,7 +28,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refused(load):
-    """Loading refuses, and leaves the model as it was; returns the message."""
+    """Asserts that loading is refused and leaves the model unchanged; returns the message."""
 
     def try_to_load(state, backbone):
         before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}

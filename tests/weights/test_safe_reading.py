@@ -25,7 +25,7 @@ class Evil:
 
 @pytest.fixture
 def nnunet_checkpoint():
-    """What nnU-Net 2.8's nnUNetTrainer.save_checkpoint writes."""
+    """The content that nnU-Net 2.8's nnUNetTrainer.save_checkpoint writes."""
     network = torch.nn.Conv2d(1, 2, 3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.99, nesterov=True)
     network(torch.ones(1, 1, 4, 4)).sum().backward()

@@ -182,7 +182,7 @@ def test_a_repository_without_a_revision_is_read_from_its_main_branch(hub, backb
 
 
 def test_a_repository_whose_file_has_its_own_name_is_read(hub, backbone):
-    """As YukunZhou/RETFound_mae_natureOCT."""
+    """A repository like YukunZhou/RETFound_mae_natureOCT."""
     path = write(hub[0] / "name.pth")
     assert find_weights("hf:owner/name@v1", backbone).path == path
 

@@ -52,7 +52,7 @@ def estimate(
     """
     from nnvit import describe
     from nnvit.estimate import Job, devices
-    from nnvit.model.precision import choose
+    from nnvit.model.precision import Precision
     from nnvit.nnunet.plan.batch_size import job_on_dataset
     from nnvit.recipe import loading
     from nnvit.recipe.schema import ModelConfig
@@ -81,7 +81,7 @@ def estimate(
     print(f"{loaded.name}, tuning {loaded.tuning}")
     precision = None
     try:
-        precision = choose(loaded.training.precision, here) if here else None
+        precision = Precision.choose(loaded.training.precision, here) if here else None
     except ConfigError as refusal:
         if device:
             raise

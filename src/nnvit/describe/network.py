@@ -1,14 +1,15 @@
 """`nnvit show RECIPE`: a recipe with every key resolved, its network, and what a training step on it needs."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from omegaconf import OmegaConf
 
 from nnvit.estimate import GIB, Job, Need
 from nnvit.estimate.network_parts import network_parts
-from nnvit.model.precision import choose
-from nnvit.recipe import identity, loading
+from nnvit.model.precision import Precision
+from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig
 
 from .columns import short, table
@@ -30,8 +31,8 @@ def show(
     """
     recipe = loading.load_recipe([source], overrides)
     lines = [
-        f"# {recipe.name} ({identity.recipe_hash(recipe)[:8]}), tuning {recipe.tuning}",
-        *OmegaConf.to_yaml(loading.to_dict(recipe)).splitlines(),
+        f"# {recipe.name} ({recipe.hash[:8]}), tuning {recipe.tuning}",
+        *OmegaConf.to_yaml(asdict(recipe)).splitlines(),
         "",
     ]
     if not isinstance(recipe.model, ModelConfig):
@@ -41,7 +42,7 @@ def show(
             f"`nnvit plan DATASET CONFIGURATION --recipe {source}` makes plans with it, and training prints its size.",
         ]
     job = Job.of(recipe, channels=channels, classes=classes, patch=(patch[0], patch[1]), batch=batch)
-    found = job.need(choose(job.training.precision, torch.device("cuda"), has_bf16=True).dtype)
+    found = job.need(Precision.choose(job.training.precision, torch.device("cuda"), has_bf16=True).dtype)
     return [
         *lines,
         f"network: {channels} channels, {classes} classes, patch {patch[0]} x {patch[1]}, batch {batch}",

@@ -7,7 +7,7 @@ import torch
 from nnvit.estimate import GIB, Job, Need
 from nnvit.estimate.devices import LAUNCH, UNCERTAIN, Device, Speed
 from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT
-from nnvit.model.precision import Precision, choose
+from nnvit.model.precision import Precision
 
 from .columns import table
 
@@ -70,7 +70,7 @@ def _time_here(job: Job, found: Need, precision: Precision, here: torch.device) 
 def _gpus(job: Job, gpus: Sequence[Device]) -> list[str]:
     rows, found = [["GPU", "memory", "needed", "", "precision", "an iteration", "an epoch"]], {}
     for gpu in gpus:
-        precision = choose(job.training.precision, torch.device("cuda"), has_bf16=gpu.bf16)
+        precision = Precision.choose(job.training.precision, torch.device("cuda"), has_bf16=gpu.bf16)
         half = precision.dtype is not None  # which of the two kinds of 16 bits makes no difference to what is needed
         if half not in found:
             found[half] = job.need(precision.dtype)

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
-from nnvit.model.arch_kwargs import arch_kwargs
-from nnvit.model.optimizer import WeightAverage, build_optimizer
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.model.precision import Precision
-from nnvit.model.segmenter import Segmenter
-from nnvit.model.training_step import prepare_for_training, training_step
+from nnvit.model.training import WeightAverage, build_optimizer, prepare_for_training, training_step
 from nnvit.recipe.schema import ModelConfig, Recipe, TrainingConfig
 
 from .devices import GIB, Speed

@@ -69,7 +69,10 @@ class _SetLoss(nn.Module):
             terms: dict[str, Tensor] = self.criterion.to(device)(
                 **layers[-1], mask_labels=masks, class_labels=classes, auxiliary_predictions=layers[:-1]
             )
-        return {name: value * self._weight(name) for name, value in terms.items()}
+        return {
+            name: value * next(weight for kind, weight in self.weights.items() if name.startswith(kind))
+            for name, value in terms.items()
+        }
 
     def _padded(self, target_BRHW: Tensor, masks_BQhw: Tensor) -> Tensor:
         """Pads the target to the size of the image that the masks were made from; Segmenter repeats the image's edge."""
@@ -84,9 +87,6 @@ class _SetLoss(nn.Module):
             target_BRHW = (target_BRHW == labels).float()
         present = [(image != 0).flatten(1).any(1).nonzero().flatten() for image in target_BRHW]
         return [image[found] for image, found in zip(target_BRHW, present, strict=True)], present
-
-    def _weight(self, name: str) -> float:
-        return next(weight for kind, weight in self.weights.items() if name.startswith(kind))
 
 
 class SetHead(QueryHead):

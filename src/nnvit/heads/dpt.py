@@ -29,14 +29,9 @@ class Config(ModelConfig):
 
     head: str = "dpt"
     neck: str = "reassemble"
-    fusion_hidden_size: int = 256
+    fusion_hidden_size: int = at_least(1, 256)
     use_batch_norm: bool = False
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        at_least("model.fusion_hidden_size", self.fusion_hidden_size, 1)
+    dropout: float = fraction(0.1)
 
 
 class _ResidualUnit(nn.Module):

@@ -33,15 +33,9 @@ class Config(ModelConfig):
 
     head: str = "eomt"
     neck: str = "same_scale"
-    num_queries: int = 100
-    num_blocks: int = 4
-    num_upscale_blocks: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("model.num_queries", self.num_queries, 1)
-        at_least("model.num_blocks", self.num_blocks, 1)
-        at_least("model.num_upscale_blocks", self.num_upscale_blocks, 0)
+    num_queries: int = at_least(1, 100)
+    num_blocks: int = at_least(1, 4)
+    num_upscale_blocks: int = at_least(0, 2)
 
 
 class Head(SetHead):

@@ -20,11 +20,7 @@ class Config(ModelConfig):
 
     head: str = "linear"
     neck: str = "same_scale"
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
+    dropout: float = fraction(0.1)
 
 
 class Head(BaseHead):

@@ -27,6 +27,10 @@ from ._queries import SetHead
 
 LEVELS, GROUPS = 4, 32
 """Number of maps that the pixel decoder reads, and of groups in its normalisations."""
+SAME_NAME = (
+    "num_queries", "encoder_layers", "decoder_layers", "encoder_feedforward_dim", "num_attention_heads", "dropout"
+)  # fmt: skip
+"""Keys that transformers' configuration has too."""
 
 
 @dataclass(kw_only=True)
@@ -38,28 +42,14 @@ class Config(ModelConfig):
     """
 
     head: str = "mask2former"
-    decoder_hidden_size: int = 256
-    num_queries: int = 100
-    encoder_layers: int = 6
-    decoder_layers: int = 10
-    encoder_feedforward_dim: int = 1024
-    feedforward_dim: int = 2048
-    num_attention_heads: int = 8
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        for key in (
-            "decoder_hidden_size",
-            "num_queries",
-            "encoder_layers",
-            "num_attention_heads",
-            "feedforward_dim",
-            "encoder_feedforward_dim",
-        ):
-            at_least(f"model.{key}", getattr(self, key), 1)
-        at_least("model.decoder_layers", self.decoder_layers, 2)
+    decoder_hidden_size: int = at_least(1, 256)
+    num_queries: int = at_least(1, 100)
+    encoder_layers: int = at_least(1, 6)
+    decoder_layers: int = at_least(2, 10)
+    encoder_feedforward_dim: int = at_least(1, 1024)
+    feedforward_dim: int = at_least(1, 2048)
+    num_attention_heads: int = at_least(1, 8)
+    dropout: float = fraction(0.0)
 
 
 class Head(SetHead):
@@ -68,18 +58,22 @@ class Head(SetHead):
     def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
         super().__init__(num_classes, stride=strides[0])
         width = config.decoder_hidden_size
-        _check(channels, width, config.num_attention_heads)
+        if len(channels) != LEVELS:
+            raise ConfigError(
+                f"head mask2former reads {LEVELS} maps, but the neck gives {len(channels)}; set model.neck=simple_pyramid, or "
+                f"model.feature_layers to {LEVELS} blocks."
+            )
+        if width % GROUPS or width % config.num_attention_heads:
+            raise ConfigError(
+                f"model.decoder_hidden_size={width} must be a multiple of {GROUPS} (the groups of its normalisations) and of "
+                f"model.num_attention_heads={config.num_attention_heads}; 256 with 8 is the paper's."
+            )
         theirs = Mask2FormerConfig(
             feature_size=width,
             mask_feature_size=width,
             hidden_dim=width,
-            num_queries=config.num_queries,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            encoder_feedforward_dim=config.encoder_feedforward_dim,
             dim_feedforward=config.feedforward_dim,
-            num_attention_heads=config.num_attention_heads,
-            dropout=config.dropout,
+            **{key: getattr(config, key) for key in SAME_NAME},
         )
         self.pixel_decoder = Mask2FormerPixelDecoder(theirs, feature_channels=list(channels))
         # transformers makes this one with a constructor that ignores `with torch.device(...)`
@@ -101,16 +95,3 @@ class Head(SetHead):
         decoded = self.decoder(pixels.multi_scale_features, pixels.mask_features)
         classes = [self.classifier(queries_QBD.transpose(0, 1)) for queries_QBD in decoded.intermediate_hidden_states]
         return list(zip(classes, decoded.masks_queries_logits, strict=True))
-
-
-def _check(channels: Sequence[int], width: int, heads: int) -> None:
-    if len(channels) != LEVELS:
-        raise ConfigError(
-            f"head mask2former reads {LEVELS} maps, but the neck gives {len(channels)}; set model.neck=simple_pyramid, or "
-            f"model.feature_layers to {LEVELS} blocks."
-        )
-    if width % GROUPS or width % heads:
-        raise ConfigError(
-            f"model.decoder_hidden_size={width} must be a multiple of {GROUPS} (the groups of its normalisations) and of "
-            f"model.num_attention_heads={heads}; 256 with 8 is the paper's."
-        )

@@ -31,15 +31,9 @@ class Config(ModelConfig):
 
     head: str = "progressive"
     neck: str = "same_scale"
-    decoder_channels: int = 256
-    stem_channels: int = 16
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        at_least("model.decoder_channels", self.decoder_channels, NARROWEST)
-        at_least("model.stem_channels", self.stem_channels, 1)
+    decoder_channels: int = at_least(NARROWEST, 256)
+    stem_channels: int = at_least(1, 16)
+    dropout: float = fraction(0.1)
 
 
 class _Stage(nn.Module):
@@ -65,8 +59,14 @@ class Head(BaseHead):
         super().__init__()
         stem_channels = config.stem_channels
         self.strides = _stage_strides(strides[-1])
-        _check_count(len(channels), len(self.strides))
-        widths = _widths(config.decoder_channels, len(self.strides))
+        count = len(self.strides)
+        if len(channels) > count + 1:
+            raise ConfigError(
+                f"head progressive reads at most {count + 1} maps at this stride, one to start from and one for each of its "
+                f"{count} stages, but the neck gives {len(channels)}; set model.feature_layers to {count + 1} blocks or fewer."
+            )
+        widths = [max(NARROWEST, config.decoder_channels // 2**k) for k in range(count)]
+        widths[-1] = min(widths[-1], WIDEST_AT_FULL_SIZE)
         skips = list(zip(reversed(channels[:-1]), widths, strict=False))
         self.skips = nn.ModuleList(nn.Conv2d(width, out, 1) for width, out in skips)
         self.stem = nn.ModuleList([ConvUnit(3, stem_channels, 3), ConvUnit(stem_channels, stem_channels, 3, stride=2)])
@@ -97,19 +97,6 @@ def _stage_strides(coarsest: float) -> list[float]:
     """Returns each stage's stride against the image: the coarsest map's, halved until 1."""
     count = max(2, ceil(log2(coarsest)))
     return [max(1.0, coarsest / 2 ** (k + 1)) for k in range(count - 1)] + [1.0]
-
-
-def _widths(first: int, count: int) -> list[int]:
-    widths = [max(NARROWEST, first // 2**k) for k in range(count)]
-    return [*widths[:-1], min(widths[-1], WIDEST_AT_FULL_SIZE)]
-
-
-def _check_count(maps: int, stages: int) -> None:
-    if maps > stages + 1:
-        raise ConfigError(
-            f"head progressive reads at most {stages + 1} maps at this stride, one to start from and one for each of its "
-            f"{stages} stages, but the neck gives {maps}; set model.feature_layers to {stages + 1} blocks or fewer."
-        )
 
 
 def _resized(map_BChw: Tensor, size: tuple[int, int]) -> Tensor:

@@ -21,14 +21,9 @@ from nnvit.types import BaseHead
 class Config(ModelConfig):
     """decoder_hidden_size: width of the head. num_encoder_blocks: maps that it fuses. dropout: before the classifier."""
 
-    decoder_hidden_size: int = 256
+    decoder_hidden_size: int = at_least(1, 256)
     num_encoder_blocks: int = 4
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        at_least("model.decoder_hidden_size", self.decoder_hidden_size, 1)
+    dropout: float = fraction(0.1)
 
 
 class Head(BaseHead):
@@ -72,13 +67,10 @@ class Head(BaseHead):
         shares = reversed(self.fuse.weight.chunk(len(maps), dim=1))
         fused = None
         for map_BChw, projection, share in zip(maps, self.projections, shares, strict=True):
-            hidden = linear(map_BChw.movedim(1, -1), *_joint(projection, share[:, :, 0, 0])).movedim(-1, 1)
+            fusion = share[:, :, 0, 0]
+            weight, bias = (fusion @ projection.get_parameter(name) for name in ("weight", "bias"))
+            hidden = linear(map_BChw.movedim(1, -1), weight, bias).movedim(-1, 1)
             if hidden.shape[-2:] != size:
                 hidden = interpolate(hidden, size, mode="bilinear", align_corners=False)
             fused = hidden if fused is None else fused + hidden
         return self.classifier(self.dropout(self.norm(fused).relu_()))
-
-
-def _joint(projection: nn.Module, fusion: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns weight and bias of `fusion` (D, D) after the linear layer `projection` (C -> D)."""
-    return fusion @ projection.get_parameter("weight"), fusion @ projection.get_parameter("bias")

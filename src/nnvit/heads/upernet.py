@@ -9,7 +9,7 @@ in prediction. With larger batches nothing differs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,9 @@ class Config(ModelConfig):
     """
 
     head: str = "upernet"
-    decoder_hidden_size: int = 512
-    pool_scales: list[int] = field(default_factory=lambda: [1, 2, 3, 6])
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        fraction("model.dropout", self.dropout)
-        at_least("model.decoder_hidden_size", self.decoder_hidden_size, 1)
-        for scale in self.pool_scales:
-            at_least("model.pool_scales", scale, 1)
+    decoder_hidden_size: int = at_least(1, 512)
+    pool_scales: list[int] = at_least(1, [1, 2, 3, 6])  # noqa: RUF009 (a field)
+    dropout: float = fraction(0.1)
 
 
 class Head(BaseHead):

@@ -2,16 +2,23 @@
 
 from nnvit.registry import build_backbone
 
-from .factories import create_backbone, create_segformer_model, create_segmentation_model, enable_lora, get_vit_features
-from .segmenter import Segmenter, resized
+from .factories import (
+    arch_kwargs,
+    create_backbone,
+    create_segformer_model,
+    create_segmentation_model,
+    enable_lora,
+    get_vit_features,
+)
+from .segmenter import Segmenter
 
 __all__ = [
     "Segmenter",
+    "arch_kwargs",
     "build_backbone",
     "create_backbone",
     "create_segformer_model",
     "create_segmentation_model",
     "enable_lora",
     "get_vit_features",
-    "resized",
 ]

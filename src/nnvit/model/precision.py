@@ -26,25 +26,26 @@ class Precision:
         """Returns the context of a forward pass and its loss."""
         return torch.autocast(device.type, dtype=self.dtype) if self.dtype else nullcontext()
 
+    @classmethod
+    def choose(cls, wanted: str, device: torch.device, *, has_bf16: bool | None = None) -> "Precision":
+        """Returns what `training.precision` means on a device.
 
-def choose(wanted: str, device: torch.device, *, has_bf16: bool | None = None) -> Precision:
-    """Returns what `training.precision` means on a device: `stock` is nnU-Net's rule, `auto` takes bf16 if the hardware has it.
-
-    has_bf16: whether the device has bf16 matrix instructions; None asks this machine. Raises ConfigError for fp16 without CUDA.
-    """
-    if wanted == "fp16" and device.type != "cuda":
-        raise ConfigError(
-            f"training.precision=fp16 needs a CUDA device, because its gradients have to be scaled; on {device.type} use auto, "
-            "bf16 or fp32."
-        )
-    if wanted in _DTYPES:
-        return Precision(dtype=_DTYPES[wanted], reason="as the recipe says")
-    stock = torch.float16 if device.type == "cuda" else None
-    if wanted == "stock":
-        return Precision(dtype=stock, reason="stock: nnU-Net's rule")
-    if _has_bf16(device) if has_bf16 is None else has_bf16:
-        return Precision(dtype=torch.bfloat16, reason=f"auto: this {device.type} has bf16 matrix instructions")
-    return Precision(dtype=stock, reason=f"auto: this {device.type} has no bf16 matrix instructions")
+        `stock` is nnU-Net's rule, `auto` takes bf16 if the hardware has it. has_bf16: whether the device has bf16 matrix
+        instructions; None asks this machine. Raises ConfigError for fp16 without CUDA.
+        """
+        if wanted == "fp16" and device.type != "cuda":
+            raise ConfigError(
+                f"training.precision=fp16 needs a CUDA device, because its gradients have to be scaled; on {device.type} "
+                "use auto, bf16 or fp32."
+            )
+        if wanted in _DTYPES:
+            return cls(dtype=_DTYPES[wanted], reason="as the recipe says")
+        stock = torch.float16 if device.type == "cuda" else None
+        if wanted == "stock":
+            return cls(dtype=stock, reason="stock: nnU-Net's rule")
+        if _has_bf16(device) if has_bf16 is None else has_bf16:
+            return cls(dtype=torch.bfloat16, reason=f"auto: this {device.type} has bf16 matrix instructions")
+        return cls(dtype=stock, reason=f"auto: this {device.type} has no bf16 matrix instructions")
 
 
 def _has_bf16(device: torch.device) -> bool:

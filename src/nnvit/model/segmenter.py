@@ -4,8 +4,10 @@ B batch, C input channels, H W height and width, K classes.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
+import peft
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -16,10 +18,8 @@ from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.types import TokenBackbone
 from nnvit.weights import external
 
-from . import lora as lora_adapters
 
-
-class InputAdapter(nn.Module):
+class _InputAdapter(nn.Module):
     """Turns any number of channels into three, standardised with the backbone's statistics if they are given.
 
     One channel is repeated three times, three are kept, and any other number goes through a learned 1 x 1 convolution that
@@ -100,11 +100,16 @@ class Segmenter(nn.Module):
             )
         self.aux, self.deep_supervision = aux, deep_supervision
         self.weights_report: Any = None
-        self.input = InputAdapter(input_channels, input_stats)
+        self.input = _InputAdapter(input_channels, input_stats)
         self.backbone = registry.build_backbone(**backbone)
-        _check_tokens(head["name"], neck["name"], self.backbone)
-        self.neck = _build_neck(self.backbone, **neck)
-        self.head = _build_head(self.neck, num_classes, **head)
+        heads, necks = registry.module("head", head["name"]), registry.module("neck", neck["name"])
+        if heads.Head.reads_tokens:
+            _check_tokens(head["name"], neck["name"], self.backbone)
+        neck_args = necks.Args(**neck["args"])
+        self.neck = necks.Neck(self.backbone.channels, self.backbone.strides, neck_args)
+        # keys that the plans of an older release lack take their defaults in `Config`
+        config = heads.Config(**{key: value for key, value in head.items() if key != "name"})
+        self.head = heads.Head(self.neck.channels, self.neck.strides, num_classes, config)
         self.by_tokens, self.by_queries = self.head.reads_tokens, self.head.by_queries
         self.head.check(self.backbone)
         self.auxiliary: nn.Module | None = None
@@ -112,15 +117,17 @@ class Segmenter(nn.Module):
             self.head.regions = regions
         elif aux is not None:
             self.auxiliary = _AuxiliaryClassifiers(self.neck.channels, self.neck.strides, num_classes, aux)  # type: ignore[arg-type]
-        self.refine = _build_refinement(self.neck, num_classes, **neck)
+        refinement = self.neck.refinement
+        self.refine = None if refinement is None else refinement(self.neck.channels, num_classes, neck_args)
         if self.refine is not None and aux == "native":
             raise ConfigError(
                 f"model.neck={neck['name']} refines the logits, which the head's own loss does not read; set "
                 "training.loss=nnunet, or model.neck=simple_pyramid."
             )
         if tuning == "lora":
-            lora_adapters.inject(self.backbone.model, **(lora or {}))
-        self.set_tuning(tuning)
+            self.add_adapters(**(lora or {}))
+        else:
+            self.set_tuning(tuning)
         self.register_load_state_dict_pre_hook(external.restore)  # loads the weights that a checkpoint leaves out
 
     def forward(self, image_BCHW: Tensor) -> Any:
@@ -131,19 +138,19 @@ class Segmenter(nn.Module):
         size = image_BCHW.shape[-2:]
         image = self._seen(image_BCHW)
         source = self.backbone if self.by_tokens else self.neck(self._maps(image), image)
-        if not self.deep_supervision or self.aux is None:
-            return resized(self._refined(self.head(source, image), source, image), image, size)
-        if self.by_queries:
-            layers = self.head.layers(source, image)
-            logits = resized(self._refined(self.head.logits(*layers[-1]), source, image), image, size)
-            if self.aux == "native":
-                return [logits, *(part for layer in layers for part in layer)]
-            coarse = [self.head.logits(*layer) for layer in reversed(layers[:-1])]
-        else:
-            logits = resized(self._refined(self.head(source, image), source, image), image, size)
-            coarse = self.auxiliary(source)  # type: ignore[misc]
+        supervised = self.deep_supervision and self.aux is not None
+        layers = self.head.layers(source, image) if supervised and self.by_queries else []
+        logits = self.head.logits(*layers[-1]) if layers else self.head(source, image)
+        if self.refine is not None:
+            logits = self.refine(logits, source, image)
+        logits = self.resized(logits, image, size)
+        if not supervised:
+            return logits
+        if self.aux == "native":
+            return [logits, *chain.from_iterable(layers)]
+        coarse = [self.head.logits(*layer) for layer in reversed(layers[:-1])] if layers else self.auxiliary(source)  # type: ignore[misc]
         scales: Any = self.aux
-        return [logits, *(resized(c, image, size, s) for c, s in zip(coarse, scales, strict=False))]
+        return [logits, *(self.resized(c, image, size, s) for c, s in zip(coarse, scales, strict=False))]
 
     def features(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, C, H, W) -> the backbone's maps, and its input image (B, 3, H', W'), standardised and padded.
@@ -166,12 +173,20 @@ class Segmenter(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             return self.refine(logits.float(), [part.float() for part in source], image.float())
 
+    @staticmethod
+    def resized(logits: Tensor, image: Tensor, size: Sequence[int], scale: Sequence[float] = (1, 1)) -> Tensor:
+        """Resizes logits to a padded image (.., H', W') times `scale` and crops its first `size` pixels, in fp32."""
+        padded = [round(side * factor) for side, factor in zip(image.shape[-2:], scale, strict=True)]
+        height, width = (round(side * factor) for side, factor in zip(size, scale, strict=True))
+        logits = interpolate(logits.float(), padded, mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
     def train(self, mode: bool = True) -> "Segmenter":
         """Does as nn.Module.train, but a frozen backbone stays in eval mode; only its adapters' dropout follows `mode`."""
         super().train(mode)
         if self.tuning != "full":
             self.backbone.eval()
-            for layer in lora_adapters.adapters(self.backbone):
+            for layer in self.adapters().values():
                 layer.lora_dropout.train(mode)
         return self
 
@@ -195,9 +210,6 @@ class Segmenter(nn.Module):
     def _maps(self, image: Tensor) -> list[Tensor]:
         return [map_BChw.contiguous(memory_format=torch.channels_last) for map_BChw in self.backbone(image)]
 
-    def _refined(self, logits: Tensor, source: Any, image: Tensor) -> Tensor:
-        return logits if self.refine is None else self.refine(logits, source, image)
-
     def set_tuning(self, tuning: str) -> None:
         """Requires gradients of just what `tuning` ("lora", "frozen" or "full") trains and the logits depend on."""
         self.tuning = tuning
@@ -207,40 +219,49 @@ class Segmenter(nn.Module):
             depth = self.backbone.layer_of(name)
             is_norm = depth > self.backbone.num_layers
             unread = not norm_is_read if is_norm else depth > last
-            tuned = tuning == "full" or (tuning == "lora" and lora_adapters.is_adapter(name))
+            tuned = tuning == "full" or (tuning == "lora" and ".lora_" in name)
             parameter.requires_grad_(tuned and not unread)
         self.train(self.training)
 
+    def add_adapters(self, *, r: int, lora_alpha: int, lora_dropout: float, target_modules: Sequence[str]) -> None:
+        """Adds LoRA adapters to every layer of the backbone whose name ends in one of `target_modules`, and trains only these.
 
-def resized(logits: Tensor, image: Tensor, size: Sequence[int], scale: Sequence[float] = (1, 1)) -> Tensor:
-    """Resizes logits to a padded image (.., H', W') times `scale` and crops its first `size` pixels, in fp32."""
-    padded = [round(side * factor) for side, factor in zip(image.shape[-2:], scale, strict=True)]
-    height, width = (round(side * factor) for side, factor in zip(size, scale, strict=True))
-    logits = interpolate(logits.float(), padded, mode="bilinear", align_corners=False)
-    return logits[..., :height, :width]
+        They are peft's, added in place, so that the backbone keeps its names and methods, and start as the identity. Raises
+        ConfigError if a target matches no linear layer or convolution.
+        """
+        layers = self.backbone.model.named_modules()
+        linear = {name for name, layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)}
+        for target in target_modules:
+            if not any(f".{name}".endswith(f".{target}") for name in linear):
+                raise ConfigError(
+                    f"lora.target_modules names '{target}', which is no linear layer of this backbone; choose from "
+                    f"{', '.join(sorted({name.split('.')[-1] for name in linear}))}."
+                )
+        config = peft.LoraConfig(
+            r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=list(target_modules), bias="none"
+        )
+        peft.inject_adapter_in_model(config, self.backbone.model)
+        self.set_tuning("lora")
 
+    def adapters(self) -> dict[str, Any]:
+        """Returns the layers of the backbone that carry adapters, by their names in the network."""
+        return {n: layer for n, layer in self.named_modules() if isinstance(layer, peft.tuners.lora.LoraLayer)}
 
-def _build_neck(backbone: Any, name: str, args: Mapping[str, Any]) -> Any:
-    module = registry.module("neck", name)
-    return module.Neck(backbone.channels, backbone.strides, module.Args(**args))
+    def merge_adapters(self) -> int:
+        """Adds every adapter's product to the weight of its layer and removes the adapter; returns how many there were.
 
-
-def _build_refinement(neck: Any, num_classes: int, name: str, args: Mapping[str, Any]) -> nn.Module | None:
-    if neck.refinement is None:
-        return None
-    return neck.refinement(neck.channels, num_classes, registry.module("neck", name).Args(**args))
-
-
-def _build_head(neck: Any, num_classes: int, name: str, **own_keys: Any) -> Any:
-    """Builds the head; keys that the plans of an older release lack take their defaults in `Config`."""
-    module = registry.module("head", name)
-    return module.Head(neck.channels, neck.strides, num_classes, module.Config(**own_keys))
+        Merge in fp32, before any cast: in bf16, rounding loses up to a fifth of the product.
+        """
+        carrying = self.adapters()
+        for name, layer in carrying.items():
+            layer.merge(safe_merge=True)  # raises if a product is not finite
+            parent, _, own = name.rpartition(".")
+            setattr(self.get_submodule(parent), own, layer.get_base_layer())
+        return len(carrying)
 
 
 def _check_tokens(head: str, neck: str, backbone: Any) -> None:
-    """Raises ConfigError for a head that works inside the encoder, if the backbone or the neck does not allow it."""
-    if not registry.module("head", head).Head.reads_tokens:
-        return
+    """Raises ConfigError if the backbone or the neck does not allow a head that works inside the encoder."""
     if not isinstance(backbone, TokenBackbone):
         raise ConfigError(
             f"model.head={head} puts its queries into the last blocks of a plain ViT, and backbone {backbone.family} shows "

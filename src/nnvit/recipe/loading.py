@@ -12,8 +12,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from nnvit import registry
 from nnvit.errors import ConfigError, did_you_mean
 
-from .identity import name_of
-from .schema import CheckpointConfig, LoraConfig, ModelConfig, PlansModelConfig, Recipe, TrainingConfig
+from .schema import ModelConfig, PlansModelConfig, Recipe
 
 _RECIPES = files("nnvit.recipe") / "shipped"
 
@@ -34,7 +33,7 @@ def load_recipe(sources: Sequence[str | Path] = (), overrides: Sequence[str] = (
     # A name stands for what was written up to where it was given; what is written on top of it adds a hash.
     named = [i for i, layer in enumerate(layers) if "name" in layer]
     stands_for = _spelled_out(recipe) if recipe.name == "auto" else _merge(*layers[: named[-1] + 1])
-    return replace(recipe, name=name_of(recipe, _build(stands_for)))
+    return replace(recipe, name=_name(recipe, _build(stands_for)))
 
 
 def from_dict(block: dict[str, Any]) -> Recipe:
@@ -42,9 +41,16 @@ def from_dict(block: dict[str, Any]) -> Recipe:
     return _build(OmegaConf.create(block))
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Returns plain nested dictionaries, ready for JSON."""
-    return asdict(recipe)
+def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns a line `key: old -> new` for every leaf in which two nested dictionaries differ."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differing_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
 
 
 def _read(source: str | Path) -> DictConfig:
@@ -91,21 +97,17 @@ def _build(raw: DictConfig) -> Recipe:
             raise ConfigError(
                 f"'{key}' is not a section of a recipe; use {', '.join(legal)}.{did_you_mean(key, legal)}"
             )
+    sections: dict[str, Any] = {field.name: field.type for field in fields(Recipe) if field.name != "name"}
+    sections["model"] = _model_schema(raw)
     recipe = Recipe(
-        name=str(raw.get("name") or "auto"),
-        model=_section("model", _model_schema(raw), raw),
-        lora=_section("lora", LoraConfig, raw),
-        training=_section("training", TrainingConfig, raw),
-        checkpoint=_section("checkpoint", CheckpointConfig, raw),
+        name=str(raw.get("name") or "auto"), **{name: _section(name, schema, raw) for name, schema in sections.items()}
     )
     return _resolve(recipe)
 
 
 def _model_schema(raw: DictConfig) -> type:
     head = OmegaConf.select(raw, "model.head", default="segformer")
-    if head == "plans":
-        return PlansModelConfig
-    return registry.module("head", str(head)).Config
+    return PlansModelConfig if head == "plans" else registry.module("head", str(head)).Config
 
 
 def _section(name: str, schema: type, raw: DictConfig) -> Any:
@@ -185,8 +187,8 @@ def _check_training(recipe: Recipe) -> None:
     """Raises ConfigError for keys of the training that this network would silently ignore."""
     model, training = recipe.model, recipe.training
     assert isinstance(model, ModelConfig)
-    native = registry.module("head", model.head).Head.by_queries
-    if training.loss == "native" and not native:
+    head = registry.module("head", model.head).Head
+    if training.loss == "native" and not head.by_queries:
         raise ConfigError(f"training.loss=native: head '{model.head}' has no loss of its own; set it to nnunet.")
     if training.loss == "native" and training.deep_supervision:
         raise ConfigError(
@@ -198,15 +200,33 @@ def _check_training(recipe: Recipe) -> None:
             f"training.drop_path={training.drop_path} drops blocks of a backbone that is trained in full; with tuning "
             f"'{recipe.tuning}' it does nothing: set it to 0, or lora.enabled=false and model.freeze_backbone=false."
         )
-    if training.grad_checkpointing and recipe.tuning == "frozen" and not _tokens(model):
+    if training.grad_checkpointing and recipe.tuning == "frozen" and not head.reads_tokens:
         raise ConfigError(
             "training.grad_checkpointing=true saves activations of a backbone that gradients flow through; a frozen one "
             "keeps none: set it to false."
         )
 
 
-def _tokens(model: ModelConfig) -> bool:
-    return registry.module("head", model.head).Head.reads_tokens
+def _name(recipe: Recipe, stands_for: Recipe) -> str:
+    """Returns what plans and results folders are called after.
+
+    stands_for: the recipe that the name alone means. `_h<6 hex>` is added where the recipe departs from it, `_s<seed>` where
+    a seed is set.
+    """
+    name = _automatic_name(recipe) if recipe.name == "auto" else recipe.name
+    if recipe.hash != stands_for.hash:
+        name += f"_h{recipe.hash[:6]}"
+    return name if recipe.training.seed is None else f"{name}_s{recipe.training.seed}"
+
+
+def _automatic_name(recipe: Recipe) -> str:
+    """Returns `<head>_<backbone>_<size>_<tuning>`."""
+    model = recipe.model
+    if isinstance(model, PlansModelConfig):
+        return "plans"
+    size = "".join(c if c.isalnum() else "_" for c in model.backbone_size)
+    parts = "_".join([model.head, model.backbone, size, recipe.tuning]).split("_")
+    return "_".join(filter(None, parts))
 
 
 def _spelled_out(recipe: Recipe) -> DictConfig:

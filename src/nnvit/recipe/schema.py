@@ -1,35 +1,67 @@
-"""Defines the sections of a recipe, each field with its meaning and unit. Imports nothing heavy."""
+"""The sections of a recipe, each field with its meaning, unit and limits, and the recipe's hash. Imports nothing heavy."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any
 
+from nnvit import registry
 from nnvit.errors import ConfigError, did_you_mean
+from nnvit.records.hashes import digest
+from nnvit.records.plans_block import SCHEMA
 
 ARCH_VERSION = 1
 """Version of the meaning of `arch_kwargs`. Networks of older plans are built as their version says."""
 
-AUGMENTATIONS = ("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
+_AUGMENTATIONS = ("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
 """nnU-Net's own augmentation, and those of its trainer classes DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA and NoDA."""
 
 
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{key}='{value}' is not known; use one of {', '.join(choices)}.{did_you_mean(value, choices)}"
-        )
+def at_least(low: float, default: Any) -> Any:
+    """Returns a field whose number, or each number of its list, must be finite and not below `low`; null passes."""
+
+    def check(key: str, value: Any) -> None:
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not (isfinite(number) and number >= low):
+                raise ConfigError(f"{key}={number} must be a number of at least {low:g}.")
+
+    return _checked(default, check)
 
 
-def at_least(key: str, value: float | None, low: float) -> None:
-    """Raises ConfigError for a number below `low`, or one that is not finite; null passes."""
-    if value is not None and not (isfinite(value) and value >= low):
-        raise ConfigError(f"{key}={value} must be a number of at least {low:g}.")
+def fraction(default: float) -> Any:
+    """Returns a field whose number must lie between 0 (included) and 1 (excluded)."""
+
+    def check(key: str, value: float) -> None:
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key}={value} must be at least 0 and less than 1.")
+
+    return _checked(default, check)
 
 
-def fraction(key: str, value: float) -> None:
-    """Raises ConfigError for a number outside 0 (included) to 1 (excluded)."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{key}={value} must be at least 0 and less than 1.")
+def _one_of(*choices: str) -> Any:
+    """Returns a field that takes one of these words; the first is the default."""
+
+    def check(key: str, value: str) -> None:
+        if value not in choices:
+            raise ConfigError(
+                f"{key}='{value}' is not known; use one of {', '.join(choices)}.{did_you_mean(value, choices)}"
+            )
+
+    return _checked(choices[0], check)
+
+
+def _checked(default: Any, check: Callable[[str, Any], None]) -> Any:
+    metadata = {"check": check}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _check_fields(section: str, values: Any) -> None:
+    """Applies each field's own check. Raises ConfigError that names `section.key`."""
+    for entry in fields(values):
+        if check := entry.metadata.get("check"):
+            check(f"{section}.{entry.name}", getattr(values, entry.name))
 
 
 @dataclass(kw_only=True)
@@ -61,28 +93,27 @@ class ModelConfig:
     freeze_backbone: bool = True
     backbone_args: dict[str, Any] = field(default_factory=dict)
     neck_args: dict[str, Any] = field(default_factory=dict)
-    input_norm: str = "auto"
+    input_norm: str = _one_of("auto", "none", "backbone")
 
     def __post_init__(self) -> None:
-        _one_of("model.input_norm", self.input_norm, ("auto", "none", "backbone"))
+        _check_fields("model", self)
 
 
 @dataclass(kw_only=True)
-class LoraConfig:
+class _LoraConfig:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in the frozen backbone.
 
     r: rank; lora_alpha / r scales the update; target_modules: names of linear layers, null takes the backbone's own.
     """
 
     enabled: bool = True
-    r: int = 8
+    r: int = at_least(1, 8)
     lora_alpha: int = 16
-    lora_dropout: float = 0.0
+    lora_dropout: float = fraction(0.0)
     target_modules: list[str] | None = None
 
     def __post_init__(self) -> None:
-        at_least("lora.r", self.r, 1)
-        fraction("lora.lora_dropout", self.lora_dropout)
+        _check_fields("lora", self)
         if self.target_modules == []:
             raise ConfigError("lora.target_modules=[] adapts nothing; name layers, such as [qkv], or set it to null.")
 
@@ -110,54 +141,39 @@ class TrainingConfig:
     seed and its place in the training, whatever nnUNet_n_proc_DA is: the training can be repeated.
     """
 
-    optimizer: str = "adamw"
-    momentum: float = 0.9
+    optimizer: str = _one_of("adamw", "sgd")
+    momentum: float = fraction(0.9)
     nesterov: bool = False
-    schedule: str = "poly"
-    lr: float = 3e-4
-    backbone_lr: float = 1e-4
+    schedule: str = _one_of("poly", "cosine")
+    lr: float = at_least(0, 3e-4)
+    backbone_lr: float = at_least(0, 1e-4)
     layer_decay: float = 1.0
-    weight_decay: float = 0.05
+    weight_decay: float = at_least(0, 0.05)
     decay_norms_and_biases: bool = False
-    warmup_epochs: int = 10
+    warmup_epochs: int = at_least(0, 10)
     grad_clip: float = 12.0
-    num_epochs: int = 1000
-    num_iterations_per_epoch: int = 250
-    num_val_iterations_per_epoch: int = 50
-    batch_size: int | None = None
+    num_epochs: int = at_least(1, 1000)
+    num_iterations_per_epoch: int = at_least(1, 250)
+    num_val_iterations_per_epoch: int = at_least(1, 50)
+    batch_size: int | None = at_least(1, None)
     patch_size: list[int] | None = None
-    precision: str = "auto"
-    drop_path: float = 0.0
-    ema: float = 0.0
+    precision: str = _one_of("auto", "stock", "fp32", "bf16", "fp16")
+    drop_path: float = fraction(0.0)
+    ema: float = fraction(0.0)
     grad_checkpointing: bool = False
-    augmentation: str = "nnunet"
+    augmentation: str = _one_of(*_AUGMENTATIONS)
     mirroring: bool = True
     mirror_axes: list[int] | None = None
     oversample_foreground_percent: float | None = None
     probabilistic_oversampling: bool = False
-    loss: str = "nnunet"
+    loss: str = _one_of("nnunet", "native")
     deep_supervision: bool = False
-    save_every: int = 50
-    save_every_iterations: int | None = None
-    seed: int | None = None
+    save_every: int = at_least(1, 50)
+    save_every_iterations: int | None = at_least(1, None)
+    seed: int | None = at_least(0, None)
 
     def __post_init__(self) -> None:
-        _one_of("training.optimizer", self.optimizer, ("adamw", "sgd"))
-        _one_of("training.schedule", self.schedule, ("poly", "cosine"))
-        _one_of("training.precision", self.precision, ("auto", "stock", "fp32", "bf16", "fp16"))
-        _one_of("training.loss", self.loss, ("nnunet", "native"))
-        for key in (
-            "num_epochs",
-            "num_iterations_per_epoch",
-            "num_val_iterations_per_epoch",
-            "batch_size",
-            "save_every",
-            "save_every_iterations",
-        ):
-            at_least(f"training.{key}", getattr(self, key), 1)
-        for key in ("lr", "backbone_lr", "weight_decay", "warmup_epochs", "seed"):
-            at_least(f"training.{key}", getattr(self, key), 0)
-        _one_of("training.augmentation", self.augmentation, AUGMENTATIONS)
+        _check_fields("training", self)
         if self.oversample_foreground_percent is not None and not 0 <= self.oversample_foreground_percent <= 1:
             raise ConfigError(
                 f"training.oversample_foreground_percent={self.oversample_foreground_percent} must be a share from 0 to 1."
@@ -167,8 +183,6 @@ class TrainingConfig:
                 f"training.mirror_axes={self.mirror_axes} needs training.mirroring=true and at least one axis, such as [0]; to "
                 "mirror along none, set training.mirroring=false."
             )
-        for key in ("momentum", "drop_path", "ema"):
-            fraction(f"training.{key}", getattr(self, key))
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(
                 f"training.layer_decay={self.layer_decay} must be above 0 and at most 1, which is no decay."
@@ -182,7 +196,7 @@ class TrainingConfig:
 
 
 @dataclass(kw_only=True)
-class CheckpointConfig:
+class _CheckpointConfig:
     """Keys of the checkpoints. They do not change what is trained and are no part of the recipe's hash.
 
     frozen_weights: embed puts the frozen backbone into every checkpoint; reference leaves it out and names its file by
@@ -190,10 +204,10 @@ class CheckpointConfig:
     that needs no other file.
     """
 
-    frozen_weights: str = "embed"
+    frozen_weights: str = _one_of("embed", "reference")
 
     def __post_init__(self) -> None:
-        _one_of("checkpoint.frozen_weights", self.frozen_weights, ("embed", "reference"))
+        _check_fields("checkpoint", self)
 
 
 @dataclass(kw_only=True)
@@ -205,9 +219,9 @@ class Recipe:
 
     name: str = "auto"
     model: ModelConfig | PlansModelConfig
-    lora: LoraConfig
+    lora: _LoraConfig
     training: TrainingConfig
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoint: _CheckpointConfig = field(default_factory=_CheckpointConfig)
 
     def __post_init__(self) -> None:
         if "__" in self.name or not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
@@ -235,3 +249,30 @@ class Recipe:
                 "set model.freeze_backbone=true; to fine-tune the whole backbone set lora.enabled=false."
             )
         return "lora"
+
+    @property
+    def hash(self) -> str:
+        """The sha256 of what the recipe does.
+
+        The name, the section `checkpoint` (it only says how weights are kept) and the seed are left out, so that the seeds of one
+        arm share the hash. A key at its default does not enter: a key that a later release adds leaves the hashes of old recipes
+        alone, and a release that changes a default raises SCHEMA.
+        """
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "model": _departures(self.model),
+            "lora": _departures(self.lora),
+            "training": _departures(self.training),
+        }
+        content["training"].pop("seed", None)
+        if isinstance(self.model, ModelConfig):
+            for kind in ("backbone", "neck"):
+                args = registry.module(kind, getattr(self.model, kind)).Args
+                content["model"][f"{kind}_args"] = _departures(args(**getattr(self.model, f"{kind}_args")))
+        return digest(content)
+
+
+def _departures(section: Any) -> dict[str, Any]:
+    """Returns the fields of a dataclass that differ from their defaults, and those that name a component."""
+    plain, named = type(section)(), ("head", "backbone", "backbone_size", "neck")
+    return {key: value for key, value in asdict(section).items() if key in named or value != getattr(plain, key)}

@@ -184,7 +184,7 @@ UNFAIR: list[tuple[Callable[[Study], None], str, bool]] = [
     (other_augmentation, "augmentation", False),
     (trained_on_all, "held_out", True),
 ]
-"""What is planted, the row that must show it, and whether the comparison stops."""
+"""The planted difference, the row that must show it, and whether the comparison stops."""
 
 
 @pytest.mark.parametrize(("plant", "key", "stops"), UNFAIR, ids=[plant.__name__ for plant, _, _ in UNFAIR])
@@ -221,7 +221,7 @@ def test_a_stop_lists_the_cases_and_who_lacks_them(study: Study) -> None:
 
 
 def test_another_split_of_a_stock_arm_is_found_by_its_cases(study: Study) -> None:
-    """Which records no hash of its split."""
+    """Stock nnU-Net records no hash of its split."""
     stock = study.results / "nnUNetTrainer__nnUNetPlans__2d"
     for one, fold, other in (("case_01", "0", "1"), ("case_07", "1", "0")):
         name = f"{one}.png"
@@ -285,7 +285,7 @@ def test_a_pretrained_arm_with_both_twins_is_not(study: Study) -> None:
 
 
 def test_an_arm_that_took_another_checkpoints_weights_is_pretrained(study: Study) -> None:
-    """Whatever its recipe says: it is called out, and is nobody's random-init twin."""
+    """The audit points it out whatever its recipe says, and does not count it as a random-init twin."""
     study.nnvit("random_s0", recipe(name="random_s0", model={"weights": "random"}), recipe_hash="12" * 32)
     full = recipe(name="full_s0", model={"weights": "random", "freeze_backbone": False}, training={"lr": 3e-4})
     set_run(study.nnvit("full_s0", full, recipe_hash="34" * 32), weights={"source": "-pretrained_weights"})
@@ -342,7 +342,7 @@ def test_what_differs_in_the_augmentation_is_named(study: Study) -> None:
 
 
 def without_later_keys(study: Study) -> None:
-    """What nnvit_run.json held before it told of augmentation and validation."""
+    """The content of nnvit_run.json before it recorded augmentation and validation."""
     later = ("augmentation", "mirroring_axes", "oversample_foreground_percent", "validation", "flops_per_patch")
     for model in study.results.glob("nnUNetTrainer_nnvit__*"):
         set_run(model, **dict.fromkeys(later))
@@ -360,7 +360,7 @@ def test_runs_without_later_keys_are_read_from_debug_file_and_log(study: Study) 
 
 @pytest.mark.parametrize("continuing", ["continuing after epoch 2 of 3", "continuing after 2 of 3 epochs"])
 def test_the_log_tells_that_the_best_checkpoint_was_validated(study: Study, continuing: str) -> None:
-    """In the words of the first release and of today's trainer."""
+    """The log lines of the first release and of today's trainer."""
     _, other = two_of_ours(study)
     without_later_keys(study)
     for fold in folds_of(other):  # as `nnvit train … --val_best` says it
@@ -428,7 +428,7 @@ def test_an_unfinished_fold_is_named(study: Study) -> None:
 
 
 def test_masks_that_a_results_folders_model_predicted_have_its_records(study: Study) -> None:
-    """As `nnUNetv2_predict` and `make demo` leave them: new cases, in a folder inside the model's."""
+    """New cases in a folder inside the model's, as `nnUNetv2_predict` and `make demo` leave them."""
     references = study.root / "references"
     references.mkdir()
     models = sorted(study.results.iterdir())

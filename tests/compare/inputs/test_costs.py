@@ -1,4 +1,4 @@
-"""What arms cost, from their records; None where they tell nothing."""
+"""The arms' costs, from their records; None where a record is missing."""
 
 import json
 from dataclasses import asdict

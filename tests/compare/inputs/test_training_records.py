@@ -1,4 +1,4 @@
-"""What nnU-Net's texts say, taken apart."""
+"""The parser of nnU-Net's text records."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ COMPILED = """DeepSupervisionWrapper(
     )
   )
 )"""
-"""As debug.json has it where nnU-Net compiles its Dice loss, which it does on CUDA."""
+"""The loss in debug.json if nnU-Net compiles its Dice loss, which it does on CUDA."""
 
 
 @pytest.mark.parametrize("text", [LOSS, STOCK_LOSS, COMPILED], ids=["plain", "deep supervision", "compiled"])

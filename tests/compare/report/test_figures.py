@@ -1,4 +1,4 @@
-"""What the pictures draw, and that the page can take them in."""
+"""The content of the pictures, and that the page can embed them."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which cases are shown, what is marked on them, and that pictures stay small."""
+"""The cases that are shown, the marks on them, and the size of the pictures."""
 
 import base64
 import io

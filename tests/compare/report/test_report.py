@@ -31,7 +31,7 @@ SECTIONS = [
 
 
 class Page(HTMLParser):
-    """What a test asks of a page: its elements, and the text under each section."""
+    """The parts of a page that tests ask for: its elements, and the text under each section."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

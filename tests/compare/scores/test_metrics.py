@@ -1,4 +1,4 @@
-"""Scores of a case: equal to nnU-Net's own, and with a rule wherever there is nothing to measure."""
+"""Scores of a case: equal to nnU-Net's own, and with a rule for every undefined score."""
 
 import json
 import math

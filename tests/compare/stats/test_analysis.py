@@ -1,4 +1,4 @@
-"""`analyse` as a whole: its figures are the libraries' own, it is plain JSON, and nothing that is thin makes it stumble."""
+"""`analyse` as a whole: its figures equal the libraries' own, it is plain JSON, and sparse data do not break it."""
 
 import json
 import time

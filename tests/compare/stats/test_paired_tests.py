@@ -1,4 +1,4 @@
-"""Every test is scipy's or statsmodels' own; what they lack is worked by hand; nothing warns where nothing can be said."""
+"""Every test equals scipy's or statsmodels' own, or a value computed by hand; undefined cases give no warning."""
 
 from typing import Any
 

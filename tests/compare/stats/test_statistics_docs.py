@@ -41,7 +41,7 @@ def test_the_proof_reaches_the_bars(rates: dict[str, Any]) -> None:
 
 
 def _keys(value: Any, *without: str) -> set[str]:
-    """Of dicts and of the dicts and lists in them; the values of `without`, whose keys are names of arms and such, excepted."""
+    """Returns the keys of nested dicts and lists, except within `without`, whose keys are names such as those of arms."""
     if isinstance(value, list):
         return set().union(*(_keys(item) for item in value))
     if not isinstance(value, dict):

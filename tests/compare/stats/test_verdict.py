@@ -1,4 +1,4 @@
-"""What may be said, for every mix of evidence, and the sentence that says it."""
+"""The verdict for every mix of evidence, and the sentence that states it."""
 
 from dataclasses import replace
 from typing import Any
@@ -192,7 +192,7 @@ def test_several_data_sets_are_answered_by_average_ranks() -> None:
 
 
 def test_four_data_sets_are_too_few_to_rank_two_arms() -> None:
-    """Although their average ranks are apart by more than the critical difference, the sign test can't be below an eighth."""
+    """Average ranks differ by more than the critical difference, but the sign test's p cannot be below an eighth."""
     parts = [_frame(0.02, runs=1).assign(dataset=f"set_{i}") for i in range(4)]
     said = headline(analyse(pd.concat(parts), num_bootstrap=99), FAIR)
     assert said.startswith("over 4 data sets arm_0 is not shown to rank above arm_1 by Dice")

@@ -49,7 +49,7 @@ def nnvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture(scope="module")
 def model(paired: str, folders: Path) -> Iterator[Path]:
-    """Where the folds are trained, by the first of the tests below."""
+    """The folder in which the first of the tests below trains the folds."""
     folder = folders / "results" / paired / "nnUNetTrainer_nnvit__nnUNetPlans_folds__2d"
     yield folder
     shutil.rmtree(folder.parent)
@@ -58,7 +58,7 @@ def model(paired: str, folders: Path) -> Iterator[Path]:
 def test_all_folds_are_trained_and_go_on_where_they_stopped(
     paired: str, model: Path, nnvit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted in the second epoch of fold 1; then fold 0 is left alone, and fold 1 continues."""
+    """The training is interrupted in the second epoch of fold 1; then fold 0 is left unchanged, and fold 1 continues."""
     steps = []
     original = nnUNetTrainer_nnvit.train_step
 
@@ -130,7 +130,7 @@ def test_a_fold_or_folds(paired: str, nnvit: Run) -> None:
 
 
 def test_a_fold_with_a_checkpoint_and_no_account_of_its_run_can_be_described(tmp_path: Path) -> None:
-    """As where nnvit_run.json was lost, or stock nnU-Net trained."""
+    """A fold whose nnvit_run.json was lost, or that stock nnU-Net trained."""
     (tmp_path / "checkpoint_latest.pth").touch()
     said = _said(tmp_path, _state_of(tmp_path))
     assert said.startswith("interrupted, continues from its checkpoint")

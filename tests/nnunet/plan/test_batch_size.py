@@ -72,7 +72,7 @@ def test_the_planned_unet_is_estimated_too(crops: str) -> None:
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_the_most_that_nnunet_plans_is_what_it_planned(hippocampus: str, configuration: str) -> None:
-    """Five small volumes: it is the data set that sets nnU-Net's batch, not the GPU; in 3D only the least is left."""
+    """Five small volumes: the data set limits nnU-Net's batch, not the GPU; in 3D only the smallest batch is left."""
     folder = Path(os.environ["nnUNet_preprocessed"]) / hippocampus
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     planned = plans["configurations"][configuration]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnvit.model import Segmenter, precision
+from nnvit.model.precision import Precision
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.model_folder import TrainedModel, open_model
 from nnvit.nnunet.predict.ensemble import Ensemble
@@ -31,7 +32,7 @@ from tests.nnunet.conftest import SHORT, VESSELS, Run, masks, train
 
 CPU = torch.device("cpu")
 SMALL = ["model.decoder_hidden_size=16", "model.neck_args.out_channels=16"]
-BF16 = precision.Precision(dtype=torch.bfloat16, reason="a test")
+BF16 = Precision(dtype=torch.bfloat16, reason="a test")
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def dice(one: np.ndarray | Tensor, other: np.ndarray | Tensor) -> float:
 
 
 def assert_differ_only_where_undecided(got: Tensor, wanted: Tensor) -> None:
-    """Of a network that was trained for seconds, much is undecided: logits (K, ...) move little, and only that changes sides."""
+    """Logits (K, ...) differ little, and labels only where two classes are close, as often after seconds of training."""
     largest = float(wanted.abs().max())
     assert float((got - wanted).abs().max()) < 0.05 * largest
     best, next_best = wanted.topk(2, dim=0).values
@@ -144,7 +145,7 @@ def test_in_bf16_the_masks_agree(vessels: Path, image: Tensor, with_bf16: None) 
 
 @pytest.mark.parametrize("neck", ["simple_pyramid", "detail"])
 def test_in_bf16_masks_of_thin_structures_agree_to_two_per_mille(neck: str, shared_data: Path) -> None:
-    """After 40 steps on a crop of a photograph. Without the refinement in fp32, the masks of `detail` have a Dice of 0.993."""
+    """Trains 40 steps on a crop of a photograph. Without the refinement in fp32, the masks of `detail` have a Dice of 0.993."""
     torch.manual_seed(0)
     names, box = ("imagesTr/Image_03L.jpg", "labelsTr/Image_03L_1stHO.png"), (380, 380, 600, 580)
     pixels, drawn = (np.asarray(Image.open(shared_data / "chase_db1" / name).crop(box)) for name in names)
@@ -342,7 +343,7 @@ def test_as_many_passes_as_the_batch_size_asks_for(vessels: Path, image: Tensor,
 
 
 def test_what_is_held_grows_only_as_the_image(vessels: Path, without_bf16: None) -> None:
-    """Of an image far larger than a batch: the sum of the logits, and the weights, once each."""
+    """The largest tensors for an image far larger than a batch: the sum of the logits, and the weights, once each."""
     ours = fast(open_model(vessels), mirroring=False, step_size=1.0)
     ours.set_tile_batch(1)
     ours.ensemble = ours.batches.network = Classes()  # type: ignore[assignment]
@@ -453,7 +454,7 @@ def test_by_default_it_is_fast_and_agrees_with_exact(
         assert ("fast: tiles and mirrors 3 at a time" in printed) is (out == "fast")
         assert [line[:8] for line in printed.splitlines() if " -> " in line] == ["1/3 a.pn", "2/3 b.pn", "3/3 c.pn"]
         run = json.loads((tmp_path / out / "nnvit_predict.json").read_text())["runs"][0]
-        assert run["fast"] == (precision.choose("auto", CPU).name if out == "fast" else None)
+        assert run["fast"] == (Precision.choose("auto", CPU).name if out == "fast" else None)
     for name in "abc":
         ours, exact = (np.asarray(Image.open(tmp_path / out / f"{name}.png")) for out in ("fast", "exact"))
         assert dice(ours, exact) >= 0.99  # of a network that was trained for seconds

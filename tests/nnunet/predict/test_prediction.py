@@ -543,7 +543,7 @@ def test_nnunets_naming_is_told_from_a_cameras(
 def test_an_ensemble_of_all_trained_folds_is_nnunets(
     vessels: Path, crop: Image.Image, crops: str, folders: Path, nnvit: Run, tmp_path: Path
 ) -> None:
-    """In nnU-Net's own processes, and with overlays. A fold that is still in training is left out."""
+    """Runs in nnU-Net's own processes, and with overlays. A fold that is still in training is left out."""
     model, images = tmp_path / "model", tmp_path / "in"
     shutil.copytree(vessels, model)
     for fold, name in ((1, "checkpoint_final.pth"), (2, "checkpoint_latest.pth")):

@@ -1,4 +1,4 @@
-"""What `nnvit_predict.json` tells of masks that several commands wrote."""
+"""The content of `nnvit_predict.json` for masks that several commands wrote."""
 
 import os
 from pathlib import Path

@@ -21,8 +21,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from nnvit import registry
 from nnvit.cli import app
 from nnvit.errors import NnvitError, PlansError, WeightsError
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.share.convert import convert
 from nnvit.recipe import loading
@@ -56,7 +55,7 @@ class SegFormerSegmentationModel(nn.Module):
 
 
 def fork(size: str = "eva", **keys: Any) -> SegFormerSegmentationModel:
-    """Trained, as far as the numbers show: nothing is at its initial value."""
+    """A network as if trained: no tensor has its initial value."""
     module = registry.module("backbone", "tiny")
     return trained(SegFormerSegmentationModel(module.build(size, TAPS, module.Args()).model, 32, **keys))
 
@@ -96,7 +95,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 
 
 def saved(network: nn.Module, path: Path, rename: Callable[[str], str] = str) -> Path:
-    """As an nnU-Net trainer of the fork saves it."""
+    """A checkpoint as an nnU-Net trainer of the fork saves it."""
     content = {
         "network_weights": {rename(name): tensor for name, tensor in network.state_dict().items()},
         "optimizer_state": {"state": {}, "param_groups": []},
@@ -312,7 +311,7 @@ def test_the_backbone_alone_has_its_adapters_merged_and_is_loaded_by_its_path(lo
 
 @pytest.fixture
 def results(crops: str, tmp_path: Path) -> tuple[Path, SegFormerSegmentationModel]:
-    """What the fork's trainer leaves, with two folds of one network."""
+    """The folder that the fork's trainer leaves, with two folds of one network."""
     reference = fork(lora=True)
     folder = tmp_path / crops / "nnUNetTrainerNoDeepSupervision_segformer__nnUNetPlans__2d"
     for fold in (0, 1):
@@ -357,7 +356,7 @@ def test_a_folder_with_one_fold_that_does_not_fit_is_refused_whole(
 def test_a_converted_checkpoint_is_not_trained_on(
     results: tuple[Path, SegFormerSegmentationModel], tmp_path: Path
 ) -> None:
-    """Its optimiser's state stayed behind; no hash of a recipe stands in it."""
+    """The converted checkpoint has no recipe hash, and names the trainer that it came from."""
     folder, _ = results
     out = convert(folder, None, [yaml(tmp_path)]).paths[0]
     content = checkpoint_file.read(out / "fold_0" / "checkpoint_final.pth")

@@ -1,4 +1,4 @@
-"""`nnvit export`: what stock nnU-Net makes of the exported model is what it makes of the trained one."""
+"""`nnvit export`: stock nnU-Net predicts the same masks with the exported model as with the trained one."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(hippocampus: str, base: Path) -> Path:
-    """LoRA, its frozen weights left out."""
+    """A model with LoRA whose checkpoint leaves the frozen weights out."""
     keys = [f"model.weights={base}", "checkpoint.frozen_weights=reference", "name=to_export"]
     return untrained(hippocampus, *LORA, *keys)
 
@@ -61,7 +61,7 @@ def without(path: Path) -> Iterator[None]:
 
 
 def predicted(dataset: str, model: Path, out: Path) -> Path:
-    """By stock nnUNetv2_predict, of one case."""
+    """The mask of one case by stock nnUNetv2_predict."""
     images = out / "in"
     images.mkdir(parents=True)
     shutil.copy(sorted((Path(os.environ["nnUNet_raw"]) / dataset / "imagesTr").iterdir())[-1], images)
@@ -214,7 +214,7 @@ def test_onnx_without_its_packages_says_what_to_install(
 
 
 def built(model: Path) -> torch.nn.Module:
-    """By stock nnU-Net, from the plans."""
+    """The network as stock nnU-Net builds it from the plans."""
     plans = PlansManager(str(model / "plans.json"))
     configuration = plans.get_configuration("2d")
     return nnUNetTrainer.build_network_architecture(plans, configuration, 1, 3, False)

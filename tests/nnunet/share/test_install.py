@@ -1,4 +1,4 @@
-"""`nnvit install`: models of stock nnU-Net's zips and of ours arrive whole; anything else leaves nothing behind."""
+"""`nnvit install`: zips of stock nnU-Net and of ours are installed completely; any other file leaves nothing behind."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def model(hippocampus: str) -> Path:
 
 @pytest.fixture(scope="module")
 def stock_zip(model: Path, hippocampus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What nnUNetv2_export_model_to_zip writes."""
+    """The file that nnUNetv2_export_model_to_zip writes."""
     path = tmp_path_factory.mktemp("zips") / "stock.zip"
     trainer, plans, configuration = model.name.split("__")
     export_pretrained_model(hippocampus, str(path), (configuration,), trainer, plans, (0,))
@@ -74,7 +74,7 @@ def results(folders: Path) -> Iterator[Path]:
 
 
 def content_of(folder: Path) -> dict[str, str]:
-    """Files and their hashes, but for nnU-Net's log, which no zip takes along."""
+    """Files and their hashes, except nnU-Net's log, which no zip contains."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("training_log")]
     return {str(path.relative_to(folder)): sha256_of(path) for path in files}
 
@@ -149,7 +149,7 @@ def test_a_model_that_refers_to_a_file_says_what_it_needs(hippocampus: str, resu
 
 
 class RunsCode:
-    """What an attacker puts into a checkpoint."""
+    """Code that an attacker puts into a checkpoint."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return os.mkdir, ("owned",)

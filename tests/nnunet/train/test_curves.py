@@ -1,4 +1,4 @@
-"""What a training shows, on a terminal and in TensorBoard."""
+"""The display of a training, on a terminal and in TensorBoard."""
 
 import io
 import os

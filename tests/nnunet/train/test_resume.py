@@ -35,12 +35,12 @@ KEYS = (
 
 
 class Killed(BaseException):
-    """What nothing in the trainer expects."""
+    """An error that nothing in the trainer expects."""
 
 
 @contextmanager
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What trains within it ends in this step, counted from where it begins."""
+    """Ends the training within it in this step, counted from where it begins."""
     original, steps = nnUNetTrainer_nnvit.train_step, itertools.count(1)
 
     def dying(self: nnUNetTrainer_nnvit, batch: dict) -> dict:
@@ -58,7 +58,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """Equal losses, weights, optimiser and random streams."""
+    """Asserts equal losses, weights, optimiser and random streams."""
     first, second = (checkpoint_file.read(fold / "checkpoint_final.pth") for fold in (one, other))
     for key in ("train_losses", "val_losses", "mean_fg_dice", "lrs"):
         assert first["logging"][key] == second["logging"][key], key
@@ -82,7 +82,7 @@ def test_killed_twice_inside_epochs_it_ends_as_if_nothing_had_happened(
 ) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
     keys = (*KEYS, "training.save_every_iterations=2", f"name=killed_{workers}")
-    for step, go_on in ((6, False), (5, True)):  # the second starts after iteration 4, and dies in the second epoch
+    for step, go_on in ((6, False), (5, True)):  # the second starts after iteration 4, and ends in the second epoch
         with killed_at(step, monkeypatch):
             train(hippocampus, "segformer_default", *keys, continue_training=go_on)
         fold = fold_of(hippocampus, TRAINER, f"nnUNetPlans_killed_{workers}_s5")
@@ -120,7 +120,7 @@ def test_batches_are_the_same_with_any_number_of_workers(hippocampus: str, monke
 def test_a_signal_ends_the_training_after_a_checkpoint(
     number: signal.Signals, workers: int, uninterrupted: Path, hippocampus: str
 ) -> None:
-    """To the whole group of processes, as a terminal and SLURM send it; the workers hear it too."""
+    """Sends the signal to the whole process group, as a terminal and SLURM do; the workers receive it too."""
     name = f"preempted_{number.name}"
     keys = [*KEYS, f"name={name}"]
     fold = fold_of(hippocampus, TRAINER, f"nnUNetPlans_{name}_s5")
@@ -141,7 +141,7 @@ def test_a_signal_ends_the_training_after_a_checkpoint(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_nnunets_own_workers_keeps_the_place_too(number: signal.Signals, hippocampus: str) -> None:
-    """Without a seed they are nnU-Net's: SIGTERM ends them, of SIGINT they never hear."""
+    """Without a seed the workers are nnU-Net's: SIGTERM ends them, and SIGINT does not reach them."""
     name = f"preempted_unseeded_{number.name}"
     keys = [*(key for key in KEYS if "seed" not in key), "training.num_epochs=50", f"name={name}"]
     fold = fold_of(hippocampus, TRAINER, f"nnUNetPlans_{name}")
@@ -165,7 +165,7 @@ def begin(dataset: str, workers: int, *keys: str) -> subprocess.Popen[str]:
 
 
 def wait_for(process: subprocess.Popen[str], path: Path) -> None:
-    """Until the file is there, or the process has ended."""
+    """Waits until the file is there, or the process has ended."""
     while process.poll() is None and not path.exists():
         time.sleep(0.02)
 

@@ -19,7 +19,7 @@ from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import run_training as training
 from nnvit.nnunet.train.meter import PARTS
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from tests.nnunet.conftest import ONE_PROCESS, TINY, assert_same_predictions, command, masks, predict
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_stock_predict_gives_the_validations_masks(trained: Path, chase: str, tm
 def test_the_folder_predicts_where_nothing_but_the_packages_is_installed(
     trained: Path, chase: str, tmp_path: Path
 ) -> None:
-    """Moved elsewhere, with no environment variable of nnU-Net at all."""
+    """The model folder is moved elsewhere, and no environment variable of nnU-Net is set."""
     model = tmp_path / "model"
     shutil.copytree(trained.parent, model)
     (tmp_path / "in").mkdir()
@@ -89,7 +89,7 @@ def test_the_run_is_accounted_for(trained: Path) -> None:
     assert min(seconds["forward"], seconds["backward"], seconds["step"]) > 0
     assert run["flops_per_patch"] > 0
     assert run["peak_memory_bytes"] > 2**20
-    assert run["recipe_hash"] == identity.recipe_hash(loading.from_dict(run["recipe"]))
+    assert run["recipe_hash"] == loading.from_dict(run["recipe"]).hash
     assert {
         "base_plans_hash",
         "split_hash",
@@ -181,7 +181,7 @@ def test_another_split_is_not_mixed_in(trained: Path, chase: str) -> None:
 
 
 def test_an_interrupted_training_continues(chase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed in its third epoch, it goes on from checkpoint_latest and keeps the log of the first two."""
+    """A training killed in its third epoch resumes from checkpoint_latest and keeps the log of the first two."""
     overrides = ["name=interrupted", "training.num_epochs=4", "training.save_every=1", "training.patch_size=[252,252]"]
     original, steps = nnUNetTrainer_nnvit.train_step, []
 

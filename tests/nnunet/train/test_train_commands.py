@@ -1,4 +1,4 @@
-"""Which recipe each train command trains. `--c` on what was never trained names its folder, and writes nothing."""
+"""The recipe that each train command trains. `--c` on a training that never began names its folder, and writes nothing."""
 
 import sys
 from pathlib import Path

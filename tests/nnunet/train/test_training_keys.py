@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
 from nnvit.errors import ConfigError
-from nnvit.model.optimizer import WeightAverage
+from nnvit.model.training import WeightAverage
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import recipe_trainer, run_training
@@ -30,7 +30,7 @@ FULL = "model.freeze_backbone=false"
 
 
 def trainer_of(dataset: str, *overrides: str) -> nnUNetTrainer_nnvit:
-    """Ready to train SegFormer's recipe with overrides."""
+    """A trainer that is ready to train SegFormer's recipe with overrides."""
     recipe = loading.load_recipe(["segformer_default"], overrides)
     identifier = plans_file.plan(dataset, "2d", recipe).identifier
     trainer = run_training.get_trainer_from_args(dataset, "2d", 0, TRAINER, identifier, device=CPU)
@@ -42,7 +42,7 @@ def trainer_of(dataset: str, *overrides: str) -> nnUNetTrainer_nnvit:
 
 
 def described(variant: type[nnUNetTrainer], trainer: nnUNetTrainer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """All transforms of the training data with all their settings, before any was used (some remember what they met)."""
+    """All transforms of the training data with all their settings, before any was used (some keep state)."""
     descriptions: list[str] = []
 
     def describing(*args: Any, **settings: Any) -> BasicTransform:
@@ -100,7 +100,7 @@ def test_augmentation_is_that_of_nnunets_own_class(
 
 
 def batches_of(trainer: nnUNetTrainer) -> list[dict]:
-    """Five of the training and two of the validation, from fixed seeds."""
+    """Five batches of the training and two of the validation, from fixed seeds."""
     RandomStreams(3, CPU).start()
     train, val = trainer.get_dataloaders()
     return [next(train) for _ in range(5)] + [next(val) for _ in range(2)]
@@ -147,7 +147,7 @@ EMA = ("training.ema=0.6", "training.lr=1e-2", FULL, ONE_TILE)
 
 
 class Recording:
-    """What is trained after each step, and while each epoch and the last validation predict."""
+    """Records the trained weights after each step, and while each epoch and the last validation predict."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.start: dict[str, Tensor] = {}
@@ -193,7 +193,7 @@ def trained(trainer: nnUNetTrainer_nnvit) -> dict[str, Tensor]:
 
 
 def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """To the last bit, for each expected tensor."""
+    """Asserts equality to the last bit, for each expected tensor."""
     assert expected
     for name, value in expected.items():
         assert torch.equal(got[name], value), name
@@ -258,7 +258,7 @@ def dying_after(updates: int) -> Callable[[WeightAverage], None]:
 
 @pytest.mark.parametrize("size", ["vit", "eva", "mit"])
 def test_grad_checkpointing_changes_no_loss(size: str, hippocampus: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adapters' dropout included: the second forward pass of a block draws as the first."""
+    """Holds with the adapters' dropout too: the second forward pass of a block draws the same numbers as the first."""
     keys = [*TINY, f"model.backbone_size={size}"]
     if size == "mit":
         keys = [*SHORT, "model.backbone_size=mit", "model.neck=same_scale", "lora.target_modules=[q_proj,v_proj]"]
@@ -274,7 +274,7 @@ def test_grad_checkpointing_changes_no_loss(size: str, hippocampus: str, monkeyp
 
 
 def losses_of(dataset: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[float]:
-    """Of each training step."""
+    """Returns the loss of each training step."""
     trainer, losses = trainer_of(dataset, *overrides), []
     step = type(trainer).train_step
 

@@ -30,7 +30,7 @@ def pair(request: pytest.FixtureRequest, crops: str) -> tuple[Path, Path]:
 
 
 def losses(fold: Path) -> np.ndarray:
-    """Of each epoch, training and validation."""
+    """The losses of each epoch, training and validation."""
     logged = checkpoint_file.read(fold / "checkpoint_final.pth")["logging"]
     return np.array([logged["train_losses"], logged["val_losses"]])
 

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnvit.errors import ConfigError
 from nnvit.estimate import GIB, LEAST_BATCH, Job
-from nnvit.model.precision import choose
+from nnvit.model.precision import Precision
 from nnvit.nnunet.paths import PreprocessedDataset
 from nnvit.recipe.schema import ModelConfig, Recipe
 
@@ -74,7 +74,7 @@ def batch_for(
             f"--gpu-memory chooses the batch size, but the recipe says training.batch_size={recipe.training.batch_size}; leave "
             "one of the two out."
         )
-    dtype = choose(recipe.training.precision, torch.device("cuda"), has_bf16=True).dtype
+    dtype = Precision.choose(recipe.training.precision, torch.device("cuda"), has_bf16=True).dtype
     job = job_on_dataset(dataset, configuration, recipe, base)
     batch, needed = job.largest_batch(memory, dtype)
     if batch:

@@ -12,10 +12,9 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnvit.errors import PlansError, did_you_mean
-from nnvit.model import Segmenter
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet.paths import PreprocessedDataset
-from nnvit.recipe import identity, loading
+from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe
 from nnvit.records.hashes import digest
 from nnvit.records.json_files import read_json, write_json
@@ -94,8 +93,8 @@ def make_plans(
             "_kw_requires_import": [],
         }
     block = PlansBlock(
-        recipe=loading.to_dict(recipe),
-        hash=identity.recipe_hash(recipe),
+        recipe=asdict(recipe),
+        hash=recipe.hash,
         base_plans=base["plans_name"],
         base_plans_hash=digest(base),
         weights_revision=_revision(recipe.model),
@@ -188,10 +187,10 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
             raise PlansError(
                 f"{path} exists and was not written by nnvit; give the recipe another name=… or move the file."
             )
-        resolved = loading.to_dict(loading.from_dict(block.recipe))
+        resolved = asdict(loading.from_dict(block.recipe))
         # how checkpoints are kept may change
         held_recipe, wanted_recipe = ({**recipe, "checkpoint": None} for recipe in (resolved, wanted.recipe))
-        differences = identity.differing_keys(held_recipe, wanted_recipe)
+        differences = loading.differing_keys(held_recipe, wanted_recipe)
         if block.base_plans_hash != wanted.base_plans_hash:
             differences.append(
                 f"base plans {block.base_plans}: {block.base_plans_hash[:8]} -> {wanted.base_plans_hash[:8]}"

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from nnvit.model import Segmenter, lora, resized
+from nnvit.model import Segmenter
 from nnvit.model.precision import Precision
 
 _CAST_LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -50,7 +50,7 @@ class Ensemble(nn.Module):
             if not self.shared:
                 maps, seen = network.features(image)  # type: ignore[operator]
             coarse += network.decode(maps, seen)  # type: ignore[operator]
-        return resized(coarse, seen, image.shape[-2:])
+        return Segmenter.resized(coarse, seen, image.shape[-2:])
 
     def merge_lora(self, patch: Tensor) -> float | None:
         """Merges the adapters of every fold. Returns the largest change of the first fold's logits of a patch.
@@ -58,12 +58,12 @@ class Ensemble(nn.Module):
         None if there are no adapters. Merges in fp32, so call it before `hold_weights_in`.
         """
         first = self.networks[0]
-        if not lora.adapters(first):
+        if not isinstance(first, Segmenter) or not first.adapters():
             return None
         with torch.inference_mode():
             before = first(patch)
             for network in self.networks:
-                lora.merge(network)
+                network.merge_adapters()  # type: ignore[operator]
             return float((first(patch) - before).abs().max())
 
     def hold_weights_in(self, precision: Precision, patch: Tensor) -> int:

@@ -16,7 +16,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor, nn
 
-from nnvit.model import precision
+from nnvit.model.precision import Precision
 
 from .ensemble import Ensemble
 from .stock_predictor import StockPredictor
@@ -63,7 +63,7 @@ class FastPredictor(StockPredictor):
             inference_allowed_mirroring_axes,
         )
         network = network if parameters else deepcopy(network)
-        self.precision = precision.choose(self.wanted, self.device)
+        self.precision = Precision.choose(self.wanted, self.device)
         self.ensemble = Ensemble(network, parameters or [network.state_dict()]).to(self.device)
         patch = self._noise()
         self.lora_difference = self.ensemble.merge_lora(patch)

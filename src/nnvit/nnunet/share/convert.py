@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nnvit.errors import PlansError, WeightsError
-from nnvit.model import Segmenter, lora
-from nnvit.model.arch_kwargs import arch_kwargs
+from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.model_folder import ModelFolder, build_network
 from nnvit.nnunet.plan import plans_file
@@ -97,16 +96,17 @@ def _convert_backbone(source: Path, out: Path, recipes: Sequence[str], overrides
     if not mapped.state:
         raise WeightsError(f"{source}: none of its keys begins with 'backbone.', but with {_prefixes(state)}.")
     recipe = _recipe(foreign_names.FORK, recipes, overrides)
-    backbone = _empty(3, 1, arch_kwargs(recipe)).backbone
+    network = _empty(3, 1, arch_kwargs(recipe))
+    backbone, adapters = network.backbone, network.adapters()
     ours = {name.removeprefix("backbone."): tensor for name, tensor in mapped.state.items()}
     _check(ours, backbone.state_dict(), source, state)
     backbone.load_state_dict(ours, assign=True)
-    for layer in lora.adapters(backbone):
+    for layer in adapters.values():
         layer.merge(safe_merge=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in target_tensors(backbone.model).items()}, out)
     notes = []
-    if adapters := lora.adapters(backbone):
+    if adapters:
         notes.append(f"  {len(adapters)} LoRA adapters merged (r {recipe.lora.r}, lora_alpha {recipe.lora.lora_alpha})")
     if mapped.unmapped:
         notes.append(f"  left out, not of the backbone: {_prefixes(mapped.unmapped)}")

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError, PlansError, WeightsError
-from nnvit.model import Segmenter, lora
+from nnvit.model import Segmenter
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.checkpoint_file import FINAL
 from nnvit.nnunet.model_folder import FoldId, ModelFolder, TrainedModel
@@ -162,7 +162,7 @@ def _finished(model: TrainedModel, configuration: str, options: ExportOptions) -
 def _merge(network: nn.Module) -> bool:
     """Merges all adapters into the weights below them, in place and in fp32. Returns False if there are none."""
     network.float()
-    return isinstance(network, Segmenter) and lora.merge(network) > 0
+    return isinstance(network, Segmenter) and network.merge_adapters() > 0
 
 
 def _without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:

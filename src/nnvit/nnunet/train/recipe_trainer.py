@@ -24,9 +24,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnvit.errors import ConfigError, PlansError
-from nnvit.model import precision
-from nnvit.model.optimizer import EpochSchedule, WeightAverage, build_optimizer
-from nnvit.model.training_step import prepare_for_training
+from nnvit.model.precision import Precision
+from nnvit.model.training import EpochSchedule, WeightAverage, build_optimizer, prepare_for_training
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
@@ -75,7 +74,7 @@ class RecipeTrainer(nnUNetTrainer):
         training = self.recipe.training
         # Refused here, before nnU-Net's constructor makes the results folder.
         self.check_recipe(self.recipe)
-        self.precision = precision.choose(training.precision, device)
+        self.precision = Precision.choose(training.precision, device)
         super().__init__(with_recipe, configuration, fold, dataset_json, device)
         self.initial_lr, self.weight_decay = training.lr, training.weight_decay
         self.num_epochs = training.num_epochs

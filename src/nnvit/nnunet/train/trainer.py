@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
-from nnvit.model.training_step import training_step
+from nnvit.model.training import training_step
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
 from nnvit.records.model_name import ModelName

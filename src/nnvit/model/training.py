@@ -1,8 +1,11 @@
-"""The optimiser, its learning-rate schedule and the running mean of the weights, built alike for every network."""
+"""What trains a network: optimiser, learning-rate schedule, running mean of the weights, and one step.
+
+Used by the trainer and by the estimate of memory and time.
+"""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +14,9 @@ from torch import Tensor, nn
 from nnvit.recipe.schema import TrainingConfig
 
 from .segmenter import Segmenter
+
+_CAST = (nn.Linear, nn.Conv2d)
+"""Layers whose weights and biases autocast casts at every step. Norms, embeddings, scales and tokens stay in fp32."""
 
 
 def _param_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -118,3 +124,58 @@ class WeightAverage:
         held = self.network.state_dict(keep_vars=True)
         buffers = {n: b for n, b in self.network.named_buffers() if n in held and b.is_floating_point()}
         return parameters | buffers
+
+
+def prepare_for_training(network: nn.Module, training: TrainingConfig, dtype: torch.dtype | None) -> None:
+    """Applies, in place, what concerns training alone and is no part of the architecture.
+
+    This is drop path, gradient checkpointing, and the frozen layers' storage in the dtype of autocast (None: fp32
+    throughout). Networks other than `Segmenter` stay as they are. Call it before DDP wraps the network.
+    """
+    if not isinstance(network, Segmenter):
+        return
+    if training.drop_path:
+        network.backbone.set_drop_path(training.drop_path)
+    if training.grad_checkpointing:
+        network.backbone.set_grad_checkpointing(True)
+    for module in network.backbone.modules() if dtype is not None else ():
+        if type(module) in _CAST and not any(own.requires_grad for own in module.parameters(recurse=False)):
+            module.to(dtype)
+
+
+def training_step(
+    network: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    optimizer: torch.optim.Optimizer,
+    data: Tensor,
+    target: Any,
+    *,
+    autocast: AbstractContextManager[object],
+    grad_clip: float,
+    scaler: torch.amp.GradScaler | None = None,
+    average: WeightAverage | None = None,
+    mark: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Makes one step, as nnU-Net's `train_step` does, and returns the detached loss.
+
+    data: (B, C, *patch), target: whatever `loss` takes beside the network's output; both on the network's device.
+    autocast: the context of the forward pass and the loss. grad_clip: largest norm of all gradients together. scaler: of the
+    gradients, for fp16. average: updated after the optimiser. mark: called after the forward and after the backward pass.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    with autocast:
+        value = loss(network(data), target)
+    mark()
+    (value if scaler is None else scaler.scale(value)).backward()
+    mark()
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    if average is not None:
+        average.update()
+    return value.detach()

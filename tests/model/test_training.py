@@ -4,7 +4,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
 from nnvit.model import Segmenter
-from nnvit.model.optimizer import EpochSchedule, WeightAverage, _param_groups, build_optimizer
+from nnvit.model.training import EpochSchedule, WeightAverage, _param_groups, build_optimizer
 from nnvit.recipe.schema import TrainingConfig
 
 
