@@ -1,13 +1,12 @@
 """Prints the size and the order of the source tree: files, lines, functions, public names, import circles, repeated names.
 
-    python tools/house.py                         # this checkout
-    python tools/house.py OLD NEW                 # two checkouts side by side
-    python tools/house.py OLD NEW --places FILE   # FILE: JSON of NEW's places, {"head": ["1", "why"], …}
+    python tools/house.py                 # this checkout
+    python tools/house.py ../before .     # two checkouts side by side
     python tools/house.py --json
 
 A tree is a folder that holds src/nnvit. All figures but the last six are counted from the Python files there. How many
 places must be touched to add a part is read from the code by a person: `PLACES` has the answers for the commit before the
-reorganisation.
+reorganisation and for this checkout. CONTRIBUTING has an example of each part, which a test runs as it is written there.
 """
 
 import argparse
@@ -40,7 +39,15 @@ PLACES = {
             "FACTS in compare/facts.py; also compare/records.py if the value is in a file not read so far",
         ],
         "command": ["2", "cli/NAME.py, and its import and registration in cli/__init__.py"],
-    }
+    },
+    "this checkout": {
+        "head": ["1", "heads/NAME.py: the file name is the registry key"],
+        "neck": ["1", "necks/NAME.py: the file name is the registry key"],
+        "backbone family": ["1", "backbones/NAME.py: sizes, taps, statistics, files, licences, layouts"],
+        "metric": ["1", "an entry of METRICS in compare/scores/metrics.py (and its line in docs/compare.md)"],
+        "audit row": ["1", "an entry of QUESTIONS in compare/audit/rows.py (and its line in docs/compare.md)"],
+        "command": ["2", "cli/NAME.py, and its name in COMMANDS of cli/__init__.py"],
+    },
 }
 ROLES = {"Args", "Config", "Head", "Neck"}
 """Class names by which the registry finds a component's parts: every component has its own."""
@@ -184,13 +191,12 @@ def _cell(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trees", nargs="*", type=Path, default=[Path(__file__).parents[1]], help="one or two checkouts")
-    parser.add_argument("--places", type=Path, help="JSON of the last tree's places to touch: {part: [how many, why]}")
     parser.add_argument("--json", action="store_true", help="JSON instead of Markdown")
     options = parser.parse_args()
     columns = {}
     for tree in options.trees:
-        given = options.places if tree == options.trees[-1] else None
-        places = json.loads(given.read_text(encoding="utf-8")) if given else PLACES.get(_commit(tree), {})
+        here = tree.resolve() == Path(__file__).resolve().parents[1]
+        places = PLACES.get("this checkout" if here else _commit(tree), {})
         columns[f"{tree.resolve().name} {_commit(tree)}".strip()] = measure(tree, places)
     print(json.dumps(columns, indent=2) if options.json else _table(columns))
 
