@@ -98,7 +98,7 @@ class Run:
 
 
 def written(path: Path) -> int:
-    """When a file was written last, 0 where it is not there."""
+    """Returns the time at which a file was written last, 0 where there is none."""
     return path.stat().st_mtime_ns if path.exists() else 0
 
 

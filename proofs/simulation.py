@@ -1,4 +1,4 @@
-"""How often the verdicts are wrong, and how often a true gain is found: simulated comparisons, thousands at once.
+"""Counts how often the verdicts are wrong and how often a true gain is found: simulated comparisons, thousands at once.
 
 The worlds know the truth. Each arm has a mean, a score per case that stays with arm and case, and a shift per training
 (arm, run and fold), which is what a fresh seed changes. `verdicts` decides by the same functions as `analyse`.

@@ -1,4 +1,4 @@
-"""How often the verdicts of `nnvit compare` are wrong, and how often a true gain is found: the table of docs/statistics.md.
+"""Prints how often the verdicts of `nnvit compare` are wrong and how often a true gain is found: the table of docs/statistics.md.
 
     python proofs/verdict_rates.py [--num 10000] [--out proofs/verdict_rates.json] [--fresh | --table]
 

@@ -1,4 +1,4 @@
-"""Where an iteration's time goes, and the peak of memory; the trainer's own use of it stands in test_runs."""
+"""Tests the split of an iteration's time, and the peak of memory; the trainer's own use of it stands in test_runs."""
 
 import mmap
 import time
