@@ -26,7 +26,6 @@ from torch import nn
 
 from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file, paths
-from nnvit.nnunet.checkpoint_file import FINAL
 from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
 from nnvit.weights import external
@@ -75,7 +74,7 @@ def install(source: Path, name: str | None = None) -> ShareResult:
     with _ModelZip.open(source) as given:
         targets = {model: _renamed(model, given.models, name) for model in given.models}
         _refuse_taken(results, list(targets.values()))
-        _check_space(given.size, results)
+        _check_space(sum(info.file_size for info in given.members.values()), results)
         partial = Path(tempfile.mkdtemp(prefix=".nnvit_install_", dir=results))
         try:
             notes = given.unpack(partial)
@@ -107,20 +106,16 @@ def _refuse_taken(results: Path, targets: Sequence[PurePosixPath]) -> None:
                 f"{results / target} exists and is left as it is. Install under another data set's name, such as"
                 " --name Dataset900_Theirs, or move that folder away."
             )
-    for target in targets:
-        dataset = target.parts[0]
-        homes = [Path(os.environ[name]) for name in paths.VARIABLES if os.environ.get(name)]
+    homes = [Path(os.environ[name]) for name in paths.VARIABLES if os.environ.get(name)]
+    for dataset in (target.parts[0] for target in targets):
         others = {path.name for home in homes for path in home.glob(f"{dataset[:10]}_*")} - {dataset}
         if others:
+            taken = {path.name[7:10] for home in homes for path in home.glob("Dataset*")}
+            free = next(number for number in range(900, 10000) if str(number) not in taken)
             raise DataError(
                 f"the number of {dataset} belongs to {', '.join(sorted(others))} here, and nnU-Net refuses a number with two"
-                f" names. Install under a free one, such as --name Dataset{_free(homes)}{dataset[10:]}."
+                f" names. Install under a free one, such as --name Dataset{free}{dataset[10:]}."
             )
-
-
-def _free(homes: Sequence[Path]) -> int:
-    taken = {path.name[7:10] for home in homes for path in home.glob("Dataset*")}
-    return next(number for number in range(900, 10000) if str(number) not in taken)
 
 
 def _check_space(needed: int, results: Path) -> None:
@@ -166,9 +161,9 @@ def _commands(folder: Path) -> list[str]:
     """Returns the commands that predict with a model, quoted for a shell, since the names come from the zip."""
     model = ModelName.parse(folder.name)
     assert model is not None
-    folds = sorted({path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/*.pth")})
-    names = {path.name for path in folder.glob("fold_*/*.pth")}
-    checkpoint = None if FINAL in names else min(names)
+    files = list(folder.glob("fold_*/*.pth"))
+    folds, names = sorted({path.parent.name.removeprefix("fold_") for path in files}), {path.name for path in files}
+    checkpoint = None if checkpoint_file.FINAL in names else min(names)
     ours = ["-m", str(folder), *([] if checkpoint is None else ["-chk", checkpoint])]
     return [
         f"predict: {model.predict_command(folder.parent.name, folds, checkpoint=checkpoint)}",
@@ -211,11 +206,6 @@ class _ModelZip:
             f"{source} cannot be read as a zip ({reason}). Give one that `nnvit export` or nnUNetv2_export_model_to_zip wrote,"
             " and compare its size with the original's."
         )
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files when unpacked."""
-        return sum(info.file_size for info in self.zipped.infolist())
 
     def unpack(self, target: Path) -> list[str]:
         """Unpacks and checks all files. Returns notes on weights files that the models need and this machine lacks.
@@ -291,13 +281,18 @@ def _why_not(info: zipfile.ZipInfo) -> str:
 
 def _models_in(members: dict[PurePosixPath, Any], source: Path) -> list[PurePosixPath]:
     """Returns the path of each model. Raises DataError for files that belong to none."""
-    models = sorted({path.parent for path in members if path.name == "plans.json" and len(path.parts) == 3})
-    models = [path for path in models if _DATASET.fullmatch(path.parts[0]) and _MODEL.fullmatch(path.parts[1])]
+    found = sorted({path.parent for path in members if path.name == "plans.json" and len(path.parts) == 3})
+    models = [path for path in found if _DATASET.fullmatch(path.parts[0]) and _MODEL.fullmatch(path.parts[1])]
     folds = {path.parents[1] for path in members if path.suffix == ".pth" and path.parent.name.startswith("fold_")}
     for model in models:
         if model not in folds or model / "dataset.json" not in members:
             raise DataError(f"{source}: the model {model} lacks its dataset.json or fold_*/checkpoint_final.pth.")
-    foreign = [path for path in members if not _belongs(path, models)]
+    beside = {PurePosixPath(model.parts[0], name) for model in models for name in _BESIDE_MODELS}
+    foreign = [
+        path
+        for path in members
+        if PurePosixPath(*path.parts[:2]) not in beside and not any(model in path.parents for model in models)
+    ]
     if foreign or not models:
         why = (
             f"'{foreign[0]}' belongs to none" if models else "it holds no DatasetXXX_Name/Trainer__Plans__2d/plans.json"
@@ -307,13 +302,6 @@ def _models_in(members: dict[PurePosixPath, Any], source: Path) -> list[PurePosi
             "nnUNetv2_export_model_to_zip wrote."
         )
     return models
-
-
-def _belongs(path: PurePosixPath, models: Sequence[PurePosixPath]) -> bool:
-    if any(model in path.parents for model in models):
-        return True
-    known = {model.parts[0] for model in models}
-    return len(path.parts) > 1 and path.parts[0] in known and path.parts[1] in _BESIDE_MODELS
 
 
 def _check_names(plans: Any) -> None:
