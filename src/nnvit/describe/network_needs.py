@@ -135,12 +135,11 @@ def _parts(network: Segmenter, image: Tensor) -> list[_NetworkPart]:
 def _two_levels(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for part, module in network.named_children():
         yield part, module
-        name = part
-        children = list(module.named_children())
+        name, children = part, list(module.named_children())
         if len(children) == 1:  # a wrapper: show what it wraps
             name, (_, inner) = f"{part}.{children[0][0]}", children[0]
             children = list(inner.named_children())
-        yield from ((f"{name}.{child}", m) for child, m in children if any(True for _ in m.parameters()))
+        yield from ((f"{name}.{child}", m) for child, m in children if list(m.parameters()))
 
 
 def _last(module: nn.Module) -> nn.Module:

@@ -189,14 +189,12 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
 
 def _content(raw: Mapping[str, Any], mapped: _Mapped, plans: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns a checkpoint for stock nnU-Net. It holds no recipe hash, so that `--c` refuses to continue from it."""
-    arguments = {
-        key: raw["init_args"][key] for key in ("configuration", "fold", "dataset_json") if key in raw["init_args"]
-    }
+    given, wanted = raw["init_args"], ("configuration", "fold", "dataset_json")
     return {key: raw[key] for key in _KEPT if key in raw} | {
         "network_weights": mapped.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
-        "init_args": arguments | {"plans": plans},
+        "init_args": {key: given[key] for key in wanted if key in given} | {"plans": plans},
         "trainer_name": nnUNetTrainer.__name__,
         "nnvit": {"converted": {"trainer": raw.get("trainer_name"), "sha256": sha256_of(path), "kind": mapped.kind}},
     }
@@ -206,17 +204,15 @@ def _assumptions(recipe: Recipe, raw: Mapping[str, Any]) -> list[str]:
     """Returns lines on settings that change the masks and cannot be read off the tensors."""
     model, given = recipe.model, raw.get("init_args", {}).get("segformer_config_path")
     assert isinstance(model, ModelConfig)
-    alpha = [f"lora.lora_alpha={recipe.lora.lora_alpha}"] if recipe.tuning == "lora" else []
     assumed = [
         f"model.feature_layers={model.feature_layers}".replace(" ", ""),
         f"model.backbone_args.final_norm={str(model.backbone_args.get('final_norm')).lower()}",
         f"model.input_norm={model.input_norm}",
-        *alpha,
     ]
-    return [
-        f"the checkpoint does not say these, so they were assumed: {' '.join(assumed)}",
-        *([f"it was trained with the configuration {given}; give it with --recipe"] if given else []),
-    ]
+    if recipe.tuning == "lora":
+        assumed.append(f"lora.lora_alpha={recipe.lora.lora_alpha}")
+    lines = [f"the checkpoint does not say these, so they were assumed: {' '.join(assumed)}"]
+    return [*lines, f"it was trained with the configuration {given}; give it with --recipe"] if given else lines
 
 
 # --- shared by both --------------------------------------------------------------------------------------------------

@@ -260,12 +260,12 @@ def _onnx_difference(network: nn.Module, example: Tensor, path: Path) -> tuple[f
 
 def _content(raw: dict[str, Any], finished: _FinishedNetwork, half: bool) -> dict[str, Any]:
     """Returns the export's checkpoint. It holds no recipe hash, so that `--c` refuses to continue from it."""
-    ours = raw.get("nnvit", {})
+    ours, arguments = raw.get("nnvit", {}), raw["init_args"]
     return {key: raw[key] for key in _KEPT if key in raw} | {
         "network_weights": finished.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
-        "init_args": {key: raw["init_args"][key] for key in ("configuration", "fold") if key in raw["init_args"]},
+        "init_args": {key: arguments[key] for key in ("configuration", "fold") if key in arguments},
         "trainer_name": raw["trainer_name"],
         "nnvit": {
             "exported": {"hash": ours.get("hash"), "merged": finished.merged, "half": half},
