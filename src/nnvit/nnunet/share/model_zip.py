@@ -212,10 +212,7 @@ class _ModelZip:
 
         Raises NnvitError for a file that would run code when nnU-Net opens it.
         """
-        for path, info in self.members.items():
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            with self.zipped.open(info) as packed, open(target / path, "wb") as file:
-                shutil.copyfileobj(packed, file, 2**20)
+        self.zipped.extractall(target, self.members.values())
         try:
             return self._checked(target)
         except NnvitError as error:
