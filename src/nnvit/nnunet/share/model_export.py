@@ -88,11 +88,11 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         external.forget()
-    chosen = " ".join(map(str, folds))
-    command = f"nnUNetv2_predict_from_modelfolder -i IMAGES -o OUT -m {shlex.quote(str(out))} -f {chosen}"
-    then = [f"predict with it: {command}"]
     if out.suffix == ".zip":
         then = ModelCard.commands(str(out), dataset, name, folds)
+    else:
+        words = ["-i", "IMAGES", "-o", "OUT", "-m", str(out), "-f", *map(str, folds)]
+        then = [f"predict with it: nnUNetv2_predict_from_modelfolder {shlex.join(words)}"]
     return ShareResult(paths=[out], notes=[*notes, *card.content["warnings"]], then=then)
 
 

@@ -162,7 +162,8 @@ def _commands(folder: Path) -> list[str]:
     model = ModelName.parse(folder.name)
     assert model is not None
     files = list(folder.glob("fold_*/*.pth"))
-    folds, names = sorted({path.parent.name.removeprefix("fold_") for path in files}), {path.name for path in files}
+    folds = sorted({path.parent.name.removeprefix("fold_") for path in files})
+    names = {path.name for path in files}
     checkpoint = None if checkpoint_file.FINAL in names else min(names)
     ours = ["-m", str(folder), *([] if checkpoint is None else ["-chk", checkpoint])]
     return [
@@ -237,10 +238,9 @@ class _ModelZip:
 def _missing_weights(content: dict[str, Any]) -> list[str]:
     """Returns a note if a checkpoint refers to a weights file that is not on this machine."""
     held = external.reference_of(content["network_weights"])
-    if held is None:
-        return []
     try:
-        held.find()
+        if held is not None:
+            held.find()
     except WeightsError as error:
         return [f"it cannot predict yet: {error}"]
     return []
