@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nnvit import describe, estimate, registry
-from nnvit.describe.shipped_recipes import header
+from nnvit.describe.components import _header
 from nnvit.errors import ConfigError
 from nnvit.model.precision import Precision
 from nnvit.recipe import loading
@@ -53,19 +53,19 @@ def test_every_size_is_listed_with_its_parameters_strides_taps_licence_and_file(
 def test_every_recipe_is_listed_with_its_first_words() -> None:
     lines = describe.listing("recipes")[1:]
     assert [line.split()[0] for line in lines] == loading.shipped_recipes()
-    assert all(header(name).summary in line for name, line in zip(loading.shipped_recipes(), lines, strict=True))
+    assert all(_header(name)[0] in line for name, line in zip(loading.shipped_recipes(), lines, strict=True))
 
 
 @pytest.mark.parametrize("name", loading.shipped_recipes())
 def test_a_recipe_says_where_it_comes_from_what_it_is_for_and_what_it_costs(name: str) -> None:
-    assert list(header(name).notes) == ["Source", "Use", "Cost"]
-    assert header(name).summary.endswith(".")
+    assert list(_header(name)[1]) == ["Source", "Use", "Cost"]
+    assert _header(name)[0].endswith(".")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NETWORK)
 def test_the_cost_in_a_recipes_header_is_what_show_counts(name: str) -> None:
-    assert f"cost of a patch: {header(name).notes['Cost']}" in [f"{line}." for line in describe.show(name)]
+    assert f"cost of a patch: {_header(name)[1]['Cost']}" in [f"{line}." for line in describe.show(name)]
 
 
 def test_the_page_of_recipes_is_made_from_their_headers() -> None:

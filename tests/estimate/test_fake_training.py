@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from nnvit import estimate
+from nnvit.describe.network_needs import _network_parts
 from nnvit.estimate import fake_training
 from nnvit.estimate.fake_tensors import TensorLifetimes
-from nnvit.estimate.network_parts import network_parts
 from nnvit.model.training import WeightAverage, build_optimizer, prepare_for_training
 from nnvit.recipe import loading
 from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
@@ -138,7 +138,7 @@ def test_a_loss_that_reads_every_layer_computes_more() -> None:
 
 def test_nothing_is_allocated_for_the_largest_backbone() -> None:
     of = loading.load_recipe(["linear_probe"], ["model.backbone_size=7b", "model.feature_layers=[39]"])
-    said, (rows, _) = needed(of, (1, 3, 32, 32)), network_parts(lambda: network(of), (1, 3, 32, 32))
+    said, (rows, _) = needed(of, (1, 3, 32, 32)), _network_parts(lambda: network(of), (1, 3, 32, 32))
     assert sum(row.parameters for row in rows if "." not in row.name) > 6.7e9
     resident: Any = pytest.importorskip("resource")
     assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameters

@@ -12,7 +12,7 @@ from nnvit.errors import ConfigError, WeightsError
 from nnvit.model import Segmenter, arch_kwargs
 from nnvit.model.training import prepare_for_training
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.share.foreign_names import network_state
+from nnvit.nnunet.share.foreign_checkpoints import _network_state
 from nnvit.recipe import loading
 from nnvit.recipe.schema import TrainingConfig
 from nnvit.weights import external, load_backbone, packaged
@@ -73,7 +73,7 @@ def test_what_is_left_out_comes_back_to_the_last_bit(size: str, tuning: str, tmp
     assert state.keys() == kept.keys()  # the caller's dictionary stays as it was
     assert_equal(network.state_dict(), other.state_dict())
     assert_equal(network.state_dict(), external.filled(state))
-    assert_equal(network.state_dict(), network_state({"network_weights": state}))
+    assert_equal(network.state_dict(), _network_state({"network_weights": state}))
 
 
 def test_the_file_is_found_by_its_hash_under_any_name_in_the_cache(tmp_path: Path, cache: Path) -> None:

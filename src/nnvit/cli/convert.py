@@ -48,6 +48,6 @@ def convert(
     A results folder becomes one that nnUNetv2_predict reads; a file becomes one for -pretrained_weights. Nothing is ever
     overwritten, and a source that does not fit completely is refused with a list of what is missing.
     """
-    from nnvit.nnunet.share.convert import convert as convert_source
+    from nnvit.nnunet.share.foreign_checkpoints import convert as convert_source
 
     print("\n".join(convert_source(source, out, recipe or [], overrides or [], backbone_only).lines()))

@@ -52,8 +52,8 @@ def export(
     Optimiser states stay behind. What was written is loaded again and compared with the model; README.txt and
     model_card.json in it say what it is, under which licence its backbone is, and how to predict.
     """
-    from nnvit.nnunet.share.export import ExportOptions
-    from nnvit.nnunet.share.export import export as export_model
+    from nnvit.nnunet.share.model_export import ExportOptions
+    from nnvit.nnunet.share.model_export import export as export_model
 
     options = ExportOptions(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
     numbers = [parse_fold(fold) for fold in folds] if folds else None

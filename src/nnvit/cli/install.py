@@ -27,6 +27,6 @@ def install(
     Paths that leave the folder, links, and checkpoints that would run code are refused; a model that is there already is
     never overwritten; all of it arrives, or nothing.
     """
-    from nnvit.nnunet.share.install import install as install_model
+    from nnvit.nnunet.share.model_zip import install as install_model
 
     print("\n".join(install_model(source, name).lines()))

@@ -1,9 +1,7 @@
 """Makes the text of `nnvit list`, `nnvit show` and `nnvit estimate`."""
 
-from .components import listing
+from .components import listing, recipes_markdown
 from .finished_run import account
-from .network import show
-from .shipped_recipes import recipes_markdown
-from .training_needs import needs
+from .network_needs import needs, show
 
 __all__ = ["account", "listing", "needs", "recipes_markdown", "show"]

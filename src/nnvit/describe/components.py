@@ -1,20 +1,21 @@
-"""`nnvit list`: backbones and their sizes, heads and necks with their keys, shipped recipes."""
+"""`nnvit list`: backbones and their sizes, heads and necks with their keys, shipped recipes and the page on them."""
 
 import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
+from importlib.resources import files
+from itertools import takewhile
 from typing import Any
 
 import torch
 
 from nnvit import registry
 from nnvit.recipe import loading
-from nnvit.recipe.schema import ModelConfig
+from nnvit.recipe.schema import ModelConfig, Recipe
 from nnvit.registry import build_backbone
 
 from .columns import table
-from .shipped_recipes import header
 
 
 def listing(kind: str) -> list[str]:
@@ -55,13 +56,8 @@ def _heads() -> list[str]:
     for name in registry.names("head"):
         module = registry.module("head", name)
         own = [field for field in fields(module.Config) if field.name not in common]
-        loss = ["    training.loss: nnunet, native"] if module.Head.by_queries else []
-        lines += [
-            f"  {name}: {_summary(module)}",
-            f"    model.neck={module.Config().neck}",
-            *_keys("model", own),
-            *loss,
-        ]
+        lines += [f"  {name}: {_summary(module)}", f"    model.neck={module.Config().neck}", *_keys("model", own)]
+        lines += ["    training.loss: nnunet, native"] if module.Head.by_queries else []
     return [*lines, "  plans: the base plans' own network, the baseline of every comparison"]
 
 
@@ -74,19 +70,61 @@ def _necks() -> list[str]:
 
 
 def _recipes() -> list[str]:
-    rows = [[f"  {name}", header(name).summary] for name in loading.shipped_recipes()]
+    rows = [[f"  {name}", _header(name)[0]] for name in loading.shipped_recipes()]
     return ["shipped recipes (--recipe)", *table(rows)]
 
 
 def _keys(section: str, keys: Iterable[Field[Any]]) -> list[str]:
-    return [f"    {section}.{key.name}={_default(key)}" for key in keys]
-
-
-def _default(key: Field[Any]) -> str:
-    value = key.default if key.default_factory is MISSING else key.default_factory()
-    return json.dumps(value).strip('"')  # as YAML has it: null, true, [1, 2]
+    defaults = {key.name: key.default if key.default_factory is MISSING else key.default_factory() for key in keys}
+    # as YAML has them: null, true, [1, 2]
+    return [f"    {section}.{name}=" + json.dumps(value).strip('"') for name, value in defaults.items()]
 
 
 def _summary(module: Any) -> str:
     """Returns the first line of a module's docstring."""
     return (inspect.getdoc(module) or "").partition("\n")[0]
+
+
+# --- shipped recipes -------------------------------------------------------------------------------------------------
+
+
+def _header(name: str) -> tuple[str, dict[str, str]]:
+    """Returns the comment before the first key of a shipped YAML: a summary, and the notes `Source`, `Use` and `Cost`.
+
+    The summary is the first paragraph; each note is `Word: text`, which may run over several lines.
+    """
+    paragraphs: list[str] = []
+    text = (files("nnvit.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
+    for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
+        words = line.removeprefix("#").strip()
+        begins = not paragraphs or words.partition(":")[0] in ("Source", "Use", "Cost")
+        paragraphs = [*paragraphs, words] if begins else [*paragraphs[:-1], f"{paragraphs[-1]} {words}"]
+    notes = (paragraph.partition(": ") for paragraph in paragraphs[1:])
+    return paragraphs[0], {word: text for word, _, text in notes}
+
+
+def recipes_markdown() -> str:
+    """Returns the page `src/nnvit/recipe/shipped/README.md`, from the recipes' headers."""
+    lines = [
+        "# Shipped recipes",
+        "",
+        "Made by `nnvit list recipes --markdown` from the headers of the YAML files beside it; edit those.",
+        "`nnvit show NAME` prints a recipe with every key resolved, its network and its cost; `--recipe NAME` trains it.",
+        "Cost is that of one patch of 3 x 512 x 512 pixels and 2 classes, as `nnvit show` counts it.",
+    ]
+    for name in loading.shipped_recipes():
+        summary, notes = _header(name)
+        lines += ["", f"## `{name}`", "", summary, "", *(f"- **{word}**: {text}" for word, text in notes.items())]
+        lines += [f"- **Network**: {_parts(loading.load_recipe([name]))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _parts(recipe: Recipe) -> str:
+    model, training = recipe.model, recipe.training
+    if not isinstance(model, ModelConfig):
+        return "the base plans' own"
+    tuning = {"lora": f"LoRA of rank {recipe.lora.r}", "frozen": "frozen", "full": "trained in full"}[recipe.tuning]
+    return (
+        f"`{model.backbone}` `{model.backbone_size}`, {tuning}; neck `{model.neck}`; head `{model.head}`; "
+        f"loss `{training.loss}`; results under `{recipe.name}`"
+    )

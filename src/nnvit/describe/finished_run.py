@@ -1,6 +1,5 @@
 """`nnvit show FOLDER`: the record of a training, from the nnvit_run.json of its folds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +24,36 @@ def account(folder: Path) -> list[str]:
             f"{folder} holds no {_FILE}, nor does a fold in it; give a fold's folder, or the model folder "
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION of a training of nnvit."
         )
-    lines: list[str] = []
-    for path in found:
-        lines += ["", *_lines(path)] if lines else _lines(path)
-    return lines
+    return [line for path in found for line in ("", *_lines(path))][1:]
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        run = read_json(path, ConfigError)
-        rows = list(_rows(run))
+        rows = _rows(read_json(path, ConfigError))
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is not a complete record of a training ({type(error).__name__}: {error})."
         ) from error
-    return [f"# {path.parent.parent.name} {path.parent.name}", *table(rows)]
+    return [f"# {path.parent.parent.name} {path.parent.name}", *table(rows.items())]
 
 
-def _rows(run: dict[str, Any]) -> Iterator[list[str]]:
-    recipe, patch = run["recipe"], " x ".join(map(str, run["patch_size"]))
-    yield ["recipe", f"{recipe['name']} ({run['recipe_hash'][:8]}), plans {run['plans']}, seed {run['seed']}"]
-    yield ["ended", _end(run)]
-    yield ["epochs", f"{run['epochs_done']} of {recipe['training']['num_epochs']}"]
-    yield ["data", f"{run['cases']['train']} training and {run['cases']['val']} validation cases"]
-    yield ["step", f"{run['batch_size']} patches of {patch}"]
-    yield [
-        "device",
-        f"{run['device']}, {run['threads']} threads, {run['precision']['name']} ({run['precision']['reason']})",
-    ]
-    yield ["weights", _weights(run["weights"])]
-    total, trained = (run["parameters"][key] for key in ("total", "trainable"))
-    yield ["parameters", f"{trained:,} of {total:,} are trained"]
-    yield [
-        "FLOPs",
-        f"{short(run['flops_per_patch'])}FLOPs to predict a patch" if "flops_per_patch" in run else _UNKNOWN,
-    ]
-    yield ["an iteration", _seconds(run.get("seconds_per_iteration"))]
-    yield ["peak memory", _memory(run)]
-    yield ["versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())]
+def _rows(run: dict[str, Any]) -> dict[str, str]:
+    recipe, precision, parameters = run["recipe"], run["precision"], run["parameters"]
+    flops = f"{short(run['flops_per_patch'])}FLOPs to predict a patch" if "flops_per_patch" in run else _UNKNOWN
+    return {
+        "recipe": f"{recipe['name']} ({run['recipe_hash'][:8]}), plans {run['plans']}, seed {run['seed']}",
+        "ended": _end(run),
+        "epochs": f"{run['epochs_done']} of {recipe['training']['num_epochs']}",
+        "data": f"{run['cases']['train']} training and {run['cases']['val']} validation cases",
+        "step": f"{run['batch_size']} patches of {' x '.join(map(str, run['patch_size']))}",
+        "device": f"{run['device']}, {run['threads']} threads, {precision['name']} ({precision['reason']})",
+        "weights": _weights(run["weights"]),
+        "parameters": f"{parameters['trainable']:,} of {parameters['total']:,} are trained",
+        "FLOPs": flops,
+        "an iteration": _seconds(run.get("seconds_per_iteration")),
+        "peak memory": _memory(run),
+        "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+    }
 
 
 def _end(run: dict[str, Any]) -> str:

@@ -56,18 +56,18 @@ class ModelCard:
         """Writes both files into a model folder called `name`. The commands in README.txt leave out paths of this machine."""
         content = self.content | {"folds": list(folds), "checkpoint": checkpoint}
         write_json(target / "model_card.json", content)
-        then = install_commands("ZIP", "DATASET", name, folds)
+        then = self.commands("ZIP", "DATASET", name, folds)
         (target / "README.txt").write_text("\n".join(_readme(content, then)) + "\n", encoding="utf-8")
 
-
-def install_commands(path: str, dataset: str, name: str, folds: Sequence[FoldId]) -> list[str]:
-    """Returns the commands that install a zip of a data set's model called `name`, and predict with it."""
-    path, model = shlex.quote(path), ModelName.parse(name)
-    assert model is not None
-    return [
-        f"install it: nnvit install {path}, or nnUNetv2_install_pretrained_model_from_zip {path}",
-        f"predict: {model.predict_command(dataset, folds)}",
-    ]
+    @staticmethod
+    def commands(path: str, dataset: str, name: str, folds: Sequence[FoldId]) -> list[str]:
+        """Returns the commands that install a zip of a data set's model called `name`, and predict with it."""
+        path, model = shlex.quote(path), ModelName.parse(name)
+        assert model is not None
+        return [
+            f"install it: nnvit install {path}, or nnUNetv2_install_pretrained_model_from_zip {path}",
+            f"predict: {model.predict_command(dataset, folds)}",
+        ]
 
 
 def _warnings(base: Mapping[str, Any]) -> list[str]:

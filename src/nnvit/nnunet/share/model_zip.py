@@ -1,10 +1,16 @@
-"""An untrusted zip of nnU-Net models: checked to hold only files of models, inside their folders, that run no code."""
+"""`nnvit install`: models from an untrusted zip of `nnvit export` or nnUNetv2_export_model_to_zip.
 
+The zip is checked to hold only files of models, inside their folders, that run no code.
+"""
+
+import os
 import pickle
 import pydoc
 import re
+import shlex
 import shutil
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections import Counter
@@ -18,13 +24,16 @@ import dynamic_network_architectures  # type: ignore[import-untyped]
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 
-from nnvit.errors import DataError, NnvitError, PlansError, WeightsError
-from nnvit.nnunet import checkpoint_file
+from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
+from nnvit.nnunet import checkpoint_file, paths
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
 from nnvit.weights import external
 
-DATASET = re.compile(r"Dataset\d{3}_[\w.-]+")
-BESIDE_MODELS = ("ensembles", "inference_information.json", "inference_information.txt")
+from . import ShareResult
+
+_DATASET = re.compile(r"Dataset\d{3}_[\w.-]+")
+_BESIDE_MODELS = ("ensembles", "inference_information.json", "inference_information.txt")
 """Files that nnU-Net's own export puts into a data set's folder beside the models."""
 
 _MODEL = re.compile(r"((?!__).)+__((?!__).)+__((?!__).)+")
@@ -55,8 +64,119 @@ arch_kwargs of nnvit's networks are keys of its registry and of timm's list of m
 """
 
 
+def install(source: Path, name: str | None = None) -> ShareResult:
+    """Unpacks a zip inside nnUNet_results, checks it there, and moves all its models into place, or none.
+
+    name: of the data set, instead of the one in the zip. Raises DataError if it is no zip of nnU-Net models or does not fit on
+    the disk, WeightsError for checkpoints that would run code, PlansError for a model that exists already.
+    """
+    source, results = source.expanduser(), paths.folder("nnUNet_results")
+    with _ModelZip.open(source) as given:
+        targets = {model: _renamed(model, given.models, name) for model in given.models}
+        _refuse_taken(results, list(targets.values()))
+        _check_space(sum(info.file_size for info in given.members.values()), results)
+        partial = Path(tempfile.mkdtemp(prefix=".nnvit_install_", dir=results))
+        try:
+            notes = given.unpack(partial)
+            _move(partial, results, targets)
+            notes += _move_rest(partial, results, given.members, targets)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    installed = [results / target for target in targets.values()]
+    then = [line for model in installed for line in _commands(model)]
+    return ShareResult(paths=installed, notes=notes, then=then, done="installed")
+
+
+def _renamed(model: PurePosixPath, models: Sequence[PurePosixPath], name: str | None) -> PurePosixPath:
+    """Returns the place of a model below nnUNet_results."""
+    if name is None:
+        return model
+    if not _DATASET.fullmatch(name):
+        raise ConfigError(f"--name {name} must be of nnU-Net's form, such as Dataset900_Theirs.")
+    if len(own := {model.parts[0] for model in models}) > 1:
+        raise ConfigError(f"--name {name} is one name, but the zip holds {', '.join(sorted(own))}; leave it out.")
+    return PurePosixPath(name, *model.parts[1:])
+
+
+def _refuse_taken(results: Path, targets: Sequence[PurePosixPath]) -> None:
+    """Raises PlansError if a model exists, and DataError if another data set has the number."""
+    for target in targets:
+        if (results / target).exists():
+            raise PlansError(
+                f"{results / target} exists and is left as it is. Install under another data set's name, such as"
+                " --name Dataset900_Theirs, or move that folder away."
+            )
+    homes = [Path(os.environ[name]) for name in paths.VARIABLES if os.environ.get(name)]
+    for dataset in (target.parts[0] for target in targets):
+        others = {path.name for home in homes for path in home.glob(f"{dataset[:10]}_*")} - {dataset}
+        if others:
+            taken = {path.name[7:10] for home in homes for path in home.glob("Dataset*")}
+            free = next(number for number in range(900, 10000) if str(number) not in taken)
+            raise DataError(
+                f"the number of {dataset} belongs to {', '.join(sorted(others))} here, and nnU-Net refuses a number with two"
+                f" names. Install under a free one, such as --name Dataset{free}{dataset[10:]}."
+            )
+
+
+def _check_space(needed: int, results: Path) -> None:
+    free = shutil.disk_usage(results).free
+    if needed > free:
+        raise DataError(
+            f"the models take {needed / 2**20:,.0f} MiB, and {results} has {free / 2**20:,.0f} MiB left. Make room, or point"
+            " nnUNet_results to another disk."
+        )
+
+
+def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPath]) -> None:
+    """Moves all models, or none."""
+    moved: list[Path] = []
+    try:
+        for model, target in targets.items():
+            (results / target).parent.mkdir(exist_ok=True)
+            (partial / model).rename(results / target)
+            moved.append(results / target)
+    except OSError:
+        for path in moved:
+            shutil.rmtree(path)
+        raise
+
+
+def _move_rest(
+    partial: Path, results: Path, members: dict[PurePosixPath, Any], targets: dict[PurePosixPath, PurePosixPath]
+) -> list[str]:
+    """Moves ensembles and nnU-Net's choice of configuration, unless they exist; returns notes on those that do."""
+    datasets = {model.parts[0]: target.parts[0] for model, target in targets.items()}
+    rest = sorted({PurePosixPath(*path.parts[:2]) for path in members if path.parts[1] in _BESIDE_MODELS})
+    notes = []
+    for path in rest:
+        target = results / datasets[path.parts[0]] / path.parts[1]
+        if target.exists():
+            notes.append(f"left {target} as it is")
+        else:
+            (partial / path).rename(target)
+    return notes
+
+
+def _commands(folder: Path) -> list[str]:
+    """Returns the commands that predict with a model, quoted for a shell, since the names come from the zip."""
+    model = ModelName.parse(folder.name)
+    assert model is not None
+    files = list(folder.glob("fold_*/*.pth"))
+    folds = sorted({path.parent.name.removeprefix("fold_") for path in files})
+    names = {path.name for path in files}
+    checkpoint = None if checkpoint_file.FINAL in names else min(names)
+    ours = ["-m", str(folder), *([] if checkpoint is None else ["-chk", checkpoint])]
+    return [
+        f"predict: {model.predict_command(folder.parent.name, folds, checkpoint=checkpoint)}",
+        f"     or: nnvit predict -i IMAGES -o OUT {shlex.join(ours)}",
+    ]
+
+
+# --- what is in a zip ------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelZip:
+class _ModelZip:
     """An open zip whose list of contents was checked.
 
     members: the files in it, path -> entry; models: Dataset/Trainer__Plans__Configuration of each model.
@@ -69,7 +189,7 @@ class ModelZip:
 
     @classmethod
     @contextmanager
-    def open(cls, source: Path) -> "Iterator[ModelZip]":
+    def open(cls, source: Path) -> "Iterator[_ModelZip]":
         """Opens a zip. Raises DataError if it is none, turns out to be damaged while it is read, or holds anything else.
 
         Anything else: a path that leaves the folder, a link, an unknown ending, a name that comes twice, a file of no model.
@@ -88,20 +208,12 @@ class ModelZip:
             " and compare its size with the original's."
         )
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files when unpacked."""
-        return sum(info.file_size for info in self.zipped.infolist())
-
     def unpack(self, target: Path) -> list[str]:
         """Unpacks and checks all files. Returns notes on weights files that the models need and this machine lacks.
 
         Raises NnvitError for a file that would run code when nnU-Net opens it.
         """
-        for path, info in self.members.items():
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            with self.zipped.open(info) as packed, open(target / path, "wb") as file:
-                shutil.copyfileobj(packed, file, 2**20)
+        self.zipped.extractall(target, self.members.values())
         try:
             return self._checked(target)
         except NnvitError as error:
@@ -126,10 +238,9 @@ class ModelZip:
 def _missing_weights(content: dict[str, Any]) -> list[str]:
     """Returns a note if a checkpoint refers to a weights file that is not on this machine."""
     held = external.reference_of(content["network_weights"])
-    if held is None:
-        return []
     try:
-        held.find()
+        if held is not None:
+            held.find()
     except WeightsError as error:
         return [f"it cannot predict yet: {error}"]
     return []
@@ -167,13 +278,18 @@ def _why_not(info: zipfile.ZipInfo) -> str:
 
 def _models_in(members: dict[PurePosixPath, Any], source: Path) -> list[PurePosixPath]:
     """Returns the path of each model. Raises DataError for files that belong to none."""
-    models = sorted({path.parent for path in members if path.name == "plans.json" and len(path.parts) == 3})
-    models = [path for path in models if DATASET.fullmatch(path.parts[0]) and _MODEL.fullmatch(path.parts[1])]
+    found = sorted({path.parent for path in members if path.name == "plans.json" and len(path.parts) == 3})
+    models = [path for path in found if _DATASET.fullmatch(path.parts[0]) and _MODEL.fullmatch(path.parts[1])]
     folds = {path.parents[1] for path in members if path.suffix == ".pth" and path.parent.name.startswith("fold_")}
     for model in models:
         if model not in folds or model / "dataset.json" not in members:
             raise DataError(f"{source}: the model {model} lacks its dataset.json or fold_*/checkpoint_final.pth.")
-    foreign = [path for path in members if not _belongs(path, models)]
+    beside = {PurePosixPath(model.parts[0], name) for model in models for name in _BESIDE_MODELS}
+    foreign = [
+        path
+        for path in members
+        if PurePosixPath(*path.parts[:2]) not in beside and not any(model in path.parents for model in models)
+    ]
     if foreign or not models:
         why = (
             f"'{foreign[0]}' belongs to none" if models else "it holds no DatasetXXX_Name/Trainer__Plans__2d/plans.json"
@@ -183,13 +299,6 @@ def _models_in(members: dict[PurePosixPath, Any], source: Path) -> list[PurePosi
             "nnUNetv2_export_model_to_zip wrote."
         )
     return models
-
-
-def _belongs(path: PurePosixPath, models: Sequence[PurePosixPath]) -> bool:
-    if any(model in path.parents for model in models):
-        return True
-    known = {model.parts[0] for model in models}
-    return len(path.parts) > 1 and path.parts[0] in known and path.parts[1] in BESIDE_MODELS
 
 
 def _check_names(plans: Any) -> None:

@@ -23,7 +23,7 @@ from nnvit.cli import app
 from nnvit.errors import NnvitError, PlansError, WeightsError
 from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import checkpoint_file, paths
-from nnvit.nnunet.share.convert import convert
+from nnvit.nnunet.share.foreign_checkpoints import convert
 from nnvit.recipe import loading
 from nnvit.weights import load_backbone
 

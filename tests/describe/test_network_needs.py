@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from nnvit.describe.network_needs import _network_parts
 from nnvit.estimate.fake_tensors import flop_counter
-from nnvit.estimate.network_parts import network_parts
 from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
 
 
@@ -22,7 +22,7 @@ from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
 def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides: list[str]) -> None:
     of = recipe(*overrides, source=source)
     said, built = needed(of), network(of)
-    rows, trained = network_parts(lambda: network(of), IMAGE)
+    rows, trained = _network_parts(lambda: network(of), IMAGE)
     parts = [row for row in rows if "." not in row.name]
     assert sum(row.parameters for row in parts) == sum(p.numel() for p in built.parameters())
     assert sum(row.trainable for row in parts) == sum(p.numel() for p in built.parameters() if p.requires_grad)
@@ -36,7 +36,7 @@ def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides
 
 def test_rows_add_up_and_say_the_shapes_of_a_pass() -> None:
     of = recipe()
-    rows, trained = network_parts(lambda: network(of), IMAGE)
+    rows, trained = _network_parts(lambda: network(of), IMAGE)
     built = network(of)
     parts = {row.name: row for row in rows if "." not in row.name}
     assert list(parts) == ["input", "backbone", "neck", "head"]

@@ -26,8 +26,9 @@ from nnvit import registry
 from nnvit.errors import ConfigError, DataError, NnvitError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet import paths as folders
-from nnvit.nnunet.share import export, model_zip
-from nnvit.nnunet.share.install import install
+from nnvit.nnunet.share import model_export, model_zip
+from nnvit.nnunet.share.model_export import ExportOptions, export
+from nnvit.nnunet.share.model_zip import install
 from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import read_json
 from nnvit.weights import external
@@ -91,7 +92,7 @@ def test_a_zip_of_stock_nnunet_arrives_whole_under_another_name(stock_zip: Path,
 def test_the_command_installs_what_export_wrote_and_stock_nnunet_predicts_with_it(
     model: Path, hippocampus: str, results: Path, tmp_path: Path
 ) -> None:
-    export.export(model, tmp_path / "ours.zip")
+    export(model, tmp_path / "ours.zip")
     program = str(Path(sys.executable).parent / "nnvit")
     words = [program, "install", str(tmp_path / "ours.zip"), "--name", "Dataset902_Ours"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -106,7 +107,7 @@ def test_the_command_installs_what_export_wrote_and_stock_nnunet_predicts_with_i
 
 
 def test_stock_nnunet_installs_what_export_wrote(model: Path, hippocampus: str, tmp_path: Path) -> None:
-    export.export(model, tmp_path / "ours.zip")
+    export(model, tmp_path / "ours.zip")
     (tmp_path / "elsewhere").mkdir()
     command(
         "nnUNetv2_install_pretrained_model_from_zip", str(tmp_path / "ours.zip"),
@@ -310,9 +311,9 @@ def test_predictions_that_nnunet_exports_on_request_arrive(stock_zip: Path, resu
 def test_every_kind_of_file_that_export_writes_arrives(
     model: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_ONNX_INSIDE", 0)  # so that the weights get a file of their own
-    options = export.ExportOptions(safetensors=True, onnx=True)
-    export.export(model, tmp_path / "all.zip", options=options)
+    monkeypatch.setattr(model_export, "_ONNX_INSIDE", 0)  # so that the weights get a file of their own
+    options = ExportOptions(safetensors=True, onnx=True)
+    export(model, tmp_path / "all.zip", options=options)
     (target,) = install(tmp_path / "all.zip", "Dataset911_All").paths
     names = {path.name for path in (target / "fold_0").iterdir()}
     assert names >= {"checkpoint_final.pth", "model.safetensors", "model.onnx", "model.onnx.data", "progress.png"}

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from nnvit import registry
 from nnvit.errors import ConfigError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.share import export
-from nnvit.nnunet.share.export import ExportOptions
+from nnvit.nnunet.share import model_export
+from nnvit.nnunet.share.model_export import ExportOptions, export
 from nnvit.records.json_files import read_json
 from nnvit.weights import external
 from nnvit.weights.state_dicts import target_tensors
@@ -79,7 +79,7 @@ def test_stock_prediction_is_the_same_without_the_file_and_without_lora(
     model: Path, base: Path, hippocampus: str, tmp_path: Path
 ) -> None:
     out = model.with_name("nnUNetTrainer_nnvit__exported__2d")
-    done = export.export(model, out)
+    done = export(model, out)
     assert re.search(
         r"fold 0: adapters merged in fp32, logits differ by at most \d\.\de-0[5-9]", "\n".join(done.lines())
     )
@@ -109,7 +109,7 @@ def test_stock_prediction_is_the_same_without_the_file_and_without_lora(
 
 
 def test_adapters_may_stay(model: Path, base: Path, tmp_path: Path) -> None:
-    export.export(model, tmp_path / "out", options=ExportOptions(merge=False))
+    export(model, tmp_path / "out", options=ExportOptions(merge=False))
     whole = external.filled(weights(model))
     kept = weights(tmp_path / "out")
     assert kept.keys() == whole.keys()
@@ -118,7 +118,7 @@ def test_adapters_may_stay(model: Path, base: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_says_what_it_is_and_how_to_predict(model: Path, base: Path, tmp_path: Path) -> None:
-    export.export(model, tmp_path / "out")
+    export(model, tmp_path / "out")
     card = json.loads((tmp_path / "out" / "model_card.json").read_text())
     block = read_json(model / "plans.json")["configurations"]["2d"]["nnvit"]
     assert (card["recipe_hash"], card["recipe"]) == (block["hash"], block["recipe"])
@@ -136,14 +136,14 @@ def test_a_backbone_that_is_not_free_is_pointed_out(model: Path, tmp_path: Path)
     content = checkpoint_file.read(model / CHECKPOINT)
     content["nnvit"]["weights"]["licence"] = "dinov3"
     checkpoint_file.write(tmp_path / model.name / CHECKPOINT, content)
-    done = export.export(tmp_path / model.name, tmp_path / "out")
+    done = export(tmp_path / model.name, tmp_path / "out")
     assert any("are under 'dinov3', which also binds what was made from them" in line for line in done.lines())
     assert "ai.meta.com" in (tmp_path / "out" / "README.txt").read_text()
 
 
 def test_half_is_half_the_size_and_nearly_the_same(model: Path, tmp_path: Path) -> None:
-    export.export(model, tmp_path / "whole")
-    export.export(model, tmp_path / "half", options=ExportOptions(half=True, safetensors=True))
+    export(model, tmp_path / "whole")
+    export(model, tmp_path / "half", options=ExportOptions(half=True, safetensors=True))
     whole, half = weights(tmp_path / "whole"), weights(tmp_path / "half")
     for name, tensor in whole.items():
         assert torch.equal(half[name], tensor.half() if tensor.is_floating_point() else tensor), name
@@ -164,14 +164,14 @@ def test_weights_that_fp16_does_not_hold_are_refused_and_nothing_is_left(model: 
     content["network_weights"][name] *= 1e6
     checkpoint_file.write(tmp_path / model.name / CHECKPOINT, content)
     with pytest.raises(WeightsError, match="Leave --half out"):
-        export.export(tmp_path / model.name, tmp_path / "out", options=ExportOptions(half=True))
+        export(tmp_path / model.name, tmp_path / "out", options=ExportOptions(half=True))
     assert [path.name for path in tmp_path.iterdir()] == [model.name]
 
 
 def test_onnx_gives_torchs_logits_for_any_batch(model: Path, tmp_path: Path) -> None:
     import onnxruntime
 
-    done = export.export(model, tmp_path / "out", options=ExportOptions(onnx=True))
+    done = export(model, tmp_path / "out", options=ExportOptions(onnx=True))
     assert re.search(r"model.onnx takes \[1, 56, 48\], any batch; onnxruntime differs by \d\.\de-0[5-9]", done.notes[1])
     session = onnxruntime.InferenceSession(
         tmp_path / "out" / "fold_0" / "model.onnx", providers=["CPUExecutionProvider"]
@@ -189,28 +189,28 @@ def test_onnx_gives_torchs_logits_for_any_batch(model: Path, tmp_path: Path) -> 
 def test_an_onnx_file_that_is_not_the_network_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_ONNX_CLOSE", 0.0)  # which no rounding keeps
+    monkeypatch.setattr(model_export, "_ONNX_CLOSE", 0.0)  # which no rounding keeps
     with pytest.raises(WeightsError, match=r"onnxruntime's logits of model.onnx differ from torch's by"):
-        export.export(model, tmp_path / "out", options=ExportOptions(onnx=True))
+        export(model, tmp_path / "out", options=ExportOptions(onnx=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_differences_of_logits_count_in_units_of_the_largest_and_nan_is_never_small() -> None:
     logits = torch.tensor([50.0, -3.0])
-    assert export._apart(logits, logits + 0.25) == (0.25, 50.0)
-    assert export._apart(logits / 100, logits / 100) == (0.0, 1.0)
-    worst, _ = export._apart(logits, torch.tensor([50.0, math.nan]))
+    assert model_export._apart(logits, logits + 0.25) == (0.25, 50.0)
+    assert model_export._apart(logits / 100, logits / 100) == (0.0, 1.0)
+    worst, _ = model_export._apart(logits, torch.tensor([50.0, math.nan]))
     assert math.isnan(worst)
 
 
 def test_onnx_without_its_packages_says_what_to_install(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_ONNX_PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(model_export, "_ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         ConfigError, match=r'needs no_such_package, which is not here\. Install with: pip install "nnvit\[onnx\]"'
     ):
-        export.export(model, tmp_path / "out", options=ExportOptions(onnx=True))
+        export(model, tmp_path / "out", options=ExportOptions(onnx=True))
 
 
 def built(model: Path) -> torch.nn.Module:
@@ -233,22 +233,22 @@ def test_a_model_of_stock_nnunet_is_exported_too(hippocampus: str, tmp_path: Pat
         "inference_allowed_mirroring_axes": (0, 1), "current_epoch": 3,
     }  # fmt: skip
     torch.save(content, folder / CHECKPOINT)
-    export.export(folder, tmp_path / "out", options=ExportOptions(safetensors=True))
+    export(folder, tmp_path / "out", options=ExportOptions(safetensors=True))
     assert all(torch.equal(t, network.state_dict()[name]) for name, t in weights(tmp_path / "out").items())
     assert json.loads((tmp_path / "out" / "model_card.json").read_text())["needs"] == ["nnunetv2"]
 
 
 def test_what_exists_is_left_alone_and_absent_folds_are_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(PlansError, match="exists and is left as it is"):
-        export.export(model, tmp_path)
+        export(model, tmp_path)
     with pytest.raises(WeightsError, match=r"fold_3 of .* lacks checkpoint_final.pth"):
-        export.export(model, tmp_path / "out", [3])
+        export(model, tmp_path / "out", [3])
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_of_an_export_bears_the_models_name_in_its_zip(model: Path, hippocampus: str, tmp_path: Path) -> None:
-    export.export(model, tmp_path / "out")
-    export.export(tmp_path / "out", tmp_path / "out.zip")
+    export(model, tmp_path / "out")
+    export(tmp_path / "out", tmp_path / "out.zip")
     with zipfile.ZipFile(tmp_path / "out.zip") as zipped:
         homes = {name.rpartition("/fold_0")[0] for name in zipped.namelist() if "/fold_0/" in name}
     assert homes == {f"{hippocampus}/nnUNetTrainer_nnvit__nnUNetPlans_to_export__2d"}

@@ -31,7 +31,7 @@ from nnvit.types import State
 from nnvit.weights import external
 
 from . import ShareResult
-from .model_card import ModelCard, install_commands
+from .model_card import ModelCard
 
 _KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
 """Entries of a checkpoint kept beside the network. A finished model needs no optimiser, scaler or random states."""
@@ -88,12 +88,11 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         external.forget()
-    chosen = " ".join(map(str, folds))
-    then = [
-        f"predict with it: nnUNetv2_predict_from_modelfolder -i IMAGES -o OUT -m {shlex.quote(str(out))} -f {chosen}"
-    ]
     if out.suffix == ".zip":
-        then = install_commands(str(out), dataset, name, folds)
+        then = ModelCard.commands(str(out), dataset, name, folds)
+    else:
+        words = ["-i", "IMAGES", "-o", "OUT", "-m", str(out), "-f", *map(str, folds)]
+        then = [f"predict with it: nnUNetv2_predict_from_modelfolder {shlex.join(words)}"]
     return ShareResult(paths=[out], notes=[*notes, *card.content["warnings"]], then=then)
 
 
@@ -145,24 +144,24 @@ def _finished(model: TrainedModel, configuration: str, options: ExportOptions) -
     network, image = model.network().eval(), _example(model)
     with torch.inference_mode():
         before = network(image)
-    merged = options.merge and _merge(network)
+    merged, half = False, options.half
+    if options.merge:
+        network.float()
+        merged = isinstance(network, Segmenter) and network.merge_adapters() > 0
     plans = _without_lora(model.plans.plans, configuration) if merged else model.plans.plans
-    state = {name: _written(tensor, options.half) for name, tensor in network.state_dict().items()}
+    state = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
     del network
     manager = PlansManager(plans)
     rebuilt = replace(model, plans=manager, configuration=manager.get_configuration(configuration), parameters=[state])
     network = rebuilt.network().eval()
     with torch.inference_mode():
-        difference = _difference(before, network(image), options.half)
+        difference = _difference(before, network(image), half)
     return _FinishedNetwork(
         network=network, plans=plans, state=state, merged=merged, image=image, difference=difference
     )
-
-
-def _merge(network: nn.Module) -> bool:
-    """Merges all adapters into the weights below them, in place and in fp32. Returns False if there are none."""
-    network.float()
-    return isinstance(network, Segmenter) and network.merge_adapters() > 0
 
 
 def _without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
@@ -181,17 +180,14 @@ def _example(model: TrainedModel) -> Tensor:
     return torch.rand(1, channels, *model.configuration.patch_size, generator=generator)
 
 
-def _written(tensor: Tensor, half: bool) -> Tensor:
-    return tensor.half() if half and tensor.is_floating_point() else tensor
-
-
 def _difference(before: Tensor, after: Tensor, half: bool) -> float:
     """Returns the largest difference of logits. Raises WeightsError if it is more than rounding."""
     worst, scale = _apart(before, after)
     if not worst <= (0.05 if half else _CLOSE) * scale:  # also refuses NaN, where fp16 overflowed
+        advice = "Leave --half out: fp16 does not hold these weights." if half else "Give --no-merge."
         raise WeightsError(
-            f"the export's logits differ from the model's by {worst:.2g} (largest logit {scale:.3g}), so nothing was"
-            f" written. {'Leave --half out: fp16 does not hold these weights.' if half else 'Give --no-merge.'}"
+            f"the export's logits differ from the model's by {worst:.2g} (largest logit {scale:.3g}), so nothing was written."
+            f" {advice}"
         )
     return worst
 
@@ -220,7 +216,6 @@ def _write_onnx(network: nn.Module, image: Tensor, path: Path, metadata: Mapping
     metadata: entries of the file. Returns the largest difference between onnxruntime's logits and torch's, for one image and
     for two. Raises WeightsError, and deletes the file, if that is above _ONNX_CLOSE of the logits.
     """
-    network = network.eval()
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     # torch.export takes a batch of one for a constant
     example = torch.cat([image, image.flip(-1)])
@@ -255,12 +250,9 @@ def _onnx_difference(network: nn.Module, example: Tensor, path: Path) -> tuple[f
     import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    expected, got = [], []
-    for batch in (example[:1], example):
-        (logits,) = session.run(["logits"], {"image": batch.numpy()})
-        expected.append(network(batch))
-        got.append(torch.from_numpy(logits))
-    return _apart(torch.cat(expected), torch.cat(got))
+    batches = (example[:1], example)
+    got = [torch.from_numpy(session.run(["logits"], {"image": batch.numpy()})[0]) for batch in batches]
+    return _apart(torch.cat([network(batch) for batch in batches]), torch.cat(got))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -268,12 +260,12 @@ def _onnx_difference(network: nn.Module, example: Tensor, path: Path) -> tuple[f
 
 def _content(raw: dict[str, Any], finished: _FinishedNetwork, half: bool) -> dict[str, Any]:
     """Returns the export's checkpoint. It holds no recipe hash, so that `--c` refuses to continue from it."""
-    ours = raw.get("nnvit", {})
+    ours, arguments = raw.get("nnvit", {}), raw["init_args"]
     return {key: raw[key] for key in _KEPT if key in raw} | {
         "network_weights": finished.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
-        "init_args": {key: raw["init_args"][key] for key in ("configuration", "fold") if key in raw["init_args"]},
+        "init_args": {key: arguments[key] for key in ("configuration", "fold") if key in arguments},
         "trainer_name": raw["trainer_name"],
         "nnvit": {
             "exported": {"hash": ours.get("hash"), "merged": finished.merged, "half": half},
