@@ -22,15 +22,12 @@ def compare(
             metavar="ARM...",
             help="Results folder of any nnU-Net 2 trainer, folder of masks, or (with --dataset) Trainer__Plans or a recipe's "
             "name; NAME=… names it. Runs with the same NAME, and recipes that differ only in their seed, form one arm.",
-            show_default=False,
         ),
     ],
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            "-d",
-            "--dataset",
-            help="Data set under nnUNet_results in which to look for names; repeat it for several.",
+            "-d", "--dataset", help="Data set under nnUNet_results in which to look for names; repeat it for several."
         ),
     ] = None,
     configuration: Annotated[
@@ -58,10 +55,7 @@ def compare(
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Audit key whose difference you declare; the report prints it. Repeatable.",
-        ),
+        typer.Option(metavar="KEY", help="Audit key whose difference you declare; the report prints it. Repeatable."),
     ] = None,
     metric: Annotated[str, typer.Option(help="The metric that the headline is about.")] = "dice",
     processes: Annotated[

@@ -32,7 +32,6 @@ def convert(
             "-r",
             "--segformer_config",
             help="The YAML that it was trained with, or a shipped recipe; on top of segformer_fork for the fork's own.",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[

@@ -28,8 +28,7 @@ def dataset_import(
     masks: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of png, bmp, gif or tif masks (nii.gz for volumes), of 0/255, 0..n or colours. Left out with --mask.",
-            show_default=False,
+            help="Folder of png, bmp, gif or tif masks (nii.gz for volumes), of 0/255, 0..n or colours. Left out with --mask."
         ),
     ] = None,
     mask_suffix: Annotated[
@@ -41,7 +40,6 @@ def dataset_import(
             metavar="NAME=VALUE",
             help="For each value as the mask files store it: vessel=255, or a colour, vessel=#ff0000 or vessel=255,0,0. "
             "0 (black) is the background, or the colour given to 'background'.",
-            show_default=False,
         ),
     ] = None,
     mask: Annotated[
@@ -50,7 +48,6 @@ def dataset_import(
             metavar="NAME=FOLDER",
             help="Instead of MASKS, for each label the folder of its masks; or 'NAME=FOLDER/*SUFFIX', if other files lie "
             "there or names differ. Pixels that are not 0 have the label.",
-            show_default=False,
         ),
     ] = None,
     overlap: Annotated[
@@ -65,7 +62,6 @@ def dataset_import(
             metavar="A,B,...",
             help="Names of the channels. Pages of a tif, a volume's 4th dimension and alpha are channels only if that "
             "makes this number. With zscore, nnU-Net treats a channel called CT as CT.",
-            show_default=False,
         ),
     ] = None,
     group_by: Annotated[
@@ -88,18 +84,11 @@ def dataset_import(
         str | None,
         typer.Option(
             help="rgb01: values in 0..1, the backbone's statistics apply; zscore: per image; ct: by the data set's "
-            "statistics. By default rgb01 for pictures, zscore for volumes.",
-            show_default=False,
+            "statistics. By default rgb01 for pictures, zscore for volumes."
         ),
     ] = None,
     np: Annotated[
-        int | None,
-        typer.Option(
-            "-np",
-            help="Files to work on at a time. By default one per core, at most 8.",
-            min=1,
-            show_default=False,
-        ),
+        int | None, typer.Option("-np", help="Files to work on at a time. By default one per core, at most 8.", min=1)
     ] = None,
     preview: Annotated[int, typer.Option(help="Cases to show in the data set's preview.png; 0 for none.", min=0)] = 4,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set of that number.")] = False,

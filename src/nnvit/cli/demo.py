@@ -256,10 +256,7 @@ def _pictures(out: Path, dataset: str, cases: "pd.DataFrame") -> Path:
     of_arm = {arm: {path.stem: path for path in folder.glob("*.png")} for arm, folder in predicted.items()}
     references = {path.stem: path for path in (raw / "labelsTs").glob("*.png")}
     for shown in overlays(cases, references, of_arm, raw / "imagesTs"):
-        panels = {
-            "photograph": _stacked(shown.image),
-            "reference": _stacked(shown.image, shown.reference),
-        }
+        panels = {"photograph": _stacked(shown.image), "reference": _stacked(shown.image, shown.reference)}
         for arm, layers in shown.arms.items():
             panels[f"{arm}: Dice {shown.scores[arm]:.3f}"] = _stacked(shown.image, layers.outline, layers.errors)
         _save(panels, pictures / f"{shown.case}.png")

@@ -19,8 +19,7 @@ def estimate(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
     overrides: o.OverridesArgument = None,
     d: Annotated[
-        str | None,
-        typer.Option("-d", help="Dataset name or ID: its channels, labels, patch and batch.", show_default=False),
+        str | None, typer.Option("-d", help="Dataset name or ID: its channels, labels, patch and batch.")
     ] = None,
     c: Annotated[str, typer.Option("-c", help="Configuration of the plans.")] = "2d",
     p: Annotated[str, typer.Option("-p", help="Base plans.")] = "nnUNetPlans",
@@ -30,7 +29,6 @@ def estimate(
             "--device",
             help="this (measured for a second) or a GPU of the table, such as A100; repeatable. Default: all, and this machine "
             "if it supports the recipe's precision.",
-            show_default=False,
         ),
     ] = None,
     patch: Annotated[

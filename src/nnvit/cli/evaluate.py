@@ -23,14 +23,11 @@ def evaluate(
         typer.Argument(
             metavar="FOLDER",
             help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
-            show_default=False,
         ),
     ] = None,
     references: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.", show_default=False
-        ),
+        typer.Argument(metavar="REFERENCES", help="Folder of the masks to compare with, of the same names."),
     ] = None,
     d: o.ModelDatasetOption = None,
     p: o.ModelPlansOption = "nnUNetPlans",
@@ -42,7 +39,6 @@ def evaluate(
             "--folds",
             metavar="FOLD...",
             help="For a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:

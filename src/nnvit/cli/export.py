@@ -27,7 +27,6 @@ def export(
             "--folds",
             metavar="FOLD...",
             help="Folds to export, such as -f 0 1 2; by default all that are trained.",
-            show_default=False,
         ),
     ] = None,
     chk: Annotated[

@@ -16,10 +16,7 @@ def install(
         Path, typer.Argument(metavar="ZIP", help="Made by `nnvit export` or nnUNetv2_export_model_to_zip.")
     ],
     name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", "-d", help="Call its data set this instead, such as Dataset900_Theirs.", show_default=False
-        ),
+        str | None, typer.Option("--name", "-d", help="Call its data set this instead, such as Dataset900_Theirs.")
     ] = None,
 ) -> None:
     """Put a model from a zip into nnUNet_results, after checking that nothing in it can do harm.

@@ -61,7 +61,6 @@ FoldArgument = Annotated[
         metavar="FOLD",
         help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
         "none to validate on. For several folds: --folds.",
-        show_default=False,
     ),
 ]
 FoldsOption = Annotated[
@@ -71,16 +70,11 @@ FoldsOption = Annotated[
         metavar="FOLD...",
         help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
         "cross-validation. What is finished is left as it is, what was interrupted continues.",
-        show_default=False,
     ),
 ]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Recipe keys, such as lora.r=16 or training.num_epochs=100.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Recipe keys, such as lora.r=16 or training.num_epochs=100."),
 ]
 RECIPE_HELP = (
     "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
@@ -89,8 +83,7 @@ RECIPE_HELP = (
 TrainerOption = Annotated[str, typer.Option("-tr", help="Trainer class.")]
 PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
 PretrainedOption = Annotated[
-    str | None,
-    typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer."),
+    str | None, typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer.")
 ]
 GpusOption = Annotated[int, typer.Option("-num_gpus", help="Number of GPUs to train on.", min=1)]
 NpzOption = Annotated[bool, typer.Option("--npz", help="Save softmax predictions of the final validation.")]
@@ -109,24 +102,20 @@ FastValidationOption = Annotated[
 ]
 NoCheckpointOption = Annotated[bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")]
 DeviceOption = Annotated[
-    str | None,
-    typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.", show_default=False),
+    str | None, typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.")
 ]
 ModelDatasetOption = Annotated[
-    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.", show_default=False)
+    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.")
 ]
 ModelPlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
 ModelTrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
-ModelConfigurationOption = Annotated[
-    str | None, typer.Option("-c", help="With -d: configuration, such as 2d.", show_default=False)
-]
+ModelConfigurationOption = Annotated[str | None, typer.Option("-c", help="With -d: configuration, such as 2d.")]
 LicenseOption = Annotated[
     list[str] | None,
     typer.Option(
         "--accept-license",
         metavar="ID",
         help="Licence of pretrained weights that you accept, such as dinov3; remembered. Repeat it for several.",
-        show_default=False,
     ),
 ]
 

@@ -15,14 +15,13 @@ def plan(
     dataset: o.DatasetArgument,
     configuration: o.ConfigurationArgument,
     overrides: o.OverridesArgument = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help=o.RECIPE_HELP, show_default=False)] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help=o.RECIPE_HELP)] = None,
     p: o.PlansOption = "nnUNetPlans",
     gpu_memory: Annotated[
         str | None,
         typer.Option(
             metavar="24G",
             help="Take the largest batch size whose training is estimated to fit a GPU of that memory (`nnvit estimate`).",
-            show_default=False,
         ),
     ] = None,
     accept_license: o.LicenseOption = None,

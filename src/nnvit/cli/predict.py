@@ -41,7 +41,6 @@ _ModelOption = Annotated[
     typer.Option(
         "-m",
         help="Folder of a trained model, …/Trainer__Plans__2d, of nnvit or of stock nnU-Net; or name it by -d, -c, -tr, -p.",
-        show_default=False,
     ),
 ]
 _OverlayOption = Annotated[
@@ -54,8 +53,7 @@ _ValuesOption = Annotated[
     _MaskValues | None,
     typer.Option(
         help="Label values in the masks: as stored in the mask files of the import (the default, where the model knows "
-        "them), nnU-Net's labels 0..n, or visible ones, spread over 0..255.",
-        show_default=False,
+        "them), nnU-Net's labels 0..n, or visible ones, spread over 0..255."
     ),
 ]
 _RecursiveOption = Annotated[
@@ -66,7 +64,6 @@ _KindOption = Annotated[
     typer.Option(
         "--as",
         help="Kind of files in -i; by default nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
-        show_default=False,
     ),
 ]
 _FoldsOption = Annotated[
@@ -75,7 +72,6 @@ _FoldsOption = Annotated[
         "-f",
         metavar="FOLD...",
         help="Folds whose outputs are averaged, such as -f 0 1 2; by default all that are trained.",
-        show_default=False,
     ),
 ]
 _CheckpointOption = Annotated[str, typer.Option("-chk", help="Name of the checkpoint.")]
@@ -89,22 +85,15 @@ _NoMirroringOption = Annotated[bool, typer.Option("--disable_tta", help="No mirr
 _KeepOption = Annotated[
     bool,
     typer.Option(
-        "--continue_prediction",
-        "--c",
-        help="Keep existing predictions; otherwise they are made again and overwritten.",
+        "--continue_prediction", "--c", help="Keep existing predictions; otherwise they are made again and overwritten."
     ),
 ]
 _NpzOption = Annotated[
-    bool,
-    typer.Option("--save_probabilities", help="nnU-Net's naming only: its npz of probabilities, for ensembles."),
+    bool, typer.Option("--save_probabilities", help="nnU-Net's naming only: its npz of probabilities, for ensembles.")
 ]
 _StageOption = Annotated[
     Path | None,
-    typer.Option(
-        "-prev_stage_predictions",
-        help="nnU-Net's naming only: predictions of a cascade's first stage.",
-        show_default=False,
-    ),
+    typer.Option("-prev_stage_predictions", help="nnU-Net's naming only: predictions of a cascade's first stage."),
 ]
 _PreprocessingOption = Annotated[
     int,
@@ -140,10 +129,7 @@ _ExactOption = Annotated[
 _TileBatchOption = Annotated[
     int | None,
     typer.Option(
-        "--tile-batch",
-        min=1,
-        help="Mirrored tiles in one pass of the network; by default as many as the device takes.",
-        show_default=False,
+        "--tile-batch", min=1, help="Mirrored tiles in one pass of the network; by default as many as the device takes."
     ),
 ]
 

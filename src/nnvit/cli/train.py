@@ -22,7 +22,7 @@ def _train_command(
     recipe_flags: the names of the option that takes recipes; trainer: the default of `-tr`; summary: the help's first
     paragraph; base: shipped recipes that are merged before those of the user.
     """
-    recipe_option = typer.Option(*recipe_flags, help=recipe_help, show_default=False)
+    recipe_option = typer.Option(*recipe_flags, help=recipe_help)
 
     def command(
         dataset: o.DatasetArgument,
