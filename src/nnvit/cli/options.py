@@ -55,23 +55,6 @@ DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset
 ConfigurationArgument = Annotated[
     str, typer.Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
 ]
-FoldArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="FOLD",
-        help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
-        "none to validate on. For several folds: --folds.",
-    ),
-]
-FoldsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--folds",
-        metavar="FOLD...",
-        help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
-        "cross-validation. What is finished is left as it is, what was interrupted continues.",
-    ),
-]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Recipe keys, such as lora.r=16 or training.num_epochs=100."),
@@ -80,27 +63,7 @@ RECIPE_HELP = (
     "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
     "segformer_default, DINOv3 ViT-L with LoRA."
 )
-TrainerOption = Annotated[str, typer.Option("-tr", help="Trainer class.")]
 PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
-PretrainedOption = Annotated[
-    str | None, typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer.")
-]
-GpusOption = Annotated[int, typer.Option("-num_gpus", help="Number of GPUs to train on.", min=1)]
-NpzOption = Annotated[bool, typer.Option("--npz", help="Save softmax predictions of the final validation.")]
-ContinueOption = Annotated[bool, typer.Option("--c", help="Continue from the latest checkpoint.")]
-ValOption = Annotated[bool, typer.Option("--val", help="Only run the final validation of a finished training.")]
-ValBestOption = Annotated[
-    bool, typer.Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
-]
-FastValidationOption = Annotated[
-    bool,
-    typer.Option(
-        "--fast-validation",
-        help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has it. By "
-        "default nnU-Net's own, in the precision of nnUNetv2_predict.",
-    ),
-]
-NoCheckpointOption = Annotated[bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")]
 DeviceOption = Annotated[
     str | None, typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.")
 ]

@@ -27,20 +27,51 @@ def _train_command(
     def command(
         dataset: o.DatasetArgument,
         configuration: o.ConfigurationArgument,
-        fold: o.FoldArgument = None,
+        fold: Annotated[
+            str | None,
+            typer.Argument(
+                metavar="FOLD",
+                help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
+                "none to validate on. For several folds: --folds.",
+            ),
+        ] = None,
         overrides: o.OverridesArgument = None,
-        folds: o.FoldsOption = None,
+        folds: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--folds",
+                metavar="FOLD...",
+                help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
+                "cross-validation. What is finished is left as it is, what was interrupted continues.",
+            ),
+        ] = None,
         recipe: Annotated[list[str] | None, recipe_option] = None,
-        tr: o.TrainerOption = trainer,
+        tr: Annotated[str, typer.Option("-tr", help="Trainer class.")] = trainer,
         p: o.PlansOption = "nnUNetPlans",
-        pretrained_weights: o.PretrainedOption = None,
-        num_gpus: o.GpusOption = 1,
-        npz: o.NpzOption = False,
-        c: o.ContinueOption = False,
-        val: o.ValOption = False,
-        val_best: o.ValBestOption = False,
-        disable_checkpointing: o.NoCheckpointOption = False,
-        fast_validation: o.FastValidationOption = False,
+        pretrained_weights: Annotated[
+            str | None,
+            typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer."),
+        ] = None,
+        num_gpus: Annotated[int, typer.Option("-num_gpus", help="Number of GPUs to train on.", min=1)] = 1,
+        npz: Annotated[bool, typer.Option("--npz", help="Save softmax predictions of the final validation.")] = False,
+        c: Annotated[bool, typer.Option("--c", help="Continue from the latest checkpoint.")] = False,
+        val: Annotated[
+            bool, typer.Option("--val", help="Only run the final validation of a finished training.")
+        ] = False,
+        val_best: Annotated[
+            bool, typer.Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
+        ] = False,
+        disable_checkpointing: Annotated[
+            bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")
+        ] = False,
+        fast_validation: Annotated[
+            bool,
+            typer.Option(
+                "--fast-validation",
+                help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has it. By "
+                "default nnU-Net's own, in the precision of nnUNetv2_predict.",
+            ),
+        ] = False,
         device: o.DeviceOption = None,
         accept_license: o.LicenseOption = None,
     ) -> None:
