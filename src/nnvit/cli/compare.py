@@ -14,8 +14,8 @@ _EXAMPLES = """Examples: nnvit compare unet segformer vit -d 101 --baseline unet
 app = new_app()
 
 
-@app.command(epilog=_EXAMPLES)
-def compare(
+@app.command("compare", epilog=_EXAMPLES)
+def _compare(
     arms: Annotated[
         list[str],
         typer.Argument(
@@ -66,9 +66,9 @@ def compare(
     ] = Path("comparison"),
 ) -> None:
     """Compare arms fairly: audit, metrics, statistics and one report."""
-    from nnvit.compare.comparison import compare as run
+    from nnvit.compare.comparison import compare
 
-    result = run(
+    result = compare(
         arms,
         dataset=dataset,
         configuration=configuration,

@@ -11,11 +11,12 @@ app = new_app()
 
 
 @app.command(
+    "convert",
     epilog="Examples: nnvit convert nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans__2d -r my.yaml | "
     "nnvit convert segformer-b2 --recipe mit_b2_segformer -o start.pth | "
-    "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors"
+    "nnvit convert vit/fold_0/checkpoint_final.pth -r my.yaml --backbone-only -o backbone.safetensors",
 )
-def convert(
+def _convert(
     source: Annotated[
         Path,
         typer.Argument(
@@ -47,6 +48,6 @@ def convert(
     A results folder becomes one that nnUNetv2_predict reads; a file becomes one for -pretrained_weights. Nothing is ever
     overwritten, and a source that does not fit completely is refused with a list of what is missing.
     """
-    from nnvit.nnunet.share.convert import convert as convert_source
+    from nnvit.nnunet.share.convert import convert
 
-    print("\n".join(convert_source(source, out, recipe or [], overrides or [], backbone_only).lines()))
+    print("\n".join(convert(source, out, recipe or [], overrides or [], backbone_only).lines()))

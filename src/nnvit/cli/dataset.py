@@ -1,4 +1,4 @@
-"""`nnvit dataset`: photographs and masks into nnU-Net's raw format."""
+"""`nnvit dataset`: data sets in nnU-Net's raw format, from photographs and masks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,12 +7,12 @@ import typer
 
 from nnvit.errors import ConfigError
 
-from .options import new_app
+from . import options as o
 
 if TYPE_CHECKING:
     from nnvit.data.label_values import Stored
 
-app = new_app(name="dataset", no_args_is_help=True, help="Photographs and masks into nnU-Net's raw format.")
+app = o.new_app(name="dataset", no_args_is_help=True, help="Make nnU-Net data sets from photographs and masks.")
 
 
 @app.command(
@@ -21,7 +21,7 @@ app = new_app(name="dataset", no_args_is_help=True, help="Photographs and masks 
     "--group-by 'Image_(\\d+)'; nnvit dataset import photos -d 102 -n Lesions --mask 'MA=masks/*_MA' "
     "--mask 'EX=masks/*_EX' --allow-missing-masks",
 )
-def dataset_import(
+def _import(
     images: Annotated[Path, typer.Argument(help="Folder of jpg, png, bmp or tif pictures, or of nii.gz volumes.")],
     d: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number, 1 to 999.", min=1, max=999)],
     name: Annotated[str, typer.Option("-n", "--name", help="Dataset name.")],
@@ -31,9 +31,7 @@ def dataset_import(
             help="Folder of png, bmp, gif or tif masks (nii.gz for volumes), of 0/255, 0..n or colours. Left out with --mask."
         ),
     ] = None,
-    mask_suffix: Annotated[
-        str, typer.Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
-    ] = "",
+    mask_suffix: o.SuffixOption = "",
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,14 +93,15 @@ def dataset_import(
 ) -> None:
     """Turn images and masks into nnUNet_raw/DatasetXXX_Name; the same import again changes nothing."""
     from nnvit.data.importer import import_dataset
+    from nnvit.nnunet.paths import folder
 
     report = import_dataset(
         images,
         masks,
         d,
         name,
-        raw=_nnunet_folder("nnUNet_raw"),
-        preprocessed=_nnunet_folder("nnUNet_preprocessed"),
+        raw=folder("nnUNet_raw"),
+        preprocessed=folder("nnUNet_preprocessed"),
         masks_by_label=_masks(mask),
         mask_suffix=mask_suffix,
         labels=_labels(label),
@@ -121,8 +120,8 @@ def dataset_import(
     print("\n".join(report.lines()))
 
 
-@app.command(epilog="Example: nnvit dataset synthesize photographs --num 24 --size 384 --seed 0")
-def synthesize(
+@app.command("synthesize", epilog="Example: nnvit dataset synthesize photographs --num 24 --size 384 --seed 0")
+def _synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to make; it gets images/ and masks/.")],
     num: Annotated[int, typer.Option(help="Number of photographs, two per patient.", min=1)] = 24,
     size: Annotated[int, typer.Option(help="Height and width in pixels.", min=64)] = 384,
@@ -165,9 +164,3 @@ def _masks(pairs: list[str] | None) -> dict[str, Path] | None:
             raise ConfigError(f"--mask {pair} must be name=folder, each name once, such as vessel=masks.")
         masks[name] = Path(place)
     return masks
-
-
-def _nnunet_folder(variable: str) -> Path:
-    from nnvit.nnunet.paths import folder
-
-    return folder(variable)

@@ -12,10 +12,11 @@ app = o.new_app()
 
 
 @app.command(
+    "estimate",
     epilog="Examples: nnvit estimate segformer_default -d 101 | nnvit estimate vit_default lora.r=16 --patch 320 256 "
-    "--batch 8 --device this --device A100"
+    "--batch 8 --device this --device A100",
 )
-def estimate(
+def _estimate(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
     overrides: o.OverridesArgument = None,
     d: Annotated[

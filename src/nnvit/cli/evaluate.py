@@ -13,11 +13,12 @@ app = o.new_app()
 
 
 @app.command(
+    "evaluate",
     cls=o.ManyFolds,
     epilog="Examples: nnvit evaluate results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d | "
     "nnvit evaluate -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet --folds 0 1 | nnvit evaluate out labelsTs",
 )
-def evaluate(
+def _evaluate(
     folder: Annotated[
         Path | None,
         typer.Argument(

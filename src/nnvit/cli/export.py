@@ -11,11 +11,12 @@ app = new_app()
 
 
 @app.command(
+    "export",
     cls=ManyFolds,
     epilog="Examples: nnvit export nnUNet_results/Dataset101_X/nnUNetTrainer_segformer__nnUNetPlans_mine__2d -o mine.zip | "
     "nnvit export MODEL_FOLDER -o small -f 0 --half --safetensors | nnvit export MODEL_FOLDER -o app -f 0 --onnx",
 )
-def export(
+def _export(
     model: Annotated[Path, typer.Argument(metavar="MODEL_FOLDER", help="A trained model, …/Trainer__Plans__2d.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="OUT.zip for `nnvit install` and nnU-Net, or the model folder to write.")
@@ -51,9 +52,8 @@ def export(
     Optimiser states stay behind. What was written is loaded again and compared with the model; README.txt and
     model_card.json in it say what it is, under which licence its backbone is, and how to predict.
     """
-    from nnvit.nnunet.share.export import ExportOptions
-    from nnvit.nnunet.share.export import export as export_model
+    from nnvit.nnunet.share.export import ExportOptions, export
 
     options = ExportOptions(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
     numbers = [parse_fold(fold) for fold in folds] if folds else None
-    print("\n".join(export_model(model, out, numbers, chk, options).lines()))
+    print("\n".join(export(model, out, numbers, chk, options).lines()))

@@ -10,8 +10,8 @@ from .options import new_app
 app = new_app()
 
 
-@app.command(epilog="Examples: nnvit install mine.zip | nnvit install theirs.zip --name Dataset900_Theirs")
-def install(
+@app.command("install", epilog="Examples: nnvit install mine.zip | nnvit install theirs.zip --name Dataset900_Theirs")
+def _install(
     source: Annotated[
         Path, typer.Argument(metavar="ZIP", help="Made by `nnvit export` or nnUNetv2_export_model_to_zip.")
     ],
@@ -24,6 +24,6 @@ def install(
     Paths that leave the folder, links, and checkpoints that would run code are refused; a model that is there already is
     never overwritten; all of it arrives, or nothing.
     """
-    from nnvit.nnunet.share.install import install as install_model
+    from nnvit.nnunet.share.install import install
 
-    print("\n".join(install_model(source, name).lines()))
+    print("\n".join(install(source, name).lines()))

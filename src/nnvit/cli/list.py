@@ -12,20 +12,13 @@ from .options import new_app
 app = new_app()
 
 
-class _Kind(StrEnum):
-    """The kinds of things that `nnvit list` lists."""
-
-    BACKBONES = "backbones"
-    SIZES = "sizes"
-    HEADS = "heads"
-    NECKS = "necks"
-    RECIPES = "recipes"
+_Listed = StrEnum("_Listed", "BACKBONES SIZES HEADS NECKS RECIPES")
 
 
 @app.command("list", epilog="Examples: nnvit list | nnvit list sizes | nnvit list recipes --markdown")
-def list_(
+def _list(
     kind: Annotated[
-        _Kind | None, typer.Argument(metavar="[" + "|".join(_Kind) + "]", help="By default all of them.")
+        _Listed | None, typer.Argument(metavar="[" + "|".join(_Listed) + "]", help="By default all of them.")
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Recipes as the page src/nnvit/recipe/shipped/README.md.")
@@ -34,10 +27,10 @@ def list_(
     """List backbones and their sizes, heads and necks with their keys, and shipped recipes."""
     from nnvit import describe
 
-    if markdown and kind not in (None, _Kind.RECIPES):
+    if markdown and kind not in (None, _Listed.RECIPES):
         raise ConfigError(f"--markdown prints the page of recipes; `nnvit list {kind} --markdown` has none.")
     if markdown:
         print(describe.recipes_markdown(), end="")
         return
-    for i, listed in enumerate([kind] if kind else _Kind):
+    for i, listed in enumerate([kind] if kind else _Listed):
         print(("\n" if i else "") + "\n".join(describe.listing(listed)))

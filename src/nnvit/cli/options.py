@@ -67,6 +67,9 @@ PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base pla
 DeviceOption = Annotated[
     str | None, typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.")
 ]
+SuffixOption = Annotated[
+    str, typer.Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
+]
 ModelDatasetOption = Annotated[
     str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.")
 ]

@@ -10,8 +10,8 @@ from . import options as o
 app = o.new_app()
 
 
-@app.command(epilog="Example: nnvit plan 101 2d --recipe segformer_packaged training.num_epochs=100")
-def plan(
+@app.command("plan", epilog="Example: nnvit plan 101 2d --recipe segformer_packaged training.num_epochs=100")
+def _plan(
     dataset: o.DatasetArgument,
     configuration: o.ConfigurationArgument,
     overrides: o.OverridesArgument = None,

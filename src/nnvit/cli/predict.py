@@ -12,27 +12,17 @@ from . import options as o
 app = o.new_app()
 
 
-class _Kind(StrEnum):
-    """Kinds of input that `-i` may hold."""
-
-    PHOTOGRAPHS = "photographs"
-    NNUNET = "nnunet"
-
-
-class _MaskValues(StrEnum):
-    """How labels are written in the masks of photographs."""
-
-    STORED = "stored"
-    LABELS = "labels"
-    VISIBLE = "visible"
+_InputKind = StrEnum("_InputKind", "PHOTOGRAPHS NNUNET")
+_MaskValues = StrEnum("_MaskValues", "STORED LABELS VISIBLE")
 
 
 @app.command(
+    "predict",
     cls=o.ManyFolds,
     epilog="Examples: nnvit predict -i photos -o masks -m results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d "
     "--overlay | nnvit predict -i imagesTs -o out -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet -f 0 1 2",
 )
-def predict(
+def _predict(
     i: Annotated[
         Path,
         typer.Option(
@@ -66,10 +56,11 @@ def predict(
         bool, typer.Option("--recursive", help="Also photographs in subfolders; the masks get the same subfolders.")
     ] = False,
     as_: Annotated[
-        _Kind | None,
+        _InputKind | None,
         typer.Option(
             "--as",
-            help="Kind of files in -i; by default nnU-Net's naming if every picture in it is called case_XXXX, counted from 0000.",
+            help="Kind of files in -i; by default nnU-Net's naming if every picture in it is called case_XXXX, counted from "
+            "0000.",
         ),
     ] = None,
     d: o.ModelDatasetOption = None,
@@ -140,8 +131,8 @@ def predict(
         bool,
         typer.Option(
             "--exact",
-            help="Stock nnU-Net's predictor: masks identical to nnUNetv2_predict's. By default tiles run in batches and, where the "
-            "device has it, in bf16, which may move single pixels at a border.",
+            help="Stock nnU-Net's predictor: masks identical to nnUNetv2_predict's. By default tiles run in batches and, where "
+            "the device has it, in bf16, which may move single pixels at a border.",
         ),
     ] = False,
     tile_batch: Annotated[
@@ -158,10 +149,10 @@ def predict(
     Photographs need no renaming: the mask of `My photo.JPG` is `My photo.png`, of the same size, turned as a viewer shows the
     photograph. A file that cannot be predicted is listed at the end, the others are predicted, and the exit code is 1.
     """
-    from nnvit.nnunet import predict as prediction
+    from nnvit.nnunet.predict import LabelValues, StockFlags, predict
 
     try:
-        outcome = prediction.predict(
+        outcome = predict(
             i,
             out,
             o.model_folder(m, d, c, tr, p),
@@ -169,7 +160,7 @@ def predict(
             folds=[o.parse_fold(name) for name in f] if f else None,
             checkpoint=chk,
             kind=as_,
-            flags=prediction.StockFlags(
+            flags=StockFlags(
                 save_probabilities=save_probabilities,
                 continue_prediction=continue_prediction,
                 npp=npp,
@@ -178,7 +169,7 @@ def predict(
                 num_parts=num_parts,
                 part_id=part_id,
             ),
-            values=prediction.LabelValues(values) if values else None,
+            values=LabelValues(values) if values else None,
             overlay=overlay,
             probabilities=probabilities,
             recursive=recursive,

@@ -13,10 +13,11 @@ app = new_app()
 
 
 @app.command(
+    "show",
     epilog="Examples: nnvit show vit_default | nnvit show my.yaml lora.r=16 --channels 1 --classes 4 --patch 320 256 | "
-    "nnvit show $nnUNet_results/Dataset101_X/nnUNetTrainer_nnvit__nnUNetPlans_mine__2d"
+    "nnvit show $nnUNet_results/Dataset101_X/nnUNetTrainer_nnvit__nnUNetPlans_mine__2d",
 )
-def show(
+def _show(
     recipe: Annotated[
         str,
         typer.Argument(

@@ -1,7 +1,7 @@
 """`nnvit train` and the train commands of the original fork: one function under several names."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from signal import SIGINT
 from typing import Annotated, Any
 
@@ -11,19 +11,19 @@ from nnvit.errors import ConfigError
 
 from . import options as o
 
-app = o.new_app()
 
-
-def _train_command(
-    *recipe_flags: str, recipe_help: str, trainer: str, summary: str, base: Sequence[str] = ()
-) -> Callable[..., None]:
+def _train_app(
+    *recipe_flags: str, recipe_help: str, trainer: str, summary: str, epilog: str, base: Sequence[str] = ()
+) -> typer.Typer:
     """Makes a command with nnUNetv2_train's flags that trains a recipe.
 
     recipe_flags: the names of the option that takes recipes; trainer: the default of `-tr`; summary: the help's first
     paragraph; base: shipped recipes that are merged before those of the user.
     """
+    made = o.new_app()
     recipe_option = typer.Option(*recipe_flags, help=recipe_help)
 
+    @made.command("train", cls=o.ManyFolds, help=summary, epilog=epilog)
     def command(
         dataset: o.DatasetArgument,
         configuration: o.ConfigurationArgument,
@@ -31,8 +31,8 @@ def _train_command(
             str | None,
             typer.Argument(
                 metavar="FOLD",
-                help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
-                "none to validate on. For several folds: --folds.",
+                help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, "
+                "which leaves none to validate on. For several folds: --folds.",
             ),
         ] = None,
         overrides: o.OverridesArgument = None,
@@ -41,8 +41,8 @@ def _train_command(
             typer.Option(
                 "--folds",
                 metavar="FOLD...",
-                help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
-                "cross-validation. What is finished is left as it is, what was interrupted continues.",
+                help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each "
+                "fold of the cross-validation. What is finished is left as it is, what was interrupted continues.",
             ),
         ] = None,
         recipe: Annotated[list[str] | None, recipe_option] = None,
@@ -68,8 +68,8 @@ def _train_command(
             bool,
             typer.Option(
                 "--fast-validation",
-                help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has it. By "
-                "default nnU-Net's own, in the precision of nnUNetv2_predict.",
+                help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has "
+                "it. By default nnU-Net's own, in the precision of nnUNetv2_predict.",
             ),
         ] = False,
         device: o.DeviceOption = None,
@@ -77,8 +77,6 @@ def _train_command(
     ) -> None:
         o.accept(accept_license)
         fold, overrides = _fold_and_overrides(fold, overrides or [], folds)
-        given = [*(recipe or []), *overrides]
-        sources = [*base, *(recipe or [])]
         flags = {
             "pretrained_weights": pretrained_weights,
             "num_gpus": num_gpus,
@@ -89,10 +87,10 @@ def _train_command(
             "val_with_best": val_best,
             "fast_validation": fast_validation,
         }
-        _train(dataset, configuration, folds or fold, tr, p, sources, overrides, bool(given), device, flags)
+        sources, given = [*base, *(recipe or [])], bool(recipe or overrides)
+        _train(dataset, configuration, folds or fold, tr, p, sources, overrides, given, device, flags)
 
-    command.__doc__ = summary
-    return command
+    return made
 
 
 def _train(
@@ -169,36 +167,24 @@ def _fold_and_overrides(fold: str | None, overrides: Sequence[str], folds: list[
 def _fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
     """Makes `nnUNetv2_train_<name>` with `--<name>_config`, as in the original fork."""
     command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
-    fork = o.new_app()
-    fork.command(
-        cls=o.ManyFolds,
+    return _train_app(
+        flag,
+        recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
+        trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
+        summary=f"Train {head} on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of {name}_default.",
         epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base",
-    )(
-        _train_command(
-            flag,
-            recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
-            trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
-            summary=f"Train {head} on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of {name}_default.",
-            base=base,
-        )
+        base=base,
     )
-    return fork
 
 
-app.command(
-    "train",
-    cls=o.ManyFolds,
-    epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
-    "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c | "
-    "nnvit train 101 2d --folds all --recipe unet",
-)(
-    _train_command(
-        "--recipe",
-        "-r",
-        recipe_help=o.RECIPE_HELP,
-        trainer="nnUNetTrainer_nnvit",
-        summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
-    )
+app = _train_app(
+    "--recipe",
+    "-r",
+    recipe_help=o.RECIPE_HELP,
+    trainer="nnUNetTrainer_nnvit",
+    summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
+    epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | nnvit train 101 2d 0 --recipe unet | "
+    "nnvit train 101 2d 0 --recipe my.yaml --c | nnvit train 101 2d --folds all --recipe unet",
 )
 
 FORK_APPS = {

@@ -1,4 +1,4 @@
-"""`nnvit weights`: files with pretrained weights, checked and downloaded."""
+"""`nnvit weights`: checks and downloads pretrained weight files."""
 
 import os
 from pathlib import Path
@@ -10,24 +10,25 @@ from nnvit.errors import NnvitError, WeightsError
 
 from .options import LicenseOption, accept, new_app
 
-app = new_app(name="weights", no_args_is_help=True, help="Files with pretrained weights.")
+app = new_app(name="weights", no_args_is_help=True, help="Check and download pretrained weight files.")
 
 
-@app.command(epilog="Example: nnvit weights check ~/.cache/nnvit/weights/RETFound_cfp_weights.pth")
-def check(
+@app.command("check", epilog="Example: nnvit weights check ~/.cache/nnvit/weights/RETFound_cfp_weights.pth")
+def _check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
 ) -> None:
     """Describe a weight file: layout, family and size that it fits, tensors that would load, licence, statistics."""
-    from nnvit.weights.check import check as check_file
+    from nnvit.weights.check import check
 
-    print("\n".join(check_file(file).lines()))
+    print("\n".join(check(file).lines()))
 
 
 @app.command(
+    "fetch",
     epilog="Examples: nnvit weights fetch segformer_default --accept-license dinov3 | nnvit weights fetch mit/b2 dinov2/base "
-    "--cache /shared/weights | nnvit weights fetch visionfm/base model.backbone_args.modality=oct"
+    "--cache /shared/weights | nnvit weights fetch visionfm/base model.backbone_args.modality=oct",
 )
-def fetch(
+def _fetch(
     names: Annotated[
         list[str],
         typer.Argument(
