@@ -4,10 +4,12 @@ One file per command or group of commands, `foo.py`, whose Typer app `app` holds
 """
 
 import sys
+from functools import partial
 from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from nnvit import __version__
 from nnvit.errors import NnvitError
@@ -41,7 +43,7 @@ app = new_app(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(f"nnvit {__version__}")
         raise typer.Exit
@@ -54,27 +56,6 @@ for _name in COMMANDS:
 def main() -> None:
     """Runs `nnvit`."""
     _run(app)
-
-
-def train_segformer_main() -> None:
-    """Runs `nnUNetv2_train_segformer`."""
-    _run_fork("segformer")
-
-
-def train_vit_main() -> None:
-    """Runs `nnUNetv2_train_vit`."""
-    _run_fork("vit")
-
-
-def train_m2f_main() -> None:
-    """Runs `nnUNetv2_train_m2f`."""
-    _run_fork("m2f")
-
-
-def _run_fork(name: str) -> None:
-    from .train import FORK_APPS
-
-    _run(FORK_APPS[name])
 
 
 def _run(typer_app: typer.Typer) -> None:
@@ -91,3 +72,15 @@ def _run(typer_app: typer.Typer) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _run_fork(name: str) -> None:
+    """Runs `nnUNetv2_train_<name>`."""
+    from .train import FORK_APPS
+
+    _run(FORK_APPS[name])
+
+
+train_segformer_main = partial(_run_fork, "segformer")
+train_vit_main = partial(_run_fork, "vit")
+train_m2f_main = partial(_run_fork, "m2f")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from .options import OverridesArgument, new_app
 
@@ -19,7 +19,7 @@ app = new_app()
 def _convert(
     source: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="SOURCE",
             help="A results folder (with plans.json and fold_*), a checkpoint or state dict, or a model directory of "
             "transformers.",
@@ -28,7 +28,7 @@ def _convert(
     overrides: OverridesArgument = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--recipe",
             "-r",
             "--segformer_config",
@@ -36,11 +36,10 @@ def _convert(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="What to write; by default, for a results folder, a folder beside it."),
+        Path | None, Option("--out", "-o", help="What to write; by default, for a results folder, a folder beside it.")
     ] = None,
     backbone_only: Annotated[
-        bool, typer.Option("--backbone-only", help="Write the backbone alone, for model.weights=PATH; adapters merged.")
+        bool, Option("--backbone-only", help="Write the backbone alone, for model.weights=PATH; adapters merged.")
     ] = False,
 ) -> None:
     """Turn the original fork's checkpoints, or transformers' SegFormer, into what nnvit and stock nnU-Net load.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -22,19 +22,19 @@ app = o.new_app(name="dataset", no_args_is_help=True, help="Make nnU-Net data se
     "--mask 'EX=masks/*_EX' --allow-missing-masks",
 )
 def _import(
-    images: Annotated[Path, typer.Argument(help="Folder of jpg, png, bmp or tif pictures, or of nii.gz volumes.")],
-    d: Annotated[int, typer.Option("-d", "--dataset-id", help="Dataset number, 1 to 999.", min=1, max=999)],
-    name: Annotated[str, typer.Option("-n", "--name", help="Dataset name.")],
+    images: Annotated[Path, Argument(help="Folder of jpg, png, bmp or tif pictures, or of nii.gz volumes.")],
+    d: Annotated[int, Option("-d", "--dataset-id", help="Dataset number, 1 to 999.", min=1, max=999)],
+    name: Annotated[str, Option("-n", "--name", help="Dataset name.")],
     masks: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             help="Folder of png, bmp, gif or tif masks (nii.gz for volumes), of 0/255, 0..n or colours. Left out with --mask."
         ),
     ] = None,
     mask_suffix: o.SuffixOption = "",
     label: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME=VALUE",
             help="For each value as the mask files store it: vessel=255, or a colour, vessel=#ff0000 or vessel=255,0,0. "
             "0 (black) is the background, or the colour given to 'background'.",
@@ -42,54 +42,53 @@ def _import(
     ] = None,
     mask: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME=FOLDER",
             help="Instead of MASKS, for each label the folder of its masks; or 'NAME=FOLDER/*SUFFIX', if other files lie "
             "there or names differ. Pixels that are not 0 have the label.",
         ),
     ] = None,
     overlap: Annotated[
-        str, typer.Option(help="For masks of an image that overlap: refuse, or first: the --mask named first wins.")
+        str, Option(help="For masks of an image that overlap: refuse, or first: the --mask named first wins.")
     ] = "refuse",
     allow_missing_masks: Annotated[
-        bool, typer.Option("--allow-missing-masks", help="Treat a --mask that an image lacks as empty.")
+        bool, Option("--allow-missing-masks", help="Treat a --mask that an image lacks as empty.")
     ] = False,
     channel_names: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="A,B,...",
             help="Names of the channels. Pages of a tif, a volume's 4th dimension and alpha are channels only if that "
             "makes this number. With zscore, nnU-Net treats a channel called CT as CT.",
         ),
     ] = None,
     group_by: Annotated[
-        str | None,
-        typer.Option(metavar="REGEX", help="Finds the patient in an image's name; no patient is in two folds."),
+        str | None, Option(metavar="REGEX", help="Finds the patient in an image's name; no patient is in two folds.")
     ] = None,
-    num_folds: Annotated[int, typer.Option(help="Folds of the cross-validation, with --group-by.", min=2)] = 5,
+    num_folds: Annotated[int, Option(help="Folds of the cross-validation, with --group-by.", min=2)] = 5,
     validate_on: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="One fold only, which validates on the groups whose whole name matches."),
+        Option(metavar="REGEX", help="One fold only, which validates on the groups whose whole name matches."),
     ] = None,
     hold_out: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="REGEX",
             help="Groups (without --group-by: names) whose whole name matches become the test set, imagesTs.",
         ),
     ] = None,
     normalization: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="rgb01: values in 0..1, the backbone's statistics apply; zscore: per image; ct: by the data set's "
             "statistics. By default rgb01 for pictures, zscore for volumes."
         ),
     ] = None,
     np: Annotated[
-        int | None, typer.Option("-np", help="Files to work on at a time. By default one per core, at most 8.", min=1)
+        int | None, Option("-np", help="Files to work on at a time. By default one per core, at most 8.", min=1)
     ] = None,
-    preview: Annotated[int, typer.Option(help="Cases to show in the data set's preview.png; 0 for none.", min=0)] = 4,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set of that number.")] = False,
+    preview: Annotated[int, Option(help="Cases to show in the data set's preview.png; 0 for none.", min=0)] = 4,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the data set of that number.")] = False,
 ) -> None:
     """Turn images and masks into nnUNet_raw/DatasetXXX_Name; the same import again changes nothing."""
     from nnvit.data.importer import import_dataset
@@ -122,10 +121,10 @@ def _import(
 
 @app.command("synthesize", epilog="Example: nnvit dataset synthesize photographs --num 24 --size 384 --seed 0")
 def _synthesize(
-    out: Annotated[Path, typer.Argument(help="Folder to make; it gets images/ and masks/.")],
-    num: Annotated[int, typer.Option(help="Number of photographs, two per patient.", min=1)] = 24,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.", min=64)] = 384,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same photographs.")] = 0,
+    out: Annotated[Path, Argument(help="Folder to make; it gets images/ and masks/.")],
+    num: Annotated[int, Option(help="Number of photographs, two per patient.", min=1)] = 24,
+    size: Annotated[int, Option(help="Height and width in pixels.", min=64)] = 384,
+    seed: Annotated[int, Option(help="The same seed gives the same photographs.")] = 0,
 ) -> None:
     """Make synthetic fundus photographs with vessel masks, for demos and dry runs."""
     from nnvit.data.synthetic import generate

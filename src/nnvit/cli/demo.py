@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import typer
+from typer import Option
 
 from nnvit.errors import ConfigError, NnvitError
 
@@ -64,9 +64,9 @@ _ARMS = {
 
 @app.command("demo", epilog="Example: nnvit demo --images photos --masks masks --mask-suffix _manual1")
 def _demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
-    images: Annotated[Path | None, typer.Option(help="Own photographs instead of synthetic ones.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Their masks.")] = None,
+    out: Annotated[Path, Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    images: Annotated[Path | None, Option(help="Own photographs instead of synthetic ones.")] = None,
+    masks: Annotated[Path | None, Option(help="Their masks.")] = None,
     mask_suffix: SuffixOption = "",
     device: DeviceOption = None,
 ) -> None:

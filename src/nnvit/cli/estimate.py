@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -17,16 +17,14 @@ app = o.new_app()
     "--batch 8 --device this --device A100",
 )
 def _estimate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
+    recipe: Annotated[str, Argument(metavar="RECIPE", help="A shipped recipe or a YAML file.")],
     overrides: o.OverridesArgument = None,
-    d: Annotated[
-        str | None, typer.Option("-d", help="Dataset name or ID: its channels, labels, patch and batch.")
-    ] = None,
-    c: Annotated[str, typer.Option("-c", help="Configuration of the plans.")] = "2d",
-    p: Annotated[str, typer.Option("-p", help="Base plans.")] = "nnUNetPlans",
+    d: Annotated[str | None, Option("-d", help="Dataset name or ID: its channels, labels, patch and batch.")] = None,
+    c: Annotated[str, Option("-c", help="Configuration of the plans.")] = "2d",
+    p: Annotated[str, Option("-p", help="Base plans.")] = "nnUNetPlans",
     device: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--device",
             help="this (measured for a second) or a GPU of the table, such as A100; repeatable. Default: all, and this machine "
             "if it supports the recipe's precision.",
@@ -34,14 +32,12 @@ def _estimate(
     ] = None,
     patch: Annotated[
         tuple[int, int] | None,
-        typer.Option(min=1, metavar="HEIGHT WIDTH", help="Without -d: pixels.", show_default="512 512"),
+        Option(min=1, metavar="HEIGHT WIDTH", help="Without -d: pixels.", show_default="512 512"),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Without -d: patches in a step.", min=1, show_default="2")] = None,
-    channels: Annotated[
-        int | None, typer.Option(help="Without -d: channels of the images.", min=1, show_default="3")
-    ] = None,
+    batch: Annotated[int | None, Option(help="Without -d: patches in a step.", min=1, show_default="2")] = None,
+    channels: Annotated[int | None, Option(help="Without -d: channels of the images.", min=1, show_default="3")] = None,
     classes: Annotated[
-        int | None, typer.Option(help="Without -d: labels including background, or regions.", min=1, show_default="2")
+        int | None, Option(help="Without -d: labels including background, or regions.", min=1, show_default="2")
     ] = None,
 ) -> None:
     """Predict peak memory and time of a training, on this machine and on GPUs by their published figures.

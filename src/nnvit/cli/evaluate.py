@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -21,14 +21,13 @@ app = o.new_app()
 def _evaluate(
     folder: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="FOLDER",
             help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
         ),
     ] = None,
     references: Annotated[
-        Path | None,
-        typer.Argument(metavar="REFERENCES", help="Folder of the masks to compare with, of the same names."),
+        Path | None, Argument(metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.")
     ] = None,
     d: o.ModelDatasetOption = None,
     p: o.ModelPlansOption = "nnUNetPlans",
@@ -36,7 +35,7 @@ def _evaluate(
     c: o.ModelConfigurationOption = None,
     folds: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--folds",
             metavar="FOLD...",
             help="For a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",

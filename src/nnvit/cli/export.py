@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from .options import ManyFolds, new_app, parse_fold
 
@@ -17,13 +17,13 @@ app = new_app()
     "nnvit export MODEL_FOLDER -o small -f 0 --half --safetensors | nnvit export MODEL_FOLDER -o app -f 0 --onnx",
 )
 def _export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_FOLDER", help="A trained model, …/Trainer__Plans__2d.")],
+    model: Annotated[Path, Argument(metavar="MODEL_FOLDER", help="A trained model, …/Trainer__Plans__2d.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="OUT.zip for `nnvit install` and nnU-Net, or the model folder to write.")
+        Path, Option("--out", "-o", help="OUT.zip for `nnvit install` and nnU-Net, or the model folder to write.")
     ],
     folds: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "-f",
             "--folds",
             metavar="FOLD...",
@@ -31,20 +31,17 @@ def _export(
         ),
     ] = None,
     chk: Annotated[
-        str, typer.Option("-chk", help="Which checkpoint; the export calls it checkpoint_final.pth.")
+        str, Option("-chk", help="Which checkpoint; the export calls it checkpoint_final.pth.")
     ] = "checkpoint_final.pth",
     merge: Annotated[
-        bool, typer.Option("--merge/--no-merge", help="Merge LoRA into the weights, in fp32, or keep the adapters.")
+        bool, Option("--merge/--no-merge", help="Merge LoRA into the weights, in fp32, or keep the adapters.")
     ] = True,
-    half: Annotated[
-        bool, typer.Option("--half", help="Weights in fp16: half the size, logits nearly the same.")
-    ] = False,
+    half: Annotated[bool, Option("--half", help="Weights in fp16: half the size, logits nearly the same.")] = False,
     safetensors: Annotated[
-        bool, typer.Option("--safetensors", help="Also fold_k/model.safetensors, with plans, labels and recipe in it.")
+        bool, Option("--safetensors", help="Also fold_k/model.safetensors, with plans, labels and recipe in it.")
     ] = False,
     onnx: Annotated[
-        bool,
-        typer.Option("--onnx", help="Also fold_k/model.onnx for one patch, checked with onnxruntime against torch."),
+        bool, Option("--onnx", help="Also fold_k/model.onnx for one patch, checked with onnxruntime against torch.")
     ] = False,
 ) -> None:
     """Write a trained model as one that stock nnU-Net predicts with anywhere: LoRA merged, frozen weights inside.

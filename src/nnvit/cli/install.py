@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from .options import new_app
 
@@ -12,11 +12,9 @@ app = new_app()
 
 @app.command("install", epilog="Examples: nnvit install mine.zip | nnvit install theirs.zip --name Dataset900_Theirs")
 def _install(
-    source: Annotated[
-        Path, typer.Argument(metavar="ZIP", help="Made by `nnvit export` or nnUNetv2_export_model_to_zip.")
-    ],
+    source: Annotated[Path, Argument(metavar="ZIP", help="Made by `nnvit export` or nnUNetv2_export_model_to_zip.")],
     name: Annotated[
-        str | None, typer.Option("--name", "-d", help="Call its data set this instead, such as Dataset900_Theirs.")
+        str | None, Option("--name", "-d", help="Call its data set this instead, such as Dataset900_Theirs.")
     ] = None,
 ) -> None:
     """Put a model from a zip into nnUNet_results, after checking that nothing in it can do harm.

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -18,10 +18,10 @@ _Listed = StrEnum("_Listed", "BACKBONES SIZES HEADS NECKS RECIPES")
 @app.command("list", epilog="Examples: nnvit list | nnvit list sizes | nnvit list recipes --markdown")
 def _list(
     kind: Annotated[
-        _Listed | None, typer.Argument(metavar="[" + "|".join(_Listed) + "]", help="By default all of them.")
+        _Listed | None, Argument(metavar="[" + "|".join(_Listed) + "]", help="By default all of them.")
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Recipes as the page src/nnvit/recipe/shipped/README.md.")
+        bool, Option("--markdown", help="Recipes as the page src/nnvit/recipe/shipped/README.md.")
     ] = False,
 ) -> None:
     """List backbones and their sizes, heads and necks with their keys, and shipped recipes."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from nnvit.errors import ConfigError
@@ -51,34 +52,33 @@ def torch_device(name: str | None) -> "torch.device":
     return torch.device(name)
 
 
-DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset name or ID.")]
+DatasetArgument = Annotated[str, Argument(metavar="DATASET", help="Dataset name or ID.")]
 ConfigurationArgument = Annotated[
-    str, typer.Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
+    str, Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
 ]
 OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Recipe keys, such as lora.r=16 or training.num_epochs=100."),
+    list[str] | None, Argument(metavar="KEY=VALUE", help="Recipe keys, such as lora.r=16 or training.num_epochs=100.")
 ]
 RECIPE_HELP = (
     "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
     "segformer_default, DINOv3 ViT-L with LoRA."
 )
-PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
+PlansOption = Annotated[str, Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
 DeviceOption = Annotated[
-    str | None, typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.")
+    str | None, Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.")
 ]
 SuffixOption = Annotated[
-    str, typer.Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
+    str, Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
 ]
 ModelDatasetOption = Annotated[
-    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.")
+    str | None, Option("-d", help="Dataset of the model, name or ID, instead of its folder.")
 ]
-ModelPlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
-ModelTrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
-ModelConfigurationOption = Annotated[str | None, typer.Option("-c", help="With -d: configuration, such as 2d.")]
+ModelPlansOption = Annotated[str, Option("-p", help="With -d: plans identifier.")]
+ModelTrainerOption = Annotated[str, Option("-tr", help="With -d: trainer class.")]
+ModelConfigurationOption = Annotated[str | None, Option("-c", help="With -d: configuration, such as 2d.")]
 LicenseOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--accept-license",
         metavar="ID",
         help="Licence of pretrained weights that you accept, such as dinov3; remembered. Repeat it for several.",

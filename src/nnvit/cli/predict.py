@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from . import options as o
 
@@ -25,39 +26,39 @@ _MaskValues = StrEnum("_MaskValues", "STORED LABELS VISIBLE")
 def _predict(
     i: Annotated[
         Path,
-        typer.Option(
+        Option(
             "-i",
             help="Photographs as they are: a folder, or one file (jpg, png, tif, …); or a folder of nnU-Net's naming, "
             "case_0000.png.",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", help="Folder for the masks; created if missing.")],
+    out: Annotated[Path, Option("-o", help="Folder for the masks; created if missing.")],
     m: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-m",
             help="Folder of a trained model, …/Trainer__Plans__2d, of nnvit or of stock nnU-Net; or name it by -d, -c, -tr, -p.",
         ),
     ] = None,
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also OUT/overlays: each photograph with its mask drawn on it.")
+        bool, Option("--overlay", help="Also OUT/overlays: each photograph with its mask drawn on it.")
     ] = False,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also OUT/probabilities/LABEL: 16-bit grey png, 65535 is 1.")
+        bool, Option("--probabilities", help="Also OUT/probabilities/LABEL: 16-bit grey png, 65535 is 1.")
     ] = False,
     values: Annotated[
         _MaskValues | None,
-        typer.Option(
+        Option(
             help="Label values in the masks: as stored in the mask files of the import (the default, where the model knows "
             "them), nnU-Net's labels 0..n, or visible ones, spread over 0..255."
         ),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("--recursive", help="Also photographs in subfolders; the masks get the same subfolders.")
+        bool, Option("--recursive", help="Also photographs in subfolders; the masks get the same subfolders.")
     ] = False,
     as_: Annotated[
         _InputKind | None,
-        typer.Option(
+        Option(
             "--as",
             help="Kind of files in -i; by default nnU-Net's naming if every picture in it is called case_XXXX, counted from "
             "0000.",
@@ -69,39 +70,38 @@ def _predict(
     c: o.ModelConfigurationOption = None,
     f: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "-f",
             metavar="FOLD...",
             help="Folds whose outputs are averaged, such as -f 0 1 2; by default all that are trained.",
         ),
     ] = None,
-    chk: Annotated[str, typer.Option("-chk", help="Name of the checkpoint.")] = "checkpoint_final.pth",
+    chk: Annotated[str, Option("-chk", help="Name of the checkpoint.")] = "checkpoint_final.pth",
     step_size: Annotated[
         float,
-        typer.Option(
+        Option(
             "-step_size", help="Step of the sliding window, in patches, at most 1; larger is faster and less accurate."
         ),
     ] = 0.5,
-    disable_tta: Annotated[bool, typer.Option("--disable_tta", help="No mirroring: faster, less accurate.")] = False,
+    disable_tta: Annotated[bool, Option("--disable_tta", help="No mirroring: faster, less accurate.")] = False,
     continue_prediction: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--continue_prediction",
             "--c",
             help="Keep existing predictions; otherwise they are made again and overwritten.",
         ),
     ] = False,
     save_probabilities: Annotated[
-        bool,
-        typer.Option("--save_probabilities", help="nnU-Net's naming only: its npz of probabilities, for ensembles."),
+        bool, Option("--save_probabilities", help="nnU-Net's naming only: its npz of probabilities, for ensembles.")
     ] = False,
     prev_stage_predictions: Annotated[
         Path | None,
-        typer.Option("-prev_stage_predictions", help="nnU-Net's naming only: predictions of a cascade's first stage."),
+        Option("-prev_stage_predictions", help="nnU-Net's naming only: predictions of a cascade's first stage."),
     ] = None,
     npp: Annotated[
         int,
-        typer.Option(
+        Option(
             "-npp",
             envvar="nnUNet_npp",
             show_envvar=False,
@@ -111,25 +111,23 @@ def _predict(
     ] = 3,
     nps: Annotated[
         int,
-        typer.Option(
+        Option(
             "-nps", envvar="nnUNet_nps", show_envvar=False, min=0, help="nnU-Net's naming only: processes for export."
         ),
     ] = 3,
-    num_parts: Annotated[int, typer.Option("-num_parts", min=1, help="Number of commands that share the images.")] = 1,
-    part_id: Annotated[int, typer.Option("-part_id", min=0, help="Number of this command, from 0.")] = 0,
+    num_parts: Annotated[int, Option("-num_parts", min=1, help="Number of commands that share the images.")] = 1,
+    part_id: Annotated[int, Option("-part_id", min=0, help="Number of this command, from 0.")] = 0,
     device: o.DeviceOption = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="nnU-Net's messages, and the traceback of a failure.")
-    ] = False,
+    verbose: Annotated[bool, Option("--verbose", help="nnU-Net's messages, and the traceback of a failure.")] = False,
     disable_progress_bar: Annotated[
-        bool, typer.Option("--disable_progress_bar", help="No bar; a line for each image stays.")
+        bool, Option("--disable_progress_bar", help="No bar; a line for each image stays.")
     ] = False,
     not_on_device: Annotated[
-        bool, typer.Option("--not_on_device", help="Collect the outputs in main memory, for large images.")
+        bool, Option("--not_on_device", help="Collect the outputs in main memory, for large images.")
     ] = False,
     exact: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--exact",
             help="Stock nnU-Net's predictor: masks identical to nnUNetv2_predict's. By default tiles run in batches and, where "
             "the device has it, in bf16, which may move single pixels at a border.",
@@ -137,7 +135,7 @@ def _predict(
     ] = False,
     tile_batch: Annotated[
         int | None,
-        typer.Option(
+        Option(
             "--tile-batch",
             min=1,
             help="Mirrored tiles in one pass of the network; by default as many as the device takes.",

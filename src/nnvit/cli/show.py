@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -20,16 +20,16 @@ app = new_app()
 def _show(
     recipe: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="RECIPE|FOLDER",
             help="A shipped recipe or a YAML file; or the folder of a training, a model or one of its folds.",
         ),
     ],
     overrides: OverridesArgument = None,
-    channels: Annotated[int, typer.Option(help="Input channels of the data set.", min=1)] = 3,
-    classes: Annotated[int, typer.Option(help="Output channels: labels with background, or regions.", min=1)] = 2,
-    patch: Annotated[tuple[int, int], typer.Option(min=1, metavar="HEIGHT WIDTH", help="Pixels.")] = (512, 512),
-    batch: Annotated[int, typer.Option(help="Patches in a training step.", min=1)] = 2,
+    channels: Annotated[int, Option(help="Input channels of the data set.", min=1)] = 3,
+    classes: Annotated[int, Option(help="Output channels: labels with background, or regions.", min=1)] = 2,
+    patch: Annotated[tuple[int, int], Option(min=1, metavar="HEIGHT WIDTH", help="Pixels.")] = (512, 512),
+    batch: Annotated[int, Option(help="Patches in a training step.", min=1)] = 2,
 ) -> None:
     """Show a recipe with every key resolved, and its network: parts, shapes, parameters, FLOPs and memory.
 

@@ -6,6 +6,7 @@ from signal import SIGINT
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -21,7 +22,7 @@ def _train_app(
     paragraph; base: shipped recipes that are merged before those of the user.
     """
     made = o.new_app()
-    recipe_option = typer.Option(*recipe_flags, help=recipe_help)
+    recipe_option = Option(*recipe_flags, help=recipe_help)
 
     @made.command("train", cls=o.ManyFolds, help=summary, epilog=epilog)
     def command(
@@ -29,7 +30,7 @@ def _train_app(
         configuration: o.ConfigurationArgument,
         fold: Annotated[
             str | None,
-            typer.Argument(
+            Argument(
                 metavar="FOLD",
                 help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, "
                 "which leaves none to validate on. For several folds: --folds.",
@@ -38,7 +39,7 @@ def _train_app(
         overrides: o.OverridesArgument = None,
         folds: Annotated[
             list[str] | None,
-            typer.Option(
+            Option(
                 "--folds",
                 metavar="FOLD...",
                 help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each "
@@ -46,27 +47,22 @@ def _train_app(
             ),
         ] = None,
         recipe: Annotated[list[str] | None, recipe_option] = None,
-        tr: Annotated[str, typer.Option("-tr", help="Trainer class.")] = trainer,
+        tr: Annotated[str, Option("-tr", help="Trainer class.")] = trainer,
         p: o.PlansOption = "nnUNetPlans",
         pretrained_weights: Annotated[
-            str | None,
-            typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer."),
+            str | None, Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer.")
         ] = None,
-        num_gpus: Annotated[int, typer.Option("-num_gpus", help="Number of GPUs to train on.", min=1)] = 1,
-        npz: Annotated[bool, typer.Option("--npz", help="Save softmax predictions of the final validation.")] = False,
-        c: Annotated[bool, typer.Option("--c", help="Continue from the latest checkpoint.")] = False,
-        val: Annotated[
-            bool, typer.Option("--val", help="Only run the final validation of a finished training.")
-        ] = False,
+        num_gpus: Annotated[int, Option("-num_gpus", help="Number of GPUs to train on.", min=1)] = 1,
+        npz: Annotated[bool, Option("--npz", help="Save softmax predictions of the final validation.")] = False,
+        c: Annotated[bool, Option("--c", help="Continue from the latest checkpoint.")] = False,
+        val: Annotated[bool, Option("--val", help="Only run the final validation of a finished training.")] = False,
         val_best: Annotated[
-            bool, typer.Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
+            bool, Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
         ] = False,
-        disable_checkpointing: Annotated[
-            bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")
-        ] = False,
+        disable_checkpointing: Annotated[bool, Option("--disable_checkpointing", help="Write no checkpoints.")] = False,
         fast_validation: Annotated[
             bool,
-            typer.Option(
+            Option(
                 "--fast-validation",
                 help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has "
                 "it. By default nnU-Net's own, in the precision of nnUNetv2_predict.",
