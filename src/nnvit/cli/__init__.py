@@ -21,19 +21,15 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
-    "list",
-    "show",
-    "estimate",
-    "convert",
-    "export",
-    "install",
+    "describe",  # list, show, estimate
+    "share",  # convert, export, install
     "compare",
     "demo",
     "shim_path",
     "weights",
     "dataset",
 )
-"""The files of this folder that hold commands, in the order in which `nnvit --help` lists them."""
+"""The files of this folder that hold commands or groups of commands, in the order in which `nnvit --help` lists them."""
 
 app = new_app(
     no_args_is_help=True,

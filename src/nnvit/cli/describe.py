@@ -1,5 +1,7 @@
-"""`nnvit estimate`: memory and time of a training, before it is planned and on devices that are elsewhere."""
+"""`nnvit list`, `nnvit show` and `nnvit estimate`: what there is, what a recipe builds, and what training it costs."""
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -9,6 +11,66 @@ from nnvit.errors import ConfigError
 from . import options as o
 
 app = o.new_app()
+
+_Listed = StrEnum("_Listed", "BACKBONES SIZES HEADS NECKS RECIPES")
+
+
+@app.command("list", epilog="Examples: nnvit list | nnvit list sizes | nnvit list recipes --markdown")
+def _list(
+    kind: Annotated[
+        _Listed | None, Argument(metavar="[" + "|".join(_Listed) + "]", help="By default all of them.")
+    ] = None,
+    markdown: Annotated[
+        bool, Option("--markdown", help="Recipes as the page src/nnvit/recipe/shipped/README.md.")
+    ] = False,
+) -> None:
+    """List backbones and their sizes, heads and necks with their keys, and shipped recipes."""
+    from nnvit import describe
+
+    if markdown and kind not in (None, _Listed.RECIPES):
+        raise ConfigError(f"--markdown prints the page of recipes; `nnvit list {kind} --markdown` has none.")
+    if markdown:
+        print(describe.recipes_markdown(), end="")
+        return
+    for i, listed in enumerate([kind] if kind else _Listed):
+        print(("\n" if i else "") + "\n".join(describe.listing(listed)))
+
+
+@app.command(
+    "show",
+    epilog="Examples: nnvit show vit_default | nnvit show my.yaml lora.r=16 --channels 1 --classes 4 --patch 320 256 | "
+    "nnvit show $nnUNet_results/Dataset101_X/nnUNetTrainer_nnvit__nnUNetPlans_mine__2d",
+)
+def _show(
+    recipe: Annotated[
+        str,
+        Argument(
+            metavar="RECIPE|FOLDER",
+            help="A shipped recipe or a YAML file; or the folder of a training, a model or one of its folds.",
+        ),
+    ],
+    overrides: o.OverridesArgument = None,
+    channels: Annotated[int, Option(help="Input channels of the data set.", min=1)] = 3,
+    classes: Annotated[int, Option(help="Output channels: labels with background, or regions.", min=1)] = 2,
+    patch: Annotated[tuple[int, int], Option(min=1, metavar="HEIGHT WIDTH", help="Pixels.")] = (512, 512),
+    batch: Annotated[int, Option(help="Patches in a training step.", min=1)] = 2,
+) -> None:
+    """Show a recipe with every key resolved, and its network: parts, shapes, parameters, FLOPs and memory.
+
+    Nothing is allocated or downloaded: the largest backbones are shown on any machine. Of a folder, show the record of
+    the training instead: how it ended, where an iteration's seconds went, peak memory, FLOPs, weights and versions.
+    """
+    from nnvit import describe
+
+    if Path(recipe).is_dir():
+        if overrides:
+            raise ConfigError(
+                f"{recipe} is a folder of a training, whose recipe cannot be changed: leave out {overrides[0]}."
+            )
+        print("\n".join(describe.account(Path(recipe))))
+        return
+    lines = describe.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
+    print("\n".join(lines))
 
 
 @app.command(
