@@ -45,8 +45,7 @@ def test_the_table_and_the_pictures_are_those_of_the_comparison(
     compare(
         words, reference=raw / "labelsTs", images=raw / "imagesTs", out=tmp_path / "report", processes=1, quiet=True
     )
-    cases = demo._scores(tmp_path / "report" / "cases.csv")
-    demo._print_table(cases)
+    cases = demo._print_table(tmp_path / "report" / "cases.csv")
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if " 1 │" in line]
     found = {row[1]: row[-8:-1:2] for row in rows}
     dice = [np.mean([2 * (20 - 5 * k) / (40 - 5 * k), 1]) for k in range(4)]

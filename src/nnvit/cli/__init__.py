@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print. Commands import what is heavy when they run.
 
-One file per command or group of commands, `foo.py`, whose Typer app `app` holds it.
+One file per command, or per few commands on one subject, whose Typer app `app` holds them.
 """
 
 import sys
@@ -29,7 +29,7 @@ COMMANDS = (
     "weights",
     "dataset",
 )
-"""The files of this folder that hold commands or groups of commands, in the order in which `nnvit --help` lists them."""
+"""The files of this folder that hold commands, in the order in which `nnvit --help` lists them."""
 
 app = new_app(
     no_args_is_help=True,

@@ -134,12 +134,10 @@ def _synthesize(
 
 
 def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
-    if not pairs:
-        return None
     from nnvit.data.label_values import parse_stored
 
     labels: dict[str, Stored] = {}
-    for pair in pairs:
+    for pair in pairs or []:
         name, _, text = pair.partition("=")
         stored = parse_stored(text)
         if not name or stored is None:
@@ -150,16 +148,14 @@ def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
         if name in labels or (name == "background" and isinstance(stored, int)):
             raise ConfigError(f"--label {pair}: each name is given once, and value 0 is the background by itself.")
         labels[name] = stored
-    return labels
+    return labels or None
 
 
 def _masks(pairs: list[str] | None) -> dict[str, Path] | None:
-    if not pairs:
-        return None
     masks = {}
-    for pair in pairs:
+    for pair in pairs or []:
         name, _, place = pair.partition("=")
         if not name or not place or name in masks:
             raise ConfigError(f"--mask {pair} must be name=folder, each name once, such as vessel=masks.")
         masks[name] = Path(place)
-    return masks
+    return masks or None

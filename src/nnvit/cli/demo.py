@@ -90,8 +90,7 @@ def _demo(
     for arm in _ARMS:
         _train(out, arm, device)
     _compare(out, synthetic=synthetic)
-    cases = _scores(out / "report" / "cases.csv")
-    _print_table(cases)
+    cases = _print_table(out / "report" / "cases.csv")
     pictures = _pictures(out, cases)
     minutes = (time.perf_counter() - started) / 60
     print(f"\npictures: {pictures}\nreport:   {out / 'report' / 'report.html'}\nfinished in {minutes:.1f} min")
@@ -194,26 +193,22 @@ def _compare(out: Path, *, synthetic: bool) -> None:
     _command("nnvit compare", *arms, "--baseline", "unet", *masks, *tubular, "--out", out / "report")
 
 
-def _scores(file: Path) -> "pd.DataFrame":
-    """Reads cases.csv of `nnvit compare`: one row per arm, case and label."""
+def _print_table(file: Path) -> "pd.DataFrame":
+    """Prints each arm's Dice, that of an image being the mean over its labels, and returns the rows of cases.csv."""
     import pandas as pd
-
-    return pd.read_csv(file, dtype={"dataset": str, "arm": str, "case": str, "label": str})
-
-
-def _print_table(cases: "pd.DataFrame") -> None:
-    """Prints each arm's Dice; that of an image is the mean over its labels."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Dice on the held-out images")
     for column in ("arm", "network", "mean", "lowest", "highest", "images"):
         table.add_column(column, justify="left" if column in ("arm", "network") else "right")
+    cases = pd.read_csv(file, dtype={"dataset": str, "arm": str, "case": str, "label": str})
     dice = cases.groupby(["arm", "case"])["dice"].mean()
     for name, arm in _ARMS.items():
         figures = [f"{value:.3f}" for value in dice[name].agg(["mean", "min", "max"])]
         table.add_row(name, arm.description, *figures, str(len(dice[name])))
     Console().print(table)
+    return cases
 
 
 def _pictures(out: Path, cases: "pd.DataFrame") -> Path:

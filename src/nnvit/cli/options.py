@@ -59,9 +59,11 @@ ConfigurationArgument = Annotated[
 OverridesArgument = Annotated[
     list[str] | None, Argument(metavar="KEY=VALUE", help="Recipe keys, such as lora.r=16 or training.num_epochs=100.")
 ]
-RECIPE_HELP = (
-    "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
-    "segformer_default, DINOv3 ViT-L with LoRA."
+RECIPE = Option(
+    "--recipe",
+    "-r",
+    help="A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
+    "segformer_default, DINOv3 ViT-L with LoRA.",
 )
 PlansOption = Annotated[str, Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
 DeviceOption = Annotated[

@@ -14,7 +14,7 @@ def _plan(
     dataset: o.DatasetArgument,
     configuration: o.ConfigurationArgument,
     overrides: o.OverridesArgument = None,
-    recipe: Annotated[list[str] | None, Option("--recipe", "-r", help=o.RECIPE_HELP)] = None,
+    recipe: Annotated[list[str] | None, o.RECIPE] = None,
     p: o.PlansOption = "nnUNetPlans",
     gpu_memory: Annotated[
         str | None,

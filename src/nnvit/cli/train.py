@@ -13,16 +13,13 @@ from nnvit.errors import ConfigError
 from . import options as o
 
 
-def _train_app(
-    *recipe_flags: str, recipe_help: str, trainer: str, summary: str, epilog: str, base: Sequence[str] = ()
-) -> typer.Typer:
+def _train_app(recipe_option: Any, *, trainer: str, summary: str, epilog: str, base: Sequence[str] = ()) -> typer.Typer:
     """Makes a command with nnUNetv2_train's flags that trains a recipe.
 
-    recipe_flags: the names of the option that takes recipes; trainer: the default of `-tr`; summary: the help's first
+    recipe_option: Typer's option that takes recipes; trainer: the default of `-tr`; summary: the help's first
     paragraph; base: shipped recipes that are merged before those of the user.
     """
     made = o.new_app()
-    recipe_option = Option(*recipe_flags, help=recipe_help)
 
     @made.command("train", cls=o.ManyFolds, help=summary, epilog=epilog)
     def command(
@@ -83,8 +80,7 @@ def _train_app(
             "val_with_best": val_best,
             "fast_validation": fast_validation,
         }
-        sources, given = [*base, *(recipe or [])], bool(recipe or overrides)
-        _train(dataset, configuration, folds or fold, tr, p, sources, overrides, given, device, flags)
+        _train(dataset, configuration, folds or fold, tr, p, base, recipe or [], overrides, device, flags)
 
     return made
 
@@ -95,9 +91,9 @@ def _train(
     fold: str | list[str],
     trainer: str,
     plans: str,
-    sources: Sequence[str],
+    base: Sequence[str],
+    recipes: Sequence[str],
     overrides: Sequence[str],
-    given: bool,
     device: str | None,
     flags: dict[str, Any],
 ) -> None:
@@ -117,7 +113,7 @@ def _train(
     torch_device = o.torch_device(device)
     data = paths.PreprocessedDataset.find(dataset)
     dataset, carries = data.name, PlansBlock.of(data.plans(plans), configuration) is not None
-    recipe = None if carries and not given else load_recipe(sources, overrides)
+    recipe = None if carries and not (recipes or overrides) else load_recipe([*base, *recipes], overrides)
     chosen = choose(dataset, fold) if isinstance(fold, list) else []
     requested: Sequence[int | str] = chosen or [str(fold)]
     for one in requested:
@@ -164,8 +160,7 @@ def _fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
     """Makes `nnUNetv2_train_<name>` with `--<name>_config`, as in the original fork."""
     command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
     return _train_app(
-        flag,
-        recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
+        Option(flag, help=f"YAML file with recipe keys, on top of {name}_default."),
         trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
         summary=f"Train {head} on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of {name}_default.",
         epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base",
@@ -174,9 +169,7 @@ def _fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
 
 
 app = _train_app(
-    "--recipe",
-    "-r",
-    recipe_help=o.RECIPE_HELP,
+    o.RECIPE,
     trainer="nnUNetTrainer_nnvit",
     summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
     epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | nnvit train 101 2d 0 --recipe unet | "
