@@ -15,6 +15,7 @@ from nnvit import __version__
 from nnvit.errors import NnvitError
 
 from .options import new_app
+from .train import FORK_APPS
 
 COMMANDS = (
     "plan",
@@ -49,11 +50,6 @@ for _name in COMMANDS:
     app.add_typer(import_module(f"{__name__}.{_name}").app)
 
 
-def main() -> None:
-    """Runs `nnvit`."""
-    _run(app)
-
-
 def _run(typer_app: typer.Typer) -> None:
     """Runs the app; an error that the user can mend becomes one paragraph and exit code 2."""
     debug = "--debug" in sys.argv
@@ -70,13 +66,8 @@ def _run(typer_app: typer.Typer) -> None:
         sys.exit(130)
 
 
-def _run_fork(name: str) -> None:
-    """Runs `nnUNetv2_train_<name>`."""
-    from .train import FORK_APPS
-
-    _run(FORK_APPS[name])
-
-
-train_segformer_main = partial(_run_fork, "segformer")
-train_vit_main = partial(_run_fork, "vit")
-train_m2f_main = partial(_run_fork, "m2f")
+main = partial(_run, app)
+train_segformer_main = partial(_run, FORK_APPS["segformer"])
+train_vit_main = partial(_run, FORK_APPS["vit"])
+train_m2f_main = partial(_run, FORK_APPS["m2f"])
+"""The entry points of `nnvit`, `nnUNetv2_train_segformer`, `nnUNetv2_train_vit` and `nnUNetv2_train_m2f`."""

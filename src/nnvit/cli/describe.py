@@ -32,8 +32,7 @@ def _list(
     if markdown:
         print(describe.recipes_markdown(), end="")
         return
-    for i, listed in enumerate([kind] if kind else _Listed):
-        print(("\n" if i else "") + "\n".join(describe.listing(listed)))
+    print("\n\n".join("\n".join(describe.listing(listed)) for listed in ([kind] if kind else _Listed)))
 
 
 @app.command(
@@ -67,9 +66,9 @@ def _show(
             raise ConfigError(
                 f"{recipe} is a folder of a training, whose recipe cannot be changed: leave out {overrides[0]}."
             )
-        print("\n".join(describe.account(Path(recipe))))
-        return
-    lines = describe.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
+        lines = describe.account(Path(recipe))
+    else:
+        lines = describe.show(recipe, overrides or [], channels=channels, classes=classes, patch=patch, batch=batch)
     print("\n".join(lines))
 
 

@@ -56,16 +56,12 @@ def _evaluate(
             raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
         result = evaluation.evaluate_folder(folder, references)
     else:
-        result = evaluation.evaluate_model(o.model_folder(folder, d, c, tr, p), _numbers(folds or ["all"]))
+        model, wanted = o.model_folder(folder, d, c, tr, p), [o.parse_fold(fold) for fold in folds or ["all"]]
+        numbers = [fold for fold in wanted if isinstance(fold, int)]
+        if len(numbers) < len(wanted) and wanted != ["all"]:
+            raise ConfigError(
+                f"--folds {' '.join(folds or [])}: give numbers, or 'all' alone for all of splits_final.json."
+            )
+        result = evaluation.evaluate_model(model, numbers or None)
     Console().print(result.table())
     print("\n".join(result.lines()))
-
-
-def _numbers(folds: list[str]) -> list[int] | None:
-    """Returns the folds' numbers; None for all."""
-    if folds == ["all"]:
-        return None
-    numbers = [fold for fold in map(o.parse_fold, folds) if isinstance(fold, int)]
-    if len(numbers) < len(folds):
-        raise ConfigError(f"--folds {' '.join(folds)}: give numbers, or 'all' alone for all of splits_final.json.")
-    return numbers
