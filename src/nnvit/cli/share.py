@@ -94,8 +94,7 @@ def _export(
     from nnvit.nnunet.share.export import ExportOptions, export
 
     options = ExportOptions(merge=merge, half=half, safetensors=safetensors, onnx=onnx)
-    numbers = [o.parse_fold(fold) for fold in folds] if folds else None
-    print("\n".join(export(model, out, numbers, chk, options).lines()))
+    print("\n".join(export(model, out, list(map(o.parse_fold, folds)) if folds else None, chk, options).lines()))
 
 
 @app.command("install", epilog="Examples: nnvit install mine.zip | nnvit install theirs.zip --name Dataset900_Theirs")

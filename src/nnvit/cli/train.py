@@ -79,8 +79,9 @@ def _train_app(recipe_option: Any, *, trainer: str, summary: str, epilog: str, b
             "disable_checkpointing": disable_checkpointing,
             "val_with_best": val_best,
             "fast_validation": fast_validation,
+            "device": o.torch_device(device),
         }
-        _train(dataset, configuration, folds or fold, tr, p, base, recipe or [], overrides, device, flags)
+        _train(dataset, configuration, folds or fold, tr, p, base, recipe or [], overrides, flags)
 
     return made
 
@@ -94,7 +95,6 @@ def _train(
     base: Sequence[str],
     recipes: Sequence[str],
     overrides: Sequence[str],
-    device: str | None,
     flags: dict[str, Any],
 ) -> None:
     """Trains plans that carry a recipe as they are, unless the user gave one; adds the recipe to others first.
@@ -110,7 +110,6 @@ def _train(
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         paths.folder(variable)
-    torch_device = o.torch_device(device)
     data = paths.PreprocessedDataset.find(dataset)
     dataset, carries = data.name, PlansBlock.of(data.plans(plans), configuration) is not None
     recipe = None if carries and not (recipes or overrides) else load_recipe([*base, *recipes], overrides)
@@ -132,10 +131,10 @@ def _train(
         plans = plans_file.plan(dataset, configuration, recipe, plans).identifier
     try:
         if chosen:
-            model = run_folds(dataset, configuration, chosen, trainer, plans, device=torch_device, **flags)
+            model = run_folds(dataset, configuration, chosen, trainer, plans, **flags)
             print(f"\nto evaluate all folds together: nnvit evaluate {model}")
         else:
-            run_training.run_training(dataset, configuration, str(fold), trainer, plans, device=torch_device, **flags)
+            run_training.run_training(dataset, configuration, str(fold), trainer, plans, **flags)
     except KeyboardInterrupt as interruption:
         again = "the same command" if chosen else "the same command with --c"
         print(f"\ninterrupted; {again} continues from the last checkpoint", file=sys.stderr)
