@@ -38,20 +38,19 @@ def test_the_table_and_the_pictures_are_those_of_the_comparison(
     for k, arm in enumerate(demo._ARMS):
         mask = reference.copy()
         mask[10:30, 10 : 10 + 5 * k] = 0
-        folder = demo._model_folder(tmp_path / "results", "Dataset900_Demo", arm) / "predicted"
+        folder = demo._predictions(tmp_path, arm)
         _save(folder / "a.png", mask)
         arms[arm] = folder
     words = [f"{arm}={folder}" for arm, folder in arms.items()]
     compare(
         words, reference=raw / "labelsTs", images=raw / "imagesTs", out=tmp_path / "report", processes=1, quiet=True
     )
-    cases = demo._scores(tmp_path / "report" / "cases.csv")
-    demo._print_table(cases)
+    cases = demo._print_table(tmp_path / "report" / "cases.csv")
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if " 1 │" in line]
     found = {row[1]: row[-8:-1:2] for row in rows}
     dice = [np.mean([2 * (20 - 5 * k) / (40 - 5 * k), 1]) for k in range(4)]
     assert found == {arm: [f"{value:.3f}"] * 3 + ["1"] for arm, value in zip(arms, dice, strict=True)}
-    pictures = demo._pictures(tmp_path, "Dataset900_Demo", cases)
+    pictures = demo._pictures(tmp_path, cases)
     assert [path.name for path in pictures.iterdir()] == ["a.png"]
 
 
@@ -73,9 +72,9 @@ def test_every_fifth_photograph_is_held_out_by_its_whole_name(tmp_path: Path) ->
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
-    mine = demo._Photographs(images=tmp_path / "i", masks=tmp_path / "m")
+    mine = {"images": str(tmp_path / "i"), "masks": str(tmp_path / "m"), "mask_suffix": ""}
     demo._claim(tmp_path / "demo", mine)
-    other = demo._Photographs(images=tmp_path / "x", masks=tmp_path / "m")
+    other = mine | {"images": str(tmp_path / "x")}
     demo._claim(tmp_path / "demo", other)  # nothing was imported yet: a typo can be mended
     demo._claim(tmp_path / "demo", mine)
     (tmp_path / "demo" / "raw" / "Dataset900_Demo").mkdir(parents=True)
@@ -84,7 +83,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
         demo._claim(tmp_path / "demo", other)
     assert json.loads((tmp_path / "demo" / "demo.json").read_text())["images"] == str(tmp_path / "i")
     with pytest.raises(ConfigError, match="is not a folder"):
-        demo._run(tmp_path / "new", other)
+        demo._demo(tmp_path / "new", images=tmp_path / "x", masks=tmp_path / "m")
     assert not (tmp_path / "new").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").touch()

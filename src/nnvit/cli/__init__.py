@@ -1,30 +1,29 @@
 """The command line: parse, call one function, print. Commands import what is heavy when they run.
 
-One file per command or group of commands, `foo.py`, whose Typer app `app` holds it.
+One file per command, or per few commands on one subject, whose Typer app `app` holds them.
 """
 
 import sys
+from functools import partial
 from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from nnvit import __version__
 from nnvit.errors import NnvitError
 
 from .options import new_app
+from .train import FORK_APPS
 
 COMMANDS = (
     "plan",
     "train",
     "predict",
     "evaluate",
-    "list",
-    "show",
-    "estimate",
-    "convert",
-    "export",
-    "install",
+    "describe",  # list, show, estimate
+    "share",  # convert, export, install
     "compare",
     "demo",
     "shim_path",
@@ -41,7 +40,7 @@ app = new_app(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(f"nnvit {__version__}")
         raise typer.Exit
@@ -49,32 +48,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 for _name in COMMANDS:
     app.add_typer(import_module(f"{__name__}.{_name}").app)
-
-
-def main() -> None:
-    """Runs `nnvit`."""
-    _run(app)
-
-
-def train_segformer_main() -> None:
-    """Runs `nnUNetv2_train_segformer`."""
-    _run_fork("segformer")
-
-
-def train_vit_main() -> None:
-    """Runs `nnUNetv2_train_vit`."""
-    _run_fork("vit")
-
-
-def train_m2f_main() -> None:
-    """Runs `nnUNetv2_train_m2f`."""
-    _run_fork("m2f")
-
-
-def _run_fork(name: str) -> None:
-    from .train import FORK_APPS
-
-    _run(FORK_APPS[name])
 
 
 def _run(typer_app: typer.Typer) -> None:
@@ -91,3 +64,10 @@ def _run(typer_app: typer.Typer) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+main = partial(_run, app)
+train_segformer_main = partial(_run, FORK_APPS["segformer"])
+train_vit_main = partial(_run, FORK_APPS["vit"])
+train_m2f_main = partial(_run, FORK_APPS["m2f"])
+"""The entry points of `nnvit`, `nnUNetv2_train_segformer`, `nnUNetv2_train_vit` and `nnUNetv2_train_m2f`."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from .options import new_app
 
@@ -14,67 +14,56 @@ _EXAMPLES = """Examples: nnvit compare unet segformer vit -d 101 --baseline unet
 app = new_app()
 
 
-@app.command(epilog=_EXAMPLES)
-def compare(
+@app.command("compare", epilog=_EXAMPLES)
+def _compare(
     arms: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="ARM...",
             help="Results folder of any nnU-Net 2 trainer, folder of masks, or (with --dataset) Trainer__Plans or a recipe's "
             "name; NAME=… names it. Runs with the same NAME, and recipes that differ only in their seed, form one arm.",
-            show_default=False,
         ),
     ],
     dataset: Annotated[
         list[str] | None,
-        typer.Option(
-            "-d",
-            "--dataset",
-            help="Data set under nnUNet_results in which to look for names; repeat it for several.",
+        Option(
+            "-d", "--dataset", help="Data set under nnUNet_results in which to look for names; repeat it for several."
         ),
     ] = None,
-    configuration: Annotated[
-        str, typer.Option("-c", "--configuration", help="Configuration of arms given by name.")
-    ] = "2d",
+    configuration: Annotated[str, Option("-c", "--configuration", help="Configuration of arms given by name.")] = "2d",
     folds: Annotated[
-        str | None,
-        typer.Option("-f", "--folds", help="Folds to compare, such as 0,1,2; by default all that an arm has."),
+        str | None, Option("-f", "--folds", help="Folds to compare, such as 0,1,2; by default all that an arm has.")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="The arm that the others are compared with.")] = None,
-    human: Annotated[Path | None, typer.Option(help="Masks of a second observer, shown as the human line.")] = None,
+    baseline: Annotated[str | None, Option(help="The arm that the others are compared with.")] = None,
+    human: Annotated[Path | None, Option(help="Masks of a second observer, shown as the human line.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Reference masks, if nnU-Net's own folders are not available.")
+        Path | None, Option(help="Reference masks, if nnU-Net's own folders are not available.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Images on which the report draws the masks.")] = None,
+    images: Annotated[Path | None, Option(help="Images on which the report draws the masks.")] = None,
     tubular: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Label that is thin and branches: it gets clDice. Repeat it for several."),
+        Option(metavar="LABEL", help="Label that is thin and branches: it gets clDice. Repeat it for several."),
     ] = None,
     nsd_tolerance: Annotated[
         float | None,
-        typer.Option(
-            metavar="MM", help="Tolerance of the normalised surface Dice; by default the longest edge of a voxel."
-        ),
+        Option(metavar="MM", help="Tolerance of the normalised surface Dice; by default the longest edge of a voxel."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Audit key whose difference you declare; the report prints it. Repeatable.",
-        ),
+        Option(metavar="KEY", help="Audit key whose difference you declare; the report prints it. Repeatable."),
     ] = None,
-    metric: Annotated[str, typer.Option(help="The metric that the headline is about.")] = "dice",
+    metric: Annotated[str, Option(help="The metric that the headline is about.")] = "dice",
     processes: Annotated[
-        int | None, typer.Option(help="Processes that score masks; by default one for each core.", min=1)
+        int | None, Option(help="Processes that score masks; by default one for each core.", min=1)
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for report.html, cases.csv, stats.json, figures and tables.")
-    ] = Path("comparison"),
+    out: Annotated[Path, Option(help="Folder for report.html, cases.csv, stats.json, figures and tables.")] = Path(
+        "comparison"
+    ),
 ) -> None:
     """Compare arms fairly: audit, metrics, statistics and one report."""
-    from nnvit.compare.comparison import compare as run
+    from nnvit.compare.comparison import compare
 
-    result = run(
+    result = compare(
         arms,
         dataset=dataset,
         configuration=configuration,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
@@ -13,24 +13,21 @@ app = o.new_app()
 
 
 @app.command(
+    "evaluate",
     cls=o.ManyFolds,
     epilog="Examples: nnvit evaluate results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d | "
     "nnvit evaluate -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet --folds 0 1 | nnvit evaluate out labelsTs",
 )
-def evaluate(
+def _evaluate(
     folder: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="FOLDER",
             help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
-            show_default=False,
         ),
     ] = None,
     references: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.", show_default=False
-        ),
+        Path | None, Argument(metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.")
     ] = None,
     d: o.ModelDatasetOption = None,
     p: o.ModelPlansOption = "nnUNetPlans",
@@ -38,11 +35,10 @@ def evaluate(
     c: o.ModelConfigurationOption = None,
     folds: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--folds",
             metavar="FOLD...",
             help="For a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -60,16 +56,12 @@ def evaluate(
             raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
         result = evaluation.evaluate_folder(folder, references)
     else:
-        result = evaluation.evaluate_model(o.model_folder(folder, d, c, tr, p), _numbers(folds or ["all"]))
+        model, wanted = o.model_folder(folder, d, c, tr, p), [o.parse_fold(fold) for fold in folds or ["all"]]
+        numbers = [fold for fold in wanted if isinstance(fold, int)]
+        if len(numbers) < len(wanted) and wanted != ["all"]:
+            raise ConfigError(
+                f"--folds {' '.join(folds or [])}: give numbers, or 'all' alone for all of splits_final.json."
+            )
+        result = evaluation.evaluate_model(model, numbers or None)
     Console().print(result.table())
     print("\n".join(result.lines()))
-
-
-def _numbers(folds: list[str]) -> list[int] | None:
-    """Returns the folds' numbers; None for all."""
-    if folds == ["all"]:
-        return None
-    numbers = [fold for fold in map(o.parse_fold, folds) if isinstance(fold, int)]
-    if len(numbers) < len(folds):
-        raise ConfigError(f"--folds {' '.join(folds)}: give numbers, or 'all' alone for all of splits_final.json.")
-    return numbers

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from nnvit.errors import ConfigError
@@ -51,82 +52,38 @@ def torch_device(name: str | None) -> "torch.device":
     return torch.device(name)
 
 
-DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset name or ID.")]
+DatasetArgument = Annotated[str, Argument(metavar="DATASET", help="Dataset name or ID.")]
 ConfigurationArgument = Annotated[
-    str, typer.Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
-]
-FoldArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="FOLD",
-        help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, which leaves "
-        "none to validate on. For several folds: --folds.",
-        show_default=False,
-    ),
-]
-FoldsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--folds",
-        metavar="FOLD...",
-        help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each fold of the "
-        "cross-validation. What is finished is left as it is, what was interrupted continues.",
-        show_default=False,
-    ),
+    str, Argument(metavar="CONFIGURATION", help="Configuration of the plans, such as 2d.")
 ]
 OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Recipe keys, such as lora.r=16 or training.num_epochs=100.",
-        show_default=False,
-    ),
+    list[str] | None, Argument(metavar="KEY=VALUE", help="Recipe keys, such as lora.r=16 or training.num_epochs=100.")
 ]
-RECIPE_HELP = (
-    "A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
-    "segformer_default, DINOv3 ViT-L with LoRA."
+RECIPE = Option(
+    "--recipe",
+    "-r",
+    help="A shipped recipe (`nnvit list recipes`) or a YAML file; repeat it to merge several in order. Without it: "
+    "segformer_default, DINOv3 ViT-L with LoRA.",
 )
-TrainerOption = Annotated[str, typer.Option("-tr", help="Trainer class.")]
-PlansOption = Annotated[str, typer.Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
-PretrainedOption = Annotated[
-    str | None,
-    typer.Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer."),
-]
-GpusOption = Annotated[int, typer.Option("-num_gpus", help="Number of GPUs to train on.", min=1)]
-NpzOption = Annotated[bool, typer.Option("--npz", help="Save softmax predictions of the final validation.")]
-ContinueOption = Annotated[bool, typer.Option("--c", help="Continue from the latest checkpoint.")]
-ValOption = Annotated[bool, typer.Option("--val", help="Only run the final validation of a finished training.")]
-ValBestOption = Annotated[
-    bool, typer.Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
-]
-FastValidationOption = Annotated[
-    bool,
-    typer.Option(
-        "--fast-validation",
-        help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has it. By "
-        "default nnU-Net's own, in the precision of nnUNetv2_predict.",
-    ),
-]
-NoCheckpointOption = Annotated[bool, typer.Option("--disable_checkpointing", help="Write no checkpoints.")]
+PlansOption = Annotated[str, Option("-p", help="Plans identifier: base plans, or plans made by `nnvit plan`.")]
 DeviceOption = Annotated[
-    str | None,
-    typer.Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.", show_default=False),
+    str | None, Option("-device", help="cuda, cpu or mps; by default cuda where there is one, else cpu.")
+]
+SuffixOption = Annotated[
+    str, Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
 ]
 ModelDatasetOption = Annotated[
-    str | None, typer.Option("-d", help="Dataset of the model, name or ID, instead of its folder.", show_default=False)
+    str | None, Option("-d", help="Dataset of the model, name or ID, instead of its folder.")
 ]
-ModelPlansOption = Annotated[str, typer.Option("-p", help="With -d: plans identifier.")]
-ModelTrainerOption = Annotated[str, typer.Option("-tr", help="With -d: trainer class.")]
-ModelConfigurationOption = Annotated[
-    str | None, typer.Option("-c", help="With -d: configuration, such as 2d.", show_default=False)
-]
+ModelPlansOption = Annotated[str, Option("-p", help="With -d: plans identifier.")]
+ModelTrainerOption = Annotated[str, Option("-tr", help="With -d: trainer class.")]
+ModelConfigurationOption = Annotated[str | None, Option("-c", help="With -d: configuration, such as 2d.")]
 LicenseOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--accept-license",
         metavar="ID",
         help="Licence of pretrained weights that you accept, such as dinov3; remembered. Repeat it for several.",
-        show_default=False,
     ),
 ]
 

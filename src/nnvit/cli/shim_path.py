@@ -10,6 +10,6 @@ app = new_app()
 
 
 @app.command("shim-path", epilog="Example: export nnUNet_extTrainer=$(nnvit shim-path)")
-def shim_path() -> None:
+def _shim_path() -> None:
     """Print the folder that nnUNet_extTrainer needs, for `nnUNetv2_train … -tr nnUNetTrainer_segformer`."""
     print(Path(nnvit.__file__).parent / "nnunet" / "train" / "shim")

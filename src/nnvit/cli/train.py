@@ -1,53 +1,75 @@
 """`nnvit train` and the train commands of the original fork: one function under several names."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from signal import SIGINT
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from nnvit.errors import ConfigError
 
 from . import options as o
 
-app = o.new_app()
 
-
-def _train_command(
-    *recipe_flags: str, recipe_help: str, trainer: str, summary: str, base: Sequence[str] = ()
-) -> Callable[..., None]:
+def _train_app(recipe_option: Any, *, trainer: str, summary: str, epilog: str, base: Sequence[str] = ()) -> typer.Typer:
     """Makes a command with nnUNetv2_train's flags that trains a recipe.
 
-    recipe_flags: the names of the option that takes recipes; trainer: the default of `-tr`; summary: the help's first
+    recipe_option: Typer's option that takes recipes; trainer: the default of `-tr`; summary: the help's first
     paragraph; base: shipped recipes that are merged before those of the user.
     """
-    recipe_option = typer.Option(*recipe_flags, help=recipe_help, show_default=False)
+    made = o.new_app()
 
+    @made.command("train", cls=o.ManyFolds, help=summary, epilog=epilog)
     def command(
         dataset: o.DatasetArgument,
         configuration: o.ConfigurationArgument,
-        fold: o.FoldArgument = None,
+        fold: Annotated[
+            str | None,
+            Argument(
+                metavar="FOLD",
+                help="Fold of the cross-validation, from 0; or 'all', nnU-Net's name for one model trained on all cases, "
+                "which leaves none to validate on. For several folds: --folds.",
+            ),
+        ] = None,
         overrides: o.OverridesArgument = None,
-        folds: o.FoldsOption = None,
+        folds: Annotated[
+            list[str] | None,
+            Option(
+                "--folds",
+                metavar="FOLD...",
+                help="Instead of FOLD: several folds one after the other, such as --folds 0 2 4, or --folds all for each "
+                "fold of the cross-validation. What is finished is left as it is, what was interrupted continues.",
+            ),
+        ] = None,
         recipe: Annotated[list[str] | None, recipe_option] = None,
-        tr: o.TrainerOption = trainer,
+        tr: Annotated[str, Option("-tr", help="Trainer class.")] = trainer,
         p: o.PlansOption = "nnUNetPlans",
-        pretrained_weights: o.PretrainedOption = None,
-        num_gpus: o.GpusOption = 1,
-        npz: o.NpzOption = False,
-        c: o.ContinueOption = False,
-        val: o.ValOption = False,
-        val_best: o.ValBestOption = False,
-        disable_checkpointing: o.NoCheckpointOption = False,
-        fast_validation: o.FastValidationOption = False,
+        pretrained_weights: Annotated[
+            str | None, Option("-pretrained_weights", help="nnU-Net checkpoint to start from, all but its last layer.")
+        ] = None,
+        num_gpus: Annotated[int, Option("-num_gpus", help="Number of GPUs to train on.", min=1)] = 1,
+        npz: Annotated[bool, Option("--npz", help="Save softmax predictions of the final validation.")] = False,
+        c: Annotated[bool, Option("--c", help="Continue from the latest checkpoint.")] = False,
+        val: Annotated[bool, Option("--val", help="Only run the final validation of a finished training.")] = False,
+        val_best: Annotated[
+            bool, Option("--val_best", help="Validate checkpoint_best instead of checkpoint_final.")
+        ] = False,
+        disable_checkpointing: Annotated[bool, Option("--disable_checkpointing", help="Write no checkpoints.")] = False,
+        fast_validation: Annotated[
+            bool,
+            Option(
+                "--fast-validation",
+                help="Final validation by the predictor of `nnvit predict`: tiles in batches, in bf16 where the device has "
+                "it. By default nnU-Net's own, in the precision of nnUNetv2_predict.",
+            ),
+        ] = False,
         device: o.DeviceOption = None,
         accept_license: o.LicenseOption = None,
     ) -> None:
         o.accept(accept_license)
         fold, overrides = _fold_and_overrides(fold, overrides or [], folds)
-        given = [*(recipe or []), *overrides]
-        sources = [*base, *(recipe or [])]
         flags = {
             "pretrained_weights": pretrained_weights,
             "num_gpus": num_gpus,
@@ -57,11 +79,11 @@ def _train_command(
             "disable_checkpointing": disable_checkpointing,
             "val_with_best": val_best,
             "fast_validation": fast_validation,
+            "device": o.torch_device(device),
         }
-        _train(dataset, configuration, folds or fold, tr, p, sources, overrides, bool(given), device, flags)
+        _train(dataset, configuration, folds or fold, tr, p, base, recipe or [], overrides, flags)
 
-    command.__doc__ = summary
-    return command
+    return made
 
 
 def _train(
@@ -70,10 +92,9 @@ def _train(
     fold: str | list[str],
     trainer: str,
     plans: str,
-    sources: Sequence[str],
+    base: Sequence[str],
+    recipes: Sequence[str],
     overrides: Sequence[str],
-    given: bool,
-    device: str | None,
     flags: dict[str, Any],
 ) -> None:
     """Trains plans that carry a recipe as they are, unless the user gave one; adds the recipe to others first.
@@ -89,10 +110,9 @@ def _train(
 
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         paths.folder(variable)
-    torch_device = o.torch_device(device)
     data = paths.PreprocessedDataset.find(dataset)
     dataset, carries = data.name, PlansBlock.of(data.plans(plans), configuration) is not None
-    recipe = None if carries and not given else load_recipe(sources, overrides)
+    recipe = None if carries and not (recipes or overrides) else load_recipe([*base, *recipes], overrides)
     chosen = choose(dataset, fold) if isinstance(fold, list) else []
     requested: Sequence[int | str] = chosen or [str(fold)]
     for one in requested:
@@ -111,10 +131,10 @@ def _train(
         plans = plans_file.plan(dataset, configuration, recipe, plans).identifier
     try:
         if chosen:
-            model = run_folds(dataset, configuration, chosen, trainer, plans, device=torch_device, **flags)
+            model = run_folds(dataset, configuration, chosen, trainer, plans, **flags)
             print(f"\nto evaluate all folds together: nnvit evaluate {model}")
         else:
-            run_training.run_training(dataset, configuration, str(fold), trainer, plans, device=torch_device, **flags)
+            run_training.run_training(dataset, configuration, str(fold), trainer, plans, **flags)
     except KeyboardInterrupt as interruption:
         again = "the same command" if chosen else "the same command with --c"
         print(f"\ninterrupted; {again} continues from the last checkpoint", file=sys.stderr)
@@ -138,36 +158,21 @@ def _fold_and_overrides(fold: str | None, overrides: Sequence[str], folds: list[
 def _fork_app(name: str, head: str, base: Sequence[str] = ()) -> typer.Typer:
     """Makes `nnUNetv2_train_<name>` with `--<name>_config`, as in the original fork."""
     command, flag = f"nnUNetv2_train_{name}", f"--{name}_config"
-    fork = o.new_app()
-    fork.command(
-        cls=o.ManyFolds,
+    return _train_app(
+        Option(flag, help=f"YAML file with recipe keys, on top of {name}_default."),
+        trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
+        summary=f"Train {head} on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of {name}_default.",
         epilog=f"Examples: {command} 101 2d 0 | {command} 101 2d 0 {flag} my.yaml model.backbone_size=base",
-    )(
-        _train_command(
-            flag,
-            recipe_help=f"YAML file with recipe keys, on top of {name}_default.",
-            trainer=f"nnUNetTrainerNoDeepSupervision_{name}",
-            summary=f"Train {head} on a pretrained ViT: nnUNetv2_train's flags, and a recipe on top of {name}_default.",
-            base=base,
-        )
+        base=base,
     )
-    return fork
 
 
-app.command(
-    "train",
-    cls=o.ManyFolds,
-    epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | "
-    "nnvit train 101 2d 0 --recipe unet | nnvit train 101 2d 0 --recipe my.yaml --c | "
-    "nnvit train 101 2d --folds all --recipe unet",
-)(
-    _train_command(
-        "--recipe",
-        "-r",
-        recipe_help=o.RECIPE_HELP,
-        trainer="nnUNetTrainer_nnvit",
-        summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
-    )
+app = _train_app(
+    o.RECIPE,
+    trainer="nnUNetTrainer_nnvit",
+    summary="Plan a recipe, train it on one fold and validate it, with nnUNetv2_train's flags.",
+    epilog="Examples: nnvit train 101 2d 0 --recipe segformer_default lora.r=16 | nnvit train 101 2d 0 --recipe unet | "
+    "nnvit train 101 2d 0 --recipe my.yaml --c | nnvit train 101 2d --folds all --recipe unet",
 )
 
 FORK_APPS = {

@@ -1,49 +1,50 @@
-"""`nnvit weights`: files with pretrained weights, checked and downloaded."""
+"""`nnvit weights`: checks and downloads pretrained weight files."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from nnvit.errors import NnvitError, WeightsError
 
 from .options import LicenseOption, accept, new_app
 
-app = new_app(name="weights", no_args_is_help=True, help="Files with pretrained weights.")
+app = new_app(name="weights", no_args_is_help=True, help="Check and download pretrained weight files.")
 
 
-@app.command(epilog="Example: nnvit weights check ~/.cache/nnvit/weights/RETFound_cfp_weights.pth")
-def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")],
-) -> None:
+@app.command("check", epilog="Example: nnvit weights check ~/.cache/nnvit/weights/RETFound_cfp_weights.pth")
+def _check(file: Annotated[Path, Argument(metavar="FILE", help="A checkpoint; nothing in it is executed.")]) -> None:
     """Describe a weight file: layout, family and size that it fits, tensors that would load, licence, statistics."""
-    from nnvit.weights.check import check as check_file
+    from nnvit.weights.check import check
 
-    print("\n".join(check_file(file).lines()))
+    print("\n".join(check(file).lines()))
 
 
 @app.command(
+    "fetch",
     epilog="Examples: nnvit weights fetch segformer_default --accept-license dinov3 | nnvit weights fetch mit/b2 dinov2/base "
-    "--cache /shared/weights | nnvit weights fetch visionfm/base model.backbone_args.modality=oct"
+    "--cache /shared/weights | nnvit weights fetch visionfm/base model.backbone_args.modality=oct",
 )
-def fetch(
+def _fetch(
     names: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="NAME... [KEY=VALUE...]",
             help="A recipe, a backbone and its size such as dinov3/large (`nnvit list sizes`), or hf:REPO@REVISION; then recipe "
             "keys for all of them.",
         ),
     ],
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep everything there instead of in the user's own caches.")
+        Path | None, Option(metavar="DIR", help="Keep everything there instead of in the user's own caches.")
     ] = None,
     accept_license: LicenseOption = None,
 ) -> None:
     """Download pretrained weights; trainings without internet find them afterwards."""
     if cache is not None:
-        _keep_in(cache)
+        # huggingface_hub reads its variable once, when it is imported. The user's own HF_HOME stays: it holds the login.
+        folder = cache.expanduser().resolve()
+        os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}
     from nnvit.weights import sources
 
     accept(accept_license)
@@ -59,12 +60,3 @@ def fetch(
         print("\n".join(sources.offline_lines()))
     if failed:
         raise WeightsError("\n".join(failed))
-
-
-def _keep_in(folder: Path) -> None:
-    """Keeps both caches in `folder`; huggingface_hub reads its variable once, when it is imported.
-
-    The user's own HF_HOME stays, because it holds the login.
-    """
-    folder = folder.expanduser().resolve()
-    os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}
