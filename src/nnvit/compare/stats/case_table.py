@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from nnvit.errors import CompareError
 
-Floats = NDArray[np.float64]
+from .bootstrap import Floats
+
 KEY = ["run", "case", "label"]
 
 

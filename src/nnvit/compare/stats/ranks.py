@@ -6,7 +6,8 @@ import numpy as np
 import scikit_posthocs
 from scipy import stats
 
-from .paired_tests import DIGITS, Floats, Friedman
+from .bootstrap import Floats
+from .paired_tests import DIGITS, Friedman
 
 Shares = list[list[float]]
 """[[rank, share of the resamples], …]; tied arms share a half rank."""

@@ -4,20 +4,20 @@ First layer: do these trained models differ? Here cases are the sample. Second l
 trainings within folds, are the sample.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import hierarchical
+from .bootstrap import CONFIDENCE, Floats, Interval, hierarchical
 from .case_table import Cube
-from .paired_tests import CONFIDENCE, Floats, FoldTest, Friedman, Interval, Wilcoxon, p_text
+from .paired_tests import FoldTest, Friedman, Wilcoxon, p_text
 
 ALPHA = 0.05
 SEEDS = 3
 """Trainings per arm and fold that a headline claim needs."""
-MANY_FOLDS = "a case was scored in several folds, so the folds are not independent samples of cases"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,12 @@ class _MethodLayer:
     def test(self) -> FoldTest:
         """The test that decides."""
         return self.paired_t if self.decides == "paired_t" else self.nadeau_bengio
+
+    @property
+    def hindrance(self) -> str | None:
+        """The reason why the deciding test has no p, None if it has one."""
+        reason = self.reason or self.test.reason
+        return reason and reason.partition(": ")[2]
 
     @property
     def evidence(self) -> str:
@@ -115,32 +121,40 @@ class FoldStatistics:
         self.resampled = self._resample(cube.arms, np.random.default_rng(seed))
 
     def pair(self, a: str, b: str) -> _MethodLayer:
-        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap."""
-        reason = self._hindrance(a, b)
-        names = self.splits[a].names if reason is None else []
+        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap.
+
+        Nadeau-Bengio tests every trained fold where the arms' runs have the same names, otherwise the folds' means.
+        """
+        first, second = self.splits[a], self.splits[b]
+        reason, one_split = self._hindrance(first, second), first.fold is not None
+        own = [] if reason else self._by_fold(a, b)
+        same_runs = first.by_run.keys() == second.by_run.keys()
+        trained = self._each_training(a, b) if same_runs and not reason else own
+        several = None if one_split else "not computable: the runs used different splits; Nadeau-Bengio decides"
         return _MethodLayer(
-            n_folds=len(names),
+            n_folds=0 if reason else len(first.names),
             n_runs=min(len(self.runs[a]), len(self.runs[b])),
-            folds=self._by_fold(a, b) if reason is None else [],
-            paired_t=self._paired_t(a, b, reason),
-            nadeau_bengio=self._nadeau_bengio(a, b, reason),
+            folds=own,
+            paired_t=FoldTest.paired(_differences(own if one_split else []), reason or several),
+            nadeau_bengio=FoldTest.nadeau_bengio(_differences(trained), len(first.names), reason),
             hierarchical=self._hierarchical(a, b, reason),
-            decides="paired_t" if reason or self.splits[a].fold is not None else "nadeau_bengio",
+            decides="paired_t" if reason or one_split else "nadeau_bengio",
             reason=reason,
         )
 
-    def _hindrance(self, a: str, b: str) -> str | None:
+    def _hindrance(self, first: _Splits, second: _Splits) -> str | None:
         """The reason why nothing can be said about a pair, None if something can."""
-        first, second = self.splits[a], self.splits[b]
         if self.crossed:
-            return f"cannot be claimed: {MANY_FOLDS}"
-        if not first.names:
-            return "cannot be claimed: no case"
-        if not first.same_as(second):
-            return "cannot be claimed: the folds of the two arms hold different cases"
-        if len(first.names) < 2:
-            return "cannot be claimed: one fold, so that training noise is unseen; two are the least, five are usual"
-        return None
+            why = "a case was scored in several folds, so the folds are not independent samples of cases"
+        elif not first.names:
+            why = "no case"
+        elif not first.same_as(second):
+            why = "the folds of the two arms hold different cases"
+        elif len(first.names) < 2:
+            why = "with one fold, training noise cannot be seen (at least two folds are needed; five are usual)"
+        else:
+            return None
+        return f"cannot be claimed: {why}"
 
     def _by_fold(self, a: str, b: str) -> list[_FoldGap]:
         fold = self.splits[a].fold
@@ -148,21 +162,6 @@ class FoldStatistics:
             return self._each_training(a, b)
         gap = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
         return [_gap(name, None, gap[fold == name]) for name in self.splits[a].names]
-
-    def _paired_t(self, a: str, b: str, reason: str | None) -> FoldTest:
-        if reason is None and self.splits[a].fold is None:
-            reason = "not computable: the runs used different splits; Nadeau-Bengio decides"
-        if reason is not None:
-            return replace(FoldTest.paired(np.array([])), reason=reason)
-        return FoldTest.paired(_differences(self._by_fold(a, b)))
-
-    def _nadeau_bengio(self, a: str, b: str, reason: str | None) -> FoldTest:
-        """Tests every trained fold where the arms' runs have the same names, otherwise the folds' means."""
-        if reason is not None:
-            return replace(FoldTest.nadeau_bengio(np.array([]), 0), reason=reason)
-        same_runs = self.splits[a].by_run.keys() == self.splits[b].by_run.keys()
-        gaps = self._each_training(a, b) if same_runs else self._by_fold(a, b)
-        return FoldTest.nadeau_bengio(_differences(gaps), len(self.splits[a].names))
 
     def _each_training(self, a: str, b: str) -> list[_FoldGap]:
         """The difference of each run and fold; the arms' runs have the same names."""
@@ -231,8 +230,9 @@ class _Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The evidence on a pair, one metric and label: every difference is a - b, over n cases, in the metric's unit.
+class ArmPair:
+    """The evidence on a pair, one metric and label, and its verdict: every difference is a - b, over n cases, in the
+    metric's unit.
 
     family: "against the baseline" (then b is the baseline) or "every pair", the family of Holm's correction.
     """
@@ -245,57 +245,64 @@ class Difference:
     interval: Interval
     wilcoxon: Wilcoxon
     method_layer: _MethodLayer
+    verdict: _Verdict
 
-    def decided(self, friedman: Friedman, lower_is_better: bool) -> "ArmPair":
-        """Returns the pair with its verdict. friedman: over all arms, on the same cases."""
-        omnibus = friedman.p if friedman.arms > 2 else 0.0
-        spread, rank_test, layer = self.interval, self.wilcoxon, self.method_layer
-        evidence = (spread.low, spread.high, rank_test.rank_biserial, rank_test.p_holm, omnibus)
-        cases = int(cases_differ(*map(_number, evidence)))
-        method = int(methods_differ(cases, _number(layer.test.difference), _number(layer.test.p_holm)))
-        ahead, behind = (self.a, self.b) if (cases > 0) != lower_is_better else (self.b, self.a)
+    @classmethod
+    def decided(
+        cls,
+        friedman: Friedman,
+        lower_is_better: bool,
+        *,
+        a: str,
+        b: str,
+        interval: Interval,
+        wilcoxon: Wilcoxon,
+        method_layer: _MethodLayer,
+        **rest: Any,
+    ) -> "ArmPair":
+        """Returns the pair with its verdict. friedman: over all arms, on the same cases. rest: family, n, difference."""
+        layer, omnibus = method_layer, friedman.p if friedman.arms > 2 else 0.0
+        evidence = (interval.low, interval.high, wilcoxon.rank_biserial, wilcoxon.p_holm, omnibus)
+        cases = int(cases_differ(*evidence))
+        method = int(methods_differ(cases, layer.test.difference, layer.test.p_holm))
+        ahead, behind = (a, b) if (cases > 0) != lower_is_better else (b, a)
         level = "models differ" if cases else "not shown"
         if method:
             level = "better" if layer.n_runs >= SEEDS else "ahead, too few seeds"
         verdict = _Verdict(
             level=level,
             better=ahead if cases else None,
-            cases=_Claim(shown=bool(cases), text=_first_layer(self, friedman, cases, ahead, behind)),
+            cases=_Claim(shown=bool(cases), text=_first_layer(wilcoxon, interval, friedman, cases, ahead, behind)),
             method=_Claim(shown=level == "better", text=_second_layer(layer, level, ahead, behind)),
         )
-        return ArmPair(**vars(self), verdict=verdict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmPair(Difference):
-    """The evidence on a pair with its verdict."""
-
-    verdict: _Verdict
+        return cls(a=a, b=b, interval=interval, wilcoxon=wilcoxon, method_layer=layer, verdict=verdict, **rest)
 
 
 def cases_differ(
-    low: ArrayLike, high: ArrayLike, effect: ArrayLike, p_holm: ArrayLike, p_friedman: ArrayLike = 0.0
+    low: ArrayLike | None,
+    high: ArrayLike | None,
+    effect: ArrayLike | None,
+    p_holm: ArrayLike | None,
+    p_friedman: ArrayLike | None = 0.0,
 ) -> NDArray[np.int_]:
     """First layer: 1 or -1 where the trained models differ, the sign of the difference; 0 where that is not shown.
 
     The interval (low, high) of the mean and Wilcoxon after Holm, whose direction is that of `effect`, have to agree, and
-    Friedman, with three arms or more, comes before them. NaN, for what could not be computed, shows nothing. Works on
-    arrays, so that proofs/simulation.py decides as `analyse` does.
+    Friedman, with three arms or more, comes before them. NaN or None, for what could not be computed, shows nothing. Works
+    on arrays, so that proofs/simulation.py decides as `analyse` does.
     """
-    low, high, effect = (np.asarray(value, float) for value in (low, high, effect))
-    shown = (np.asarray(p_holm, float) < ALPHA) & (np.asarray(p_friedman, float) < ALPHA)
+    low, high, effect, p_holm, p_friedman = (np.asarray(x, float) for x in (low, high, effect, p_holm, p_friedman))
+    shown = (p_holm < ALPHA) & (p_friedman < ALPHA)
     return np.where(shown & (low > 0) & (effect > 0), 1, np.where(shown & (high < 0) & (effect < 0), -1, 0))
 
 
-def methods_differ(cases: ArrayLike, difference: ArrayLike, p_holm: ArrayLike) -> NDArray[np.int_]:
-    """Second layer: the sign where the folds' test agrees with the first layer, otherwise 0."""
-    cases = np.asarray(cases, int)
-    agrees = (np.asarray(p_holm, float) < ALPHA) & (np.sign(difference) == cases)
-    return np.where(agrees, cases, 0)
+def methods_differ(cases: ArrayLike, difference: ArrayLike | None, p_holm: ArrayLike | None) -> NDArray[np.int_]:
+    """Second layer: the sign where the folds' test agrees with the first layer, otherwise 0; NaN or None shows nothing."""
+    cases, difference, p_holm = np.asarray(cases, int), np.asarray(difference, float), np.asarray(p_holm, float)
+    return np.where((p_holm < ALPHA) & (np.sign(difference) == cases), cases, 0)
 
 
-def _first_layer(pair: Difference, friedman: Friedman, cases: int, ahead: str, behind: str) -> str:
-    test = pair.wilcoxon
+def _first_layer(test: Wilcoxon, interval: Interval, friedman: Friedman, cases: int, ahead: str, behind: str) -> str:
     if cases:
         return f"these trained models differ: {ahead} scores better than {behind} ({p_text(test.p_holm)} after Holm)"
     if test.p_holm is None:
@@ -304,13 +311,13 @@ def _first_layer(pair: Difference, friedman: Friedman, cases: int, ahead: str, b
         return f"not shown that these trained models differ (Friedman over all arms: {p_text(friedman.p)})"
     p = f"{p_text(test.p_holm)} after Holm"
     if test.p_holm < ALPHA:
-        why = pair.interval.reason or "the interval of the mean difference does not agree"
+        why = interval.reason or "the interval of the mean difference does not agree"
         return f"not shown that these trained models differ: Wilcoxon says so ({p}), but {why}"
     return f"not shown that these trained models differ ({p})"
 
 
 def _second_layer(folds: _MethodLayer, level: str, ahead: str, behind: str) -> str:
-    test, what = folds.test, folds.evidence
+    what = folds.evidence
     if level == "better":
         return f"{ahead} is better than {behind} as a method ({what})"
     if level == "ahead, too few seeds":
@@ -318,15 +325,10 @@ def _second_layer(folds: _MethodLayer, level: str, ahead: str, behind: str) -> s
             f"{ahead} is ahead of {behind} and the folds agree ({what}); "
             f"that a method is better takes {SEEDS} trainings per fold, so it is not claimed"
         )
-    if folds.reason or test.p_holm is None:
-        reason = str(folds.reason or test.reason)
-        return f"that one method is better {reason if reason.startswith('cannot') else f'cannot be claimed ({reason})'}"
+    if folds.hindrance or folds.test.p_holm is None:
+        return f"it cannot be claimed that one method is better: {folds.hindrance}"
     if level == "models differ":
         return f"not shown that one method is better: the folds do not agree ({what}), so it may be training noise"
-    if test.p_holm < ALPHA:
+    if folds.test.p_holm < ALPHA:
         return f"not shown that one method is better: the folds say so ({what}), but the cases do not"
     return f"not shown that one method is better ({what})"
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
