@@ -26,6 +26,7 @@ from nnvit.compare.stats.headline import headline
 from . import overlays
 from .figure_style import ARMS, Picture
 from .figures import pictures
+from .latex import latex_tables
 from .result_tables import Tables
 from .wording import Facts, without_home
 
@@ -78,8 +79,8 @@ def write(
     drawn = pictures(comparison, cases, cost)
     facts = Facts.of(comparison, cases, audit, cost, options)
     paragraphs, cited = facts.methods()
-    tables = Tables.of(comparison, audit, cost)
-    latex = tables.latex()
+    tables = Tables(comparison, audit, cost)
+    latex = latex_tables(tables)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn.values():
