@@ -58,12 +58,11 @@ class Tables:
         self.audit = _audit_rows(audit, comparison.arms)
 
     def page(self, cases: pd.DataFrame) -> dict[str, Any]:
-        """Returns what the page's template needs for its tables."""
+        """Returns what the page's template needs for its tables besides their rows."""
         comparison, main = self.comparison, self.comparison.main.name
         case_rows, case_data, left_out = _case_rows(cases, comparison)
         labels = list(dict.fromkeys(row["label"] for row in self.scores))
         return {
-            "main_metric": main,
             "averaged": ", mean over classes" if len(labels) > 1 else "",
             "many_labels": len(labels) > 1,
             "metrics": [
@@ -77,9 +76,7 @@ class Tables:
             ],
             "omnibus": _omnibus(comparison),
             "human": _human_lines(comparison),
-            "scores": self.scores,
             "score_labels": labels,
-            "pairs": self.pairs,
             "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in self.pairs), key=lambda name: name != main)
             or [main],
             "case_rows": case_rows,
@@ -87,10 +84,7 @@ class Tables:
             "cases_left_out": left_out,
             "case_labels": list(dict.fromkeys(row["label"] for row in case_rows)),
             "case_folds": sorted({row["fold"] for row in case_rows} - {""}),
-            "cost": self.cost,
             "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
-            "cost_note": self.cost_note,
-            "audit_rows": self.audit,
         }
 
 
