@@ -16,10 +16,10 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from nnvit.compare import Options
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import Arm
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.headline import headline
 

@@ -62,13 +62,14 @@ class Tables:
         comparison, main = self.comparison, self.comparison.main.name
         case_rows, case_data, left_out = _case_rows(cases, comparison)
         labels = list(dict.fromkeys(row["label"] for row in self.scores))
+        *lower, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
         return {
             "averaged": ", mean over classes" if len(labels) > 1 else "",
             "many_labels": len(labels) > 1,
             "metrics": [
                 {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
             ],
-            "less_is_better": _less_is_better(),
+            "less_is_better": f"{', '.join(lower)} and {last}",
             "claims": [
                 (dataset, pair)
                 for dataset in comparison.datasets
@@ -86,12 +87,6 @@ class Tables:
             "case_folds": sorted({row["fold"] for row in case_rows} - {""}),
             "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
         }
-
-
-def _less_is_better() -> str:
-    """`HD95 and FP volume (of false positives)`: the metrics where less is better."""
-    *names, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
-    return f"{', '.join(names)} and {last}" if names else last
 
 
 def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from nnvit.compare import Options
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 
 

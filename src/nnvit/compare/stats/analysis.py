@@ -3,7 +3,7 @@
 `analyse` makes the Comparison whose `to_dict` docs/statistics.md describes and stats.json holds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, TypeVar
@@ -164,13 +164,23 @@ def analyse(
         observer = None if human is None else human[human["dataset"].astype(str) == cube.dataset]
         return _BlockStatistics(cube, metric, label, num_bootstrap, rng).block(baseline, observer)
 
+    datasets = {
+        cube.dataset: _DatasetResult(
+            n_cases=len(cube.cases),
+            labels=cube.labels,
+            runs=cube.runs,
+            folds={arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in cube.folds.items()},
+            metrics={each.key: {label: block(cube, each, label) for label in [MEAN, *cube.labels]} for each in metrics},
+        )
+        for cube in tables
+    }
     return Comparison(
         arms=arms,
         baseline=baseline,
         metric=metric,
         lower_is_better=metric_of(metric).lower_is_better,
         settings={"confidence": CONFIDENCE, "resamples": num_bootstrap, "rng": rng},
-        datasets={cube.dataset: _dataset(cube, metrics, block) for cube in tables},
+        datasets=datasets,
         across_datasets=_across(tables, metrics) if len(tables) > 1 else None,
         spacing_unit=spacing_unit,
     )
@@ -183,17 +193,6 @@ def _metrics(cases: pd.DataFrame, chosen: str) -> list[Metric]:
     if chosen not in keys:
         raise CompareError(f"The table of cases has no metric '{chosen}'; it has {keys}.")
     return [each for each in known if each.key == chosen or np.isfinite(cases[each.key].astype(float)).any()]
-
-
-def _dataset(cube: Cube, metrics: Sequence[Metric], block: Callable[[Cube, Metric, str], Block]) -> _DatasetResult:
-    labels = [MEAN, *cube.labels]
-    return _DatasetResult(
-        n_cases=len(cube.cases),
-        labels=cube.labels,
-        runs=cube.runs,
-        folds={arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in cube.folds.items()},
-        metrics={metric.key: {label: block(cube, metric, label) for label in labels} for metric in metrics},
-    )
 
 
 class _BlockStatistics:

@@ -127,9 +127,9 @@ class FoldStatistics:
         """
         first, second = self.splits[a], self.splits[b]
         reason, one_split = self._hindrance(first, second), first.fold is not None
-        own = [] if reason else self._by_fold(a, b)
         same_runs = first.by_run.keys() == second.by_run.keys()
-        trained = self._each_training(a, b) if same_runs and not reason else own
+        own = [] if reason else self._gaps(a, b, each_run=not one_split)
+        trained = [] if reason else self._gaps(a, b, each_run=same_runs)
         several = None if one_split else "not computable: the runs used different splits; Nadeau-Bengio decides"
         return _MethodLayer(
             n_folds=0 if reason else len(first.names),
@@ -156,20 +156,21 @@ class FoldStatistics:
             return None
         return f"cannot be claimed: {why}"
 
-    def _by_fold(self, a: str, b: str) -> list[_FoldGap]:
-        fold = self.splits[a].fold
-        if fold is None:
-            return self._each_training(a, b)
-        gap = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
-        return [_gap(name, None, gap[fold == name]) for name in self.splits[a].names]
-
-    def _each_training(self, a: str, b: str) -> list[_FoldGap]:
-        """The difference of each run and fold; the arms' runs have the same names."""
-        rows = []
-        for run, fold in self.splits[a].by_run.items():
-            gap = self.values[a][self.runs[a].index(run)] - self.values[b][self.runs[b].index(run)]
-            rows += [_gap(name, run, gap[fold == name]) for name in sorted(set(fold.tolist()))]
-        return rows
+    def _gaps(self, a: str, b: str, *, each_run: bool) -> list[_FoldGap]:
+        """The mean difference in each fold: of each run, where the arms' runs have the same names, or of the mean over runs."""
+        first = self.splits[a]
+        parts: list[tuple[str | None, Any, Floats]]
+        if each_run:
+            of_b = dict(zip(self.runs[b], self.values[b], strict=True))
+            runs = zip(first.by_run.items(), self.values[a], strict=True)
+            parts = [(run, fold, values - of_b[run]) for (run, fold), values in runs]
+        else:
+            parts = [(None, first.fold, self.values[a].mean(axis=0) - self.values[b].mean(axis=0))]
+        return [
+            _FoldGap(fold=name, run=run, difference=float(gap[fold == name].mean()), n=int((fold == name).sum()))
+            for run, fold, gap in parts
+            for name in sorted(set(fold.tolist()))
+        ]
 
     def _resample(self, arms: list[str], rng: np.random.Generator) -> dict[tuple[str, str], Floats]:
         """(a, b) -> resampled differences. Arms with the same split are resampled together."""
@@ -198,10 +199,6 @@ class FoldStatistics:
             return _HierarchicalInterval(method=method, reason=reason)
         low, high = np.quantile(self.resampled[a, b], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return _HierarchicalInterval(low=float(low), high=float(high), method=method)
-
-
-def _gap(fold: str, run: str | None, differences: Floats) -> _FoldGap:
-    return _FoldGap(fold=fold, run=run, difference=float(differences.mean()), n=len(differences))
 
 
 def _differences(gaps: list[_FoldGap]) -> Floats:
