@@ -82,42 +82,19 @@ def _after_holm(test: FoldTest) -> str:
     return p_text(test.p_holm) + (" after Holm" if test.p_holm != test.p else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Splits:
-    """The folds of an arm's cases.
+class FoldStatistics:
+    """Computes the second layer of every pair of arms, for one metric and label.
 
-    names: of its folds. fold: (cases,), the fold of each case, None where the runs used different splits. by_run: run ->
-    (cases,), for repeated cross-validation with other splits.
+    values: arm -> (runs, kept cases). folds: arm -> run -> (kept cases,), the fold of each case. split: arm -> the same of
+    all its runs; None where they used different splits (repeated cross-validation). names: arm -> names of its folds.
     """
 
-    names: list[str]
-    fold: NDArray[np.str_] | None
-    by_run: dict[str, NDArray[np.str_]]
-
-    @classmethod
-    def of(cls, cube: Cube, arm: str, keep: NDArray[np.bool_]) -> "_Splits":
-        """The folds of the kept cases."""
-        folds = cube.folds[arm][:, keep]
-        one = bool((folds == folds[:1]).all())
-        by_run = dict(zip(cube.runs[arm], folds, strict=True))
-        return cls(names=sorted({str(name) for name in folds.ravel()}), fold=folds[0] if one else None, by_run=by_run)
-
-    def same_as(self, other: "_Splits") -> bool:
-        """True if fold-level differences between two arms can be taken."""
-        if self.fold is not None and other.fold is not None:
-            return bool((self.fold == other.fold).all())
-        return self.by_run.keys() == other.by_run.keys() and all(
-            (fold == other.by_run[run]).all() for run, fold in self.by_run.items()
-        )
-
-
-class FoldStatistics:
-    """Computes the second layer of every pair of arms, for one metric and label. values: arm -> (runs, kept cases)."""
-
     def __init__(self, cube: Cube, values: dict[str, Floats], keep: NDArray[np.bool_], num: int, seed: int) -> None:
-        self.values, self.num, self.crossed = values, num, cube.crossed
-        self.runs = cube.runs
-        self.splits = {arm: _Splits.of(cube, arm, keep) for arm in cube.arms}
+        self.values, self.num, self.crossed, self.runs = values, num, cube.crossed, cube.runs
+        held = {arm: folds[:, keep] for arm, folds in cube.folds.items()}
+        self.folds = {arm: dict(zip(cube.runs[arm], folds, strict=True)) for arm, folds in held.items()}
+        self.split = {arm: folds[0] if (folds == folds[:1]).all() else None for arm, folds in held.items()}
+        self.names = {arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in held.items()}
         self.resampled = self._resample(cube.arms, np.random.default_rng(seed))
 
     def pair(self, a: str, b: str) -> _MethodLayer:
@@ -125,47 +102,54 @@ class FoldStatistics:
 
         Nadeau-Bengio tests every trained fold where the arms' runs have the same names, otherwise the folds' means.
         """
-        first, second = self.splits[a], self.splits[b]
-        reason, one_split = self._hindrance(first, second), first.fold is not None
-        same_runs = first.by_run.keys() == second.by_run.keys()
+        reason, one_split = self._hindrance(a, b), self.split[a] is not None
+        same_runs = self.folds[a].keys() == self.folds[b].keys()
         own = [] if reason else self._gaps(a, b, each_run=not one_split)
         trained = [] if reason else self._gaps(a, b, each_run=same_runs)
         several = None if one_split else "not computable: the runs used different splits; Nadeau-Bengio decides"
         return _MethodLayer(
-            n_folds=0 if reason else len(first.names),
+            n_folds=0 if reason else len(self.names[a]),
             n_runs=min(len(self.runs[a]), len(self.runs[b])),
             folds=own,
             paired_t=FoldTest.paired(_differences(own if one_split else []), reason or several),
-            nadeau_bengio=FoldTest.nadeau_bengio(_differences(trained), len(first.names), reason),
+            nadeau_bengio=FoldTest.nadeau_bengio(_differences(trained), len(self.names[a]), reason),
             hierarchical=self._hierarchical(a, b, reason),
             decides="paired_t" if reason or one_split else "nadeau_bengio",
             reason=reason,
         )
 
-    def _hindrance(self, first: _Splits, second: _Splits) -> str | None:
+    def _hindrance(self, a: str, b: str) -> str | None:
         """The reason why nothing can be said about a pair, None if something can."""
         if self.crossed:
             why = "a case was scored in several folds, so the folds are not independent samples of cases"
-        elif not first.names:
+        elif not self.names[a]:
             why = "no case"
-        elif not first.same_as(second):
+        elif not self._same_folds(a, b):
             why = "the folds of the two arms hold different cases"
-        elif len(first.names) < 2:
+        elif len(self.names[a]) < 2:
             why = "with one fold, training noise cannot be seen (at least two folds are needed; five are usual)"
         else:
             return None
         return f"cannot be claimed: {why}"
 
+    def _same_folds(self, a: str, b: str) -> bool:
+        """True if fold-level differences between two arms can be taken."""
+        one, other = self.split[a], self.split[b]
+        if one is not None and other is not None:
+            return bool((one == other).all())
+        return self.folds[a].keys() == self.folds[b].keys() and all(
+            (fold == self.folds[b][run]).all() for run, fold in self.folds[a].items()
+        )
+
     def _gaps(self, a: str, b: str, *, each_run: bool) -> list[_FoldGap]:
         """The mean difference in each fold: of each run, where the arms' runs have the same names, or of the mean over runs."""
-        first = self.splits[a]
         parts: list[tuple[str | None, Any, Floats]]
         if each_run:
             of_b = dict(zip(self.runs[b], self.values[b], strict=True))
-            runs = zip(first.by_run.items(), self.values[a], strict=True)
+            runs = zip(self.folds[a].items(), self.values[a], strict=True)
             parts = [(run, fold, values - of_b[run]) for (run, fold), values in runs]
         else:
-            parts = [(None, first.fold, self.values[a].mean(axis=0) - self.values[b].mean(axis=0))]
+            parts = [(None, self.split[a], self.values[a].mean(axis=0) - self.values[b].mean(axis=0))]
         return [
             _FoldGap(fold=name, run=run, difference=float(gap[fold == name].mean()), n=int((fold == name).sum()))
             for run, fold, gap in parts
@@ -176,14 +160,14 @@ class FoldStatistics:
         """(a, b) -> resampled differences. Arms with the same split are resampled together."""
         groups: list[list[str]] = []
         for arm in arms:
-            like = [group for group in groups if self.splits[group[0]].same_as(self.splits[arm])]
+            like = [group for group in groups if self._same_folds(group[0], arm)]
             if like:
                 like[0].append(arm)
             else:
                 groups.append([arm])
         found: dict[tuple[str, str], Floats] = {}
         for group in groups:
-            fold, names = self.splits[group[0]].fold, self.splits[group[0]].names
+            fold, names = self.split[group[0]], self.names[group[0]]
             if self.crossed or fold is None or len(names) < 2 or len(group) < 2:
                 continue
             by_fold = [[self.values[arm][:, fold == name] for arm in group] for name in names]
@@ -228,10 +212,9 @@ class _Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPair:
-    """The evidence on a pair, one metric and label, and its verdict: every difference is a - b, over n cases, in the
-    metric's unit.
+    """The evidence on a pair and its verdict, for one metric and label.
 
-    family: "against the baseline" (then b is the baseline) or "every pair", the family of Holm's correction.
+    Every difference is a - b, over n cases, in the metric's unit. family: "against the baseline" (then b is the baseline) or "every pair", the family of Holm's correction.
     """
 
     a: str
