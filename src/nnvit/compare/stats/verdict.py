@@ -214,7 +214,8 @@ class _Verdict:
 class ArmPair:
     """The evidence on a pair and its verdict, for one metric and label.
 
-    Every difference is a - b, over n cases, in the metric's unit. family: "against the baseline" (then b is the baseline) or "every pair", the family of Holm's correction.
+    Every difference is a - b, over n cases, in the metric's unit. family: of Holm's correction, "against the baseline" (then
+    b is the baseline) or "every pair".
     """
 
     a: str
