@@ -76,10 +76,10 @@ def write(
 
     Raises CompareError for a mask or an image that can't be read.
     """
-    drawn = pictures(comparison, cases, cost)
+    tables = Tables(comparison, audit, cost, cases)
+    drawn = pictures(comparison, tables.case_means[comparison.metric], cost)
     facts = Facts.of(comparison, cases, audit, cost, options)
     paragraphs, cited = facts.methods()
-    tables = Tables(comparison, audit, cost)
     latex = latex_tables(tables)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -111,9 +111,7 @@ def write(
         ],
     }
     page = out / "report.html"
-    page.write_text(
-        _render(context | _opening(comparison, audit, facts) | tables.page(cases) | _figures(drawn)), "utf-8"
-    )
+    page.write_text(_render(context | _opening(comparison, audit, facts) | tables.page() | _figures(drawn)), "utf-8")
     return page
 
 

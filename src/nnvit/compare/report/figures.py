@@ -39,15 +39,15 @@ class _ForestRow:
     colour: int = 0
 
 
-def pictures(comparison: Comparison, cases: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Picture]:
-    """Returns all figures that the data allow, by their place on the page."""
+def pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Picture]:
+    """Returns all figures that the data allow, by their place on the page. case_means: as for `score_pictures`."""
     order = ("differences", "classes", "cases", "ranks", "pareto", "critical")
     found = [
         *_differences(comparison),
         *_by_class(comparison),
         *_ranks(comparison),
         *_critical(comparison),
-        *score_pictures(comparison, cases, cost),
+        *score_pictures(comparison, case_means, cost),
     ]
     return {picture.name: picture for picture in sorted(found, key=lambda one: order.index(one.name.split("-")[0]))}
 

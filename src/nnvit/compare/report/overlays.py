@@ -38,19 +38,12 @@ VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layers:
-    """The layers of one arm in a case's picture, as data URIs."""
-
-    errors: str
-    outline: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Overlay:
     """One case, ready for the page.
 
     reasons: why it is shown (best, worst, most disputed). image, reference: data URIs of the picture's background and of the
-    reference's outline. scores: arm -> Dice, mean over labels and runs. notes: on the crop, the slice and the image.
+    reference's outline. arms: arm -> "errors" and "outline", data URIs as well. scores: arm -> Dice, mean over labels and runs.
+    notes: on the crop, the slice and the image.
     """
 
     dataset: str
@@ -60,7 +53,7 @@ class _Overlay:
     height: int
     image: str
     reference: str
-    arms: dict[str, _Layers]
+    arms: dict[str, dict[str, str]]
     scores: dict[str, float]
     notes: tuple[str, ...]
 
@@ -81,7 +74,7 @@ class _Overlay:
 
     def size(self) -> int:
         """The bytes of all layers."""
-        arms = sum(len(layers.errors) + len(layers.outline) for layers in self.arms.values())
+        arms = sum(len(uri) for layers in self.arms.values() for uri in layers.values())
         return len(self.image) + len(self.reference) + arms
 
 
@@ -261,10 +254,10 @@ def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], vi
         image=_ground(view, height, width),
         reference=_png(_outline(reference_hw), [COLOURS["reference"]]),
         arms={
-            arm: _Layers(
-                errors=_png(_see_through(_errors(reference_hw, mask_hw)), colours),
-                outline=_png(_outline(mask_hw), [COLOURS["prediction"]]),
-            )
+            arm: {
+                "errors": _png(_see_through(_errors(reference_hw, mask_hw)), colours),
+                "outline": _png(_outline(mask_hw), [COLOURS["prediction"]]),
+            }
             for arm, mask_hw in zip(scores, masks_hw, strict=True)
         },
         scores=scores,

@@ -13,7 +13,7 @@ from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
 from nnvit.compare.stats.analysis import MEAN, Block, Comparison
 from nnvit.compare.stats.verdict import ArmPair
 
-from .wording import case_means, number, p_value
+from .wording import number, p_value
 
 MAX_CASES = 2000
 COST_COLUMNS = (
@@ -48,19 +48,25 @@ class Tables:
     """The rows of the tables that the page and the LaTeX files share, as dicts of texts and cells.
 
     scores: per data set, class and arm. pairs: per data set, metric, class and pair. cost: per arm. audit: per question.
+    case_means: metric -> (data set, case, label) -> a column per arm, the mean over its runs, in the order of `cases`.
     """
 
-    def __init__(self, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) -> None:
-        self.comparison, self.verdict = comparison, audit.verdict
+    def __init__(self, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost], cases: pd.DataFrame) -> None:
+        self.comparison, self.verdict, self.cases = comparison, audit.verdict, cases
+        by_arm = cases.groupby(["dataset", "case", "label", "arm"], sort=False)
+        self.case_means = {
+            metric.key: by_arm[metric.key].mean().unstack("arm").reindex(columns=comparison.arms)
+            for metric in comparison.metrics
+        }
         self.scores = _score_rows(comparison)
         self.pairs = _pair_rows(comparison)
         self.cost, self.cost_note = _cost_rows(cost), _cost_note(cost)
         self.audit = _audit_rows(audit, comparison.arms)
 
-    def page(self, cases: pd.DataFrame) -> dict[str, Any]:
+    def page(self) -> dict[str, Any]:
         """Returns what the page's template needs for its tables besides their rows."""
         comparison, main = self.comparison, self.comparison.main.name
-        case_rows, case_data, left_out = _case_rows(cases, comparison)
+        case_rows, case_data, left_out = self._case_rows()
         labels = list(dict.fromkeys(row["label"] for row in self.scores))
         *lower, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
         return {
@@ -87,6 +93,38 @@ class Tables:
             "case_folds": sorted({row["fold"] for row in case_rows} - {""}),
             "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
         }
+
+    def _case_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
+        """Rows of the table of cases, all metrics' values for the page's script, and the number of rows left out.
+
+        Where there are too many rows, those with the widest spread between arms in the headline's metric stay.
+        """
+        comparison, tables = self.comparison, self.case_means
+        main, digits = tables[comparison.metric], comparison.main.digits
+        kept = _widest(main)
+        grouped = self.cases.groupby(["dataset", "case", "label"], sort=False)
+        facts = grouped.agg(
+            fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
+            n_ref=("n_ref", "first"),
+            missed=("missed", "sum"),
+        )
+        facts = facts.loc[kept].astype({"n_ref": int, "missed": int}).reset_index()
+        rows = []
+        for fact, values in zip(facts.to_dict("records"), _plain(main.loc[kept]), strict=True):
+            known = [value for value in values if value is not None]
+            spread = max(known) - min(known) if len(known) > 1 else None
+            rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(spread, digits)})
+        data = {
+            metric.key: {
+                "name": metric.title_in(comparison.spacing_unit),
+                "digits": metric.digits,
+                "values": [
+                    [None if x is None else round(x, 5) for x in row] for row in _plain(tables[metric.key].loc[kept])
+                ],
+            }
+            for metric in comparison.metrics
+        }
+        return rows, data, len(main) - len(kept)
 
 
 def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:
@@ -121,15 +159,15 @@ def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per data set, metric, class and pair, with the two layers of the verdict."""
-    return [
-        {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
-        | _pair(pair, *metric.scale_in(comparison.spacing_unit))
-        for dataset, metric, label, block in _blocks(comparison)
-        for pair in block.pairs
-    ]
+    rows = []
+    for dataset, metric, label, block in _blocks(comparison):
+        scale, unit = metric.scale_in(comparison.spacing_unit)
+        head = {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
+        rows += [head | {"unit": unit} | _pair(pair, scale) for pair in block.pairs]
+    return rows
 
 
-def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
+def _pair(pair: ArmPair, scale: float) -> dict[str, Any]:
     folds, test, wide = pair.method_layer, pair.wilcoxon, pair.method_layer.hierarchical
     difference = _interval(pair.interval, 2, scale, sign=True) or "–"
     hierarchical = _interval(wide, 2, scale, sign=True) or "–"
@@ -137,7 +175,6 @@ def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
         "a": pair.a,
         "b": pair.b,
         "n": pair.n,
-        "unit": unit,
         "difference": _cell(scale * pair.difference, 2, sign=True, interval=difference),
         "hierarchical": _Cell(text=hierarchical, value=None if wide.low is None else scale * wide.low),
         "p_holm": _p(test.p_holm),
@@ -201,39 +238,6 @@ def _human_lines(comparison: Comparison) -> list[str]:
             f"(95% interval {low} to {high}, n = {human.n} cases of {dataset}); on the same cases: {arms}."
         )
     return lines
-
-
-def _case_rows(cases: pd.DataFrame, comparison: Comparison) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
-    """Rows of the table of cases with the headline's metric, all metrics' values for the page's script, and the rows left out.
-
-    Where there are too many rows, those with the widest spread between arms stay.
-    """
-    tables = {metric.key: case_means(cases, metric.key, comparison.arms) for metric in comparison.metrics}
-    main, digits = tables[comparison.metric], comparison.main.digits
-    kept = _widest(main)
-    grouped = cases.groupby(["dataset", "case", "label"], sort=False)
-    facts = grouped.agg(
-        fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
-        n_ref=("n_ref", "first"),
-        missed=("missed", "sum"),
-    )
-    facts = facts.loc[kept].astype({"n_ref": int, "missed": int}).reset_index()
-    rows = []
-    for fact, values in zip(facts.to_dict("records"), _plain(main.loc[kept]), strict=True):
-        known = [value for value in values if value is not None]
-        spread = max(known) - min(known) if len(known) > 1 else None
-        rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(spread, digits)})
-    data = {
-        metric.key: {
-            "name": metric.title_in(comparison.spacing_unit),
-            "digits": metric.digits,
-            "values": [
-                [None if x is None else round(x, 5) for x in row] for row in _plain(tables[metric.key].loc[kept])
-            ],
-        }
-        for metric in comparison.metrics
-    }
-    return rows, data, len(main) - len(kept)
 
 
 def _widest(table: pd.DataFrame) -> Any:

@@ -18,7 +18,6 @@ from nnvit.compare.inputs.costs import ArmCost
 from nnvit.compare.stats.analysis import Comparison
 
 from .figure_style import ARMS, GROUND, HUMAN, MARKERS, SOFT, STYLED, WIDTH, Picture, short
-from .wording import case_means
 
 MAX_LINES = 400
 COSTS = {
@@ -44,21 +43,22 @@ class _Point:
     colour: int
 
 
-def score_pictures(comparison: Comparison, cases: pd.DataFrame, cost: Sequence[ArmCost]) -> Iterator[Picture]:
+def score_pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> Iterator[Picture]:
     """Yields a picture of every case in every arm, and one of the means against the costs, for each data set.
 
-    None of a data set where no case has a value in all arms, and none of costs that fewer than two arms record.
+    case_means: (data set, case, label) -> a column per arm. There is no picture of a data set where no case has a value in
+    all arms, and none of costs that fewer than two arms record.
     """
     for i, dataset in enumerate(comparison.datasets):
         number = f"-{i}" if len(comparison.datasets) > 1 else ""
-        yield from _every_case(comparison, dataset, cases, f"cases{number}")
+        yield from _every_case(comparison, dataset, case_means, f"cases{number}")
         yield from _against_costs(comparison, dataset, cost, f"pareto{number}")
 
 
-def _every_case(comparison: Comparison, dataset: str, cases: pd.DataFrame, name: str) -> Iterator[Picture]:
+def _every_case(comparison: Comparison, dataset: str, case_means: pd.DataFrame, name: str) -> Iterator[Picture]:
     metric, block = comparison.main, comparison.main_block(dataset)
-    table = case_means(cases[cases["dataset"].astype(str) == dataset], metric.key, comparison.arms).dropna()
-    table = table.groupby(level="case", sort=False).mean()
+    here = case_means.index.get_level_values("dataset").astype(str) == dataset
+    table = case_means[here].dropna().groupby(level="case", sort=False).mean()
     if table.empty:
         return
     thinned, seen, human = "", "", None

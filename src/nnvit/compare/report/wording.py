@@ -30,12 +30,6 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def case_means(cases: pd.DataFrame, metric: str, arms: Sequence[str]) -> pd.DataFrame:
-    """Returns (data set, case, label) -> one column per arm, mean over its runs, in the order of the table."""
-    table = cases.groupby(["dataset", "case", "label", "arm"], sort=False)[metric].mean().unstack("arm")
-    return table.reindex(columns=list(arms))
-
-
 def without_home(text: str) -> str:
     """Shortens absolute paths to their last two parts: a page that is mailed need not say whose machine it was."""
     return re.sub(r"(?<![\w.…])/(?:[^/\s=]+/)+(?=[^/\s]+/[^/\s]+)", "…/", text)
