@@ -261,7 +261,7 @@ def _pictures(out: Path, dataset: str, cases: "pd.DataFrame") -> Path:
             "reference": _stacked(shown.image, shown.reference),
         }
         for arm, layers in shown.arms.items():
-            panels[f"{arm}: Dice {shown.scores[arm]:.3f}"] = _stacked(shown.image, layers.outline, layers.errors)
+            panels[f"{arm}: Dice {shown.scores[arm]:.3f}"] = _stacked(shown.image, layers["outline"], layers["errors"])
         _save(panels, pictures / f"{shown.case}.png")
     return pictures
 
