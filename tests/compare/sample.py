@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nnvit.compare import report
+from nnvit.compare import Options, report
 from nnvit.compare.audit.fairness import Audit, AuditRow
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats import analysis
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'

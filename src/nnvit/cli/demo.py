@@ -224,7 +224,7 @@ def _pictures(out: Path, cases: "pd.DataFrame") -> Path:
     for shown in overlays(cases, by_case(raw / "labelsTs"), predicted, raw / "imagesTs"):
         panels = {"photograph": _stacked(shown.image), "reference": _stacked(shown.image, shown.reference)}
         for arm, layers in shown.arms.items():
-            panels[f"{arm}: Dice {shown.scores[arm]:.3f}"] = _stacked(shown.image, layers.outline, layers.errors)
+            panels[f"{arm}: Dice {shown.scores[arm]:.3f}"] = _stacked(shown.image, layers["outline"], layers["errors"])
         _save(panels, pictures / f"{shown.case}.png")
     return pictures
 

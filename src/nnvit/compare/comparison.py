@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from nnvit.errors import CompareError, did_you_mean
 from nnvit.records.json_files import write_json
 
+from . import Options
 from .audit.fairness import Audit
 from .inputs.arms import Arm, find_arms
 from .inputs.costs import ArmCost
 from .inputs.mask_files import NATURAL
 from .inputs.references import GroundTruth
-from .resolved_options import Options
 from .scores.metrics import HD95_RULE, METRICS
 from .scores.scoring import Scores, ScoringJob, score_all
 

@@ -14,6 +14,7 @@ from nnvit.compare.report import figure_style, figures, score_figures
 from nnvit.compare.report.figure_style import Picture, short
 from nnvit.compare.report.figures import _ForestRow
 from nnvit.compare.report.score_figures import _Point
+from nnvit.compare.stats.ranks import Ranks
 
 NAMES = ["unet", 'a <b> & "c"', "nnUNetTrainer_nnvit__nnUNetPlans_with_a_name_that_does_not_end__2d"]
 
@@ -43,8 +44,9 @@ def _strip() -> Figure:
 
 
 def _ranks() -> Figure:
-    shares = {name: [[i + 1.0, 0.7], [2.5, 0.3]] for i, name in enumerate(NAMES)}
-    return figures._rank_blobs(shares, {name: (i + 1.2, 1.0, 3.0) for i, name in enumerate(NAMES)})
+    means = np.array([0.9, 0.8, 0.7])
+    drawn = means + np.random.default_rng(0).normal(0, 0.1, (50, 3))
+    return figures._rank_blobs(Ranks.of(means, drawn, NAMES, False))
 
 
 def _pareto() -> Figure:

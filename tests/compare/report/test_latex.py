@@ -1,6 +1,6 @@
 """Tables for a paper."""
 
-from nnvit.compare.report.latex import _escape, latex_table
+from nnvit.compare.report.latex import _escape, _latex_table
 
 
 def test_every_sign_that_latex_reads_is_escaped() -> None:
@@ -11,7 +11,7 @@ def test_every_sign_that_latex_reads_is_escaped() -> None:
 
 
 def test_a_table_has_rules_a_caption_and_every_row() -> None:
-    lines = latex_table(
+    lines = _latex_table(
         ["arm", "n"], [["a_b", "3"], ["c", "4"]], caption="100%", label="tab:x", align="lr"
     ).splitlines()
     assert r"\begin{tabular}{@{}lr@{}}" in lines

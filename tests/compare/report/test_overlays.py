@@ -79,7 +79,7 @@ def test_a_photograph_lies_under_the_marks(tmp_path: Path) -> None:
     assert _decoded(shown.image).format == "JPEG"
     assert ground.shape[:2] == (shown.height, shown.width)
     assert np.abs(ground.reshape(-1, 3).mean(axis=0) - (200, 40, 40)).max() < 4
-    marked = np.asarray(_decoded(shown.arms["a"].errors).convert("RGBA"))
+    marked = np.asarray(_decoded(shown.arms["a"]["errors"]).convert("RGBA"))
     colours = {(255, 176, 0), (100, 143, 255), (220, 38, 127)}
     assert {tuple(colour[:3].tolist()) for colour in marked[marked[..., 3] > 0]} == colours
     assert set(np.unique(marked[..., 3])) == {0, overlays.INSIDE, 255}
@@ -105,8 +105,8 @@ def test_of_a_volume_the_slice_with_most_disagreement_is_shown(tmp_path: Path) -
     given = {arm: {"c0": paths[arm]} for arm in "ab"}
     (shown,) = overlays.overlays(_cases({"a": [1.0], "b": [0.9]}), {"c0": paths["r"]}, given, tmp_path)
     assert "slice 5 of 6" in shown.notes[0]
-    assert not np.asarray(_decoded(shown.arms["a"].errors)).any()
-    assert np.asarray(_decoded(shown.arms["b"].errors)).any()
+    assert not np.asarray(_decoded(shown.arms["a"]["errors"])).any()
+    assert np.asarray(_decoded(shown.arms["b"]["errors"])).any()
     assert np.asarray(_decoded(shown.image)).any()
 
 
@@ -139,7 +139,7 @@ def test_ignored_voxels_are_not_marked(tmp_path: Path) -> None:
     (shown,) = overlays.overlays(
         _cases({"a": [1.0]}), {"c0": _png(tmp_path / "r.png", reference)}, given, ignore_label=3
     )
-    assert not np.asarray(_decoded(shown.arms["a"].errors)).any()
+    assert not np.asarray(_decoded(shown.arms["a"]["errors"])).any()
 
 
 def test_an_image_of_another_size_is_left_out_and_told(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from nnvit.compare import Options
 from nnvit.compare.report.wording import Facts
-from nnvit.compare.resolved_options import Options
 from tests.compare.sample import HOSTILE, Sample, whole_report, write
 
 SECTIONS = [

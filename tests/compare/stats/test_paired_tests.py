@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Interval, Wilcoxon, holm, with_holm
+from nnvit.compare.stats.analysis import _with_holm
+from nnvit.compare.stats.bootstrap import Interval
+from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Wilcoxon, holm
 from nnvit.compare.stats.ranks import _SignTest
 
 
@@ -92,7 +94,7 @@ def test_holm_is_statsmodels(n: int) -> None:
 
 
 def test_a_test_that_was_not_computable_is_no_part_of_its_family() -> None:
-    tests = with_holm([FoldTest(p=p, n=5, method="") for p in (0.01, None, 0.04)])
+    tests = _with_holm([FoldTest(p=p, n=5, method="") for p in (0.01, None, 0.04)], ["one"] * 3)
     assert [test.p_holm for test in tests] == [0.02, None, 0.04]
 
 
@@ -120,6 +122,8 @@ def test_what_cannot_be_computed_says_why(found: Any, reason: str) -> None:
 
 
 def test_an_interval_of_two_cases_is_none() -> None:
-    assert Interval.of(0.1, 0.2, 2, 999).reason == "not computable: 2 cases, and three are the least"
-    assert Interval.of(np.nan, np.nan, 9, 999).reason == "not computable: every case has the same value"
-    assert Interval.of(np.nan, np.nan, 9, 999).low is None
+    rng = np.random.default_rng(0)
+    (few,), (flat,) = (Interval.of_means(np.ones((n, 1)), 999, rng) for n in (2, 9))
+    assert few.reason == "not computable: 2 cases, and three are the least"
+    assert flat.reason == "not computable: every case has the same value"
+    assert (few.low, flat.low) == (None, None)

@@ -105,7 +105,9 @@ def test_one_fold_leaves_the_method_unclaimed() -> None:
     stats = _stats(0.02, folds=1)
     verdict = _verdict(stats)
     assert (verdict.level, verdict.method.shown) == ("models differ", False)
-    assert "cannot be claimed: one fold" in verdict.method.text
+    reason = "with one fold, training noise cannot be seen (at least two folds are needed; five are usual)"
+    assert verdict.method.text == f"it cannot be claimed that one method is better: {reason}"
+    assert headline(stats, FAIR).endswith(f"; nothing can be said about the methods: {reason}.")
     assert "that it is the better method is not shown" in headline(stats, FAIR)
 
 

@@ -86,7 +86,7 @@ def test_the_hierarchical_interval_of_a_pair_turns_round_with_it() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda cases: cases.assign(fold=""), "one fold, so that training noise is unseen"),
+        (lambda cases: cases.assign(fold=""), "with one fold, training noise cannot be seen"),
         (
             lambda cases: cases.assign(
                 fold=cases["fold"].where(cases["arm"] == "arm_0", cases["fold"].str.replace("1", "2"))

@@ -16,16 +16,17 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from nnvit.compare import Options
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import Arm
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.headline import headline
 
 from . import overlays
 from .figure_style import ARMS, Picture
 from .figures import pictures
+from .latex import latex_tables
 from .result_tables import Tables
 from .wording import Facts, without_home
 
@@ -75,11 +76,11 @@ def write(
 
     Raises CompareError for a mask or an image that can't be read.
     """
-    drawn = pictures(comparison, cases, cost)
+    tables = Tables(comparison, audit, cost, cases)
+    drawn = pictures(comparison, tables.case_means[comparison.metric], cost)
     facts = Facts.of(comparison, cases, audit, cost, options)
     paragraphs, cited = facts.methods()
-    tables = Tables.of(comparison, audit, cost)
-    latex = tables.latex()
+    latex = latex_tables(tables)
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn.values():
@@ -88,45 +89,50 @@ def write(
         (out / "tables" / f"{name}.tex").write_text(text, encoding="utf-8")
     (out / "tables" / "references.bib").write_text("\n".join(paper.bibtex for paper in cited), encoding="utf-8")
     shown = overlays.overlays(cases, references, predictions, images, options.ignore_label)
-    context = (
-        _opening(comparison, audit, options, facts)
-        | tables.page(cases)
-        | _figures(drawn)
-        | {
-            "overlays": [overlay.on_page(comparison.baseline) for overlay in shown],
-            "first_run_only": any(
-                len(runs) > 1 for results in comparison.datasets.values() for runs in results.runs.values()
-            ),
-            "main_metric_of_pictures": "Dice",
-            "colour": overlays.COLOURS,
-            "methods": paragraphs,
-            "references": cited,
-            "limits": facts.limits(),
-        }
-        | _closing(arms, options, drawn, latex)
-    )
+    runs = [runs for results in comparison.datasets.values() for runs in results.runs.values()]
+    context = {
+        "comparison": comparison,
+        "audit": audit,
+        "options": options,
+        "facts": facts,
+        "tables": tables,
+        "overlays": [overlay.on_page(comparison.baseline) for overlay in shown],
+        "first_run_only": any(len(names) > 1 for names in runs),
+        "colour": overlays.COLOURS,
+        "methods": paragraphs,
+        "references": cited,
+        "command": without_home(options.command),
+        "arm_paths": [(arm.name, without_home(str(arm.path))) for arm in arms],
+        "files": [
+            ("cases.csv", "every score: one row per arm, training, fold, case and class"),
+            ("stats.json", "every statistic on this page, with its method's name; docs/statistics.md describes it"),
+            ("figures/", f"{', '.join(drawn)}: each as svg and pdf"),
+            ("tables/", f"{', '.join(latex)} for LaTeX (booktabs), and references.bib"),
+        ],
+    }
     page = out / "report.html"
-    page.write_text(_render(context), encoding="utf-8")
+    page.write_text(_render(context | _opening(comparison, audit, facts) | tables.page() | _figures(drawn)), "utf-8")
     return page
 
 
 def _render(context: Mapping[str, Any]) -> str:
     """Fills the template; autoescape is on, and a name that the context lacks is an error."""
-    folder = files(__package__)
-    script = (folder / "page.js").read_text(encoding="utf-8")
+    template, css, script = (
+        (files(__package__) / name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.css", "page.js")
+    )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = _breakable
-    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    css = (folder / "page.css").read_text(encoding="utf-8")
-    return template.render(context, css=Markup(css), script=Markup(script), script_hash=f"sha256-{digest}") + "\n"
+    page = environment.from_string(template)
+    return page.render(context, css=Markup(css), script=Markup(script), script_hash=f"sha256-{digest}") + "\n"
 
 
-def _opening(comparison: Comparison, audit: Audit, options: Options, facts: Facts) -> dict[str, Any]:
+def _opening(comparison: Comparison, audit: Audit, facts: Facts) -> dict[str, Any]:
     kind, text = VERDICTS[audit.verdict]
+    configuration = facts.options.configuration
     scope = [
         ", ".join(facts.datasets),
-        *([options.configuration] if options.configuration else []),
+        *([configuration] if configuration else []),
         f"{len(facts.arms)} arms",
         f"n = {facts.cases} case{'s' * (facts.cases != 1)}",
         f"{facts.folds or 'no'} fold{'s' * (facts.folds != 1)}",
@@ -136,16 +142,11 @@ def _opening(comparison: Comparison, audit: Audit, options: Options, facts: Fact
         "title": f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
         "headline": _parted(headline(comparison, audit), facts.arms),
         "scope": " · ".join(scope),
-        "audit": audit,
         "verdict_class": kind,
         "claimable": kind != "not",
         "verdict_text": text,
-        "version": options.version,
-        "date": options.date,
         "contents": CONTENTS,
-        "arms": comparison.arms,
-        "datasets": list(comparison.datasets),
-        "many_datasets": len(comparison.datasets) > 1,
+        "many_datasets": len(facts.datasets) > 1,
         "colours": {arm: i % len(ARMS) for i, arm in enumerate(comparison.arms)},
     }
 
@@ -173,26 +174,10 @@ def _figures(drawn: Mapping[str, Picture]) -> dict[str, Any]:
             if name == prefix or name.startswith(f"{prefix}-")
         ]
 
-    hero, by_class = of("differences"), of("classes")
     return {
-        "hero": hero[0] if hero else None,
-        "by_class": by_class[0] if by_class else None,
+        "hero": next(iter(of("differences")), None),
+        "by_class": next(iter(of("classes")), None),
         "strips": of("cases"),
         "rank_pictures": of("ranks") + of("critical"),
         "pareto": of("pareto"),
-    }
-
-
-def _closing(
-    arms: Sequence[Arm], options: Options, drawn: Mapping[str, Picture], latex: Mapping[str, str]
-) -> dict[str, Any]:
-    return {
-        "command": without_home(options.command),
-        "arm_paths": [(arm.name, without_home(str(arm.path))) for arm in arms],
-        "files": [
-            ("cases.csv", "every score: one row per arm, training, fold, case and class"),
-            ("stats.json", "every statistic on this page, with its method's name; docs/statistics.md describes it"),
-            ("figures/", f"{', '.join(drawn)}: each as svg and pdf"),
-            ("tables/", f"{', '.join(latex)} for LaTeX (booktabs), and references.bib"),
-        ],
     }

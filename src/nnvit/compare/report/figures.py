@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from nnvit.compare.inputs.costs import ArmCost
 from nnvit.compare.stats.analysis import Block, Comparison
+from nnvit.compare.stats.ranks import Ranks
 
 from .figure_style import ARMS, GROUND, INK, MARKERS, SOFT, STYLED, WIDTH, Picture, short
-from .score_figures import paretos, strips
+from .score_figures import score_pictures
 from .wording import number, p_value
 
 _LINES = (
@@ -38,17 +39,17 @@ class _ForestRow:
     colour: int = 0
 
 
-def pictures(comparison: Comparison, cases: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Picture]:
-    """Returns all figures that the data allow, by their place on the page."""
+def pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Picture]:
+    """Returns all figures that the data allow, by their place on the page. case_means: as for `score_pictures`."""
+    order = ("differences", "classes", "cases", "ranks", "pareto", "critical")
     found = [
         *_differences(comparison),
         *_by_class(comparison),
-        *strips(comparison, cases),
         *_ranks(comparison),
-        *paretos(comparison, cost),
         *_critical(comparison),
+        *score_pictures(comparison, case_means, cost),
     ]
-    return {picture.name: picture for picture in found}
+    return {picture.name: picture for picture in sorted(found, key=lambda one: order.index(one.name.split("-")[0]))}
 
 
 def _differences(comparison: Comparison) -> Iterator[Picture]:
@@ -127,9 +128,7 @@ def _forest_of(comparison: Comparison, groups: Mapping[str, Sequence[_ForestRow]
 
 
 @STYLED
-def _forest(
-    groups: Mapping[str, Sequence[_ForestRow]], *, xlabel: str, better: str, worse: str, digits: int = 2
-) -> Figure:
+def _forest(groups: Mapping[str, Sequence[_ForestRow]], *, xlabel: str, better: str, worse: str) -> Figure:
     """Draws differences with their intervals: a thick line over cases, a thin one over folds and cases; one group per class.
 
     better, worse: the labels of the two sides of zero.
@@ -147,8 +146,11 @@ def _forest(
             _forest_row(axes, y, row)
     _rows(axes, [name for name, _ in entries], bold=[row is None for _, row in entries])
     numbers = axes.twinx()
-    texts = [_signed(row, digits) if row else "" for _, row in entries]
-    _rows(numbers, texts, bold=[False] * len(texts))
+    texts = [
+        f"{row.estimate:+.2f} [{row.low:+.2f}, {row.high:+.2f}]\u2003n = {row.n}".replace("-", "−") if row else ""
+        for _, row in entries
+    ]
+    _rows(numbers, texts)
     axes.grid(axis="x")
     _sides(axes, xlabel, better, worse)
     return figure
@@ -166,18 +168,13 @@ def _forest_row(axes: Axes, y: int, row: _ForestRow) -> None:
     )
 
 
-def _signed(row: _ForestRow, digits: int) -> str:
-    text = f"{row.estimate:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]\u2003n = {row.n}"
-    return text.replace("-", "−")
-
-
-def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool]) -> None:
+def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = ()) -> None:
     """Rows of text instead of a y axis, first one on top."""
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "right"]].set_visible(False)
-    for label, strong in zip(axes.get_yticklabels(), bold, strict=True):
+    for label, strong in zip(axes.get_yticklabels(), bold, strict=False):
         label.set_fontweight("bold" if strong else "normal")
 
 
@@ -198,8 +195,8 @@ def _ranks(comparison: Comparison) -> Iterator[Picture]:
         ranks = comparison.main_block(dataset).ranks
         if not ranks or len(comparison.arms) < 3:
             continue
-        tau, rows = ranks.kendall_tau, {row.arm: row for row in ranks.arms}
-        told = "; ".join(f"{arm} mean {row.mean_rank:.2f}, {row.low:g} to {row.high:g}" for arm, row in rows.items())
+        tau = ranks.kendall_tau
+        told = "; ".join(f"{row.arm} mean {row.mean_rank:.2f}, {row.low:g} to {row.high:g}" for row in ranks.arms)
         spread = (
             f" Kendall's τ to the ranking of all cases: mean {number(tau.mean, 2)}, 95% of samples "
             f"{number(tau.low, 2)} to {number(tau.high, 2)}; the order is the same in {tau.same_order:.0%} of them."
@@ -208,10 +205,7 @@ def _ranks(comparison: Comparison) -> Iterator[Picture]:
         )
         yield Picture(
             name=f"ranks-{i}" if several else "ranks",
-            figure=_rank_blobs(
-                {arm: row.shares for arm, row in rows.items()},
-                {arm: (row.mean_rank, row.low, row.high) for arm, row in rows.items()},
-            ),
+            figure=_rank_blobs(ranks),
             title=f"Bootstrapped ranks: {told}",
             caption=f"Ranks of the arms' mean {comparison.main.name} on {dataset} over {ranks.resamples:,} bootstrap "
             f"samples of its cases; the line spans 95% of them.{spread}",
@@ -219,24 +213,18 @@ def _ranks(comparison: Comparison) -> Iterator[Picture]:
 
 
 @STYLED
-def _rank_blobs(
-    shares: Mapping[str, Sequence[Sequence[float]]], mean: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Draws how often each arm took each rank over the bootstrap samples: the blob's area is the share.
-
-    shares: arm -> [rank, share] of every rank that it took, halves for ties. mean: arm -> (mean rank, low, high).
-    """
-    arms = list(shares)
+def _rank_blobs(ranks: Ranks) -> Figure:
+    """Draws how often each arm took each rank over the bootstrap samples: the blob's area is the share."""
+    arms = ranks.arms
     figure = Figure(figsize=(WIDTH, 0.95 + 0.42 * len(arms)), layout="constrained")
     axes = figure.subplots()
-    for i, arm in enumerate(arms):
+    for i, row in enumerate(arms):
         colour = ARMS[i % len(ARMS)]
-        for rank, share in shares[arm]:
+        for rank, share in row.shares:
             axes.scatter([rank], [i], s=620 * share, color=colour, alpha=0.3, linewidth=0)
-        centre, low, high = mean[arm]
-        axes.plot([low, high], [i, i], color=colour, linewidth=1.4)
-        axes.plot([centre], [i], MARKERS[i % len(MARKERS)], color=colour, markersize=5.5)
-    _rows(axes, [short(arm) for arm in arms], bold=[False] * len(arms))
+        axes.plot([row.low, row.high], [i, i], color=colour, linewidth=1.4)
+        axes.plot([row.mean_rank], [i], MARKERS[i % len(MARKERS)], color=colour, markersize=5.5)
+    _rows(axes, [short(row.arm) for row in arms])
     axes.set_xticks(range(1, len(arms) + 1))
     axes.set_xlim(0.5, len(arms) + 0.5)
     axes.set_xlabel("rank (1 = best); a blob's area is the share of bootstrap samples")

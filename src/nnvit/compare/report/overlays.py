@@ -38,19 +38,12 @@ VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layers:
-    """The layers of one arm in a case's picture, as data URIs."""
-
-    errors: str
-    outline: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Overlay:
     """One case, ready for the page.
 
     reasons: why it is shown (best, worst, most disputed). image, reference: data URIs of the picture's background and of the
-    reference's outline. scores: arm -> Dice, mean over labels and runs. notes: on the crop, the slice and the image.
+    reference's outline. arms: arm -> "errors" and "outline", data URIs as well. scores: arm -> Dice, mean over labels and runs.
+    notes: on the crop, the slice and the image.
     """
 
     dataset: str
@@ -60,7 +53,7 @@ class _Overlay:
     height: int
     image: str
     reference: str
-    arms: dict[str, _Layers]
+    arms: dict[str, dict[str, str]]
     scores: dict[str, float]
     notes: tuple[str, ...]
 
@@ -81,18 +74,17 @@ class _Overlay:
 
     def size(self) -> int:
         """The bytes of all layers."""
-        arms = sum(len(layers.errors) + len(layers.outline) for layers in self.arms.values())
+        arms = sum(len(uri) for layers in self.arms.values() for uri in layers.values())
         return len(self.image) + len(self.reference) + arms
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ShownSlice:
-    """The slice of a case that is shown: image (H, W, channels), masks (H, W)."""
+    """The slice of a case that is shown: image (H, W, channels), masks (1 + arms, H, W) with the reference first."""
 
     image: np.ndarray | None
-    reference: np.ndarray
-    predictions: dict[str, np.ndarray]
-    spacing: tuple[float, float]
+    masks: np.ndarray
+    spacing: tuple[float, ...]
     notes: tuple[str, ...]
 
 
@@ -137,7 +129,7 @@ def overlays(
     chosen, views = {}, {}
     for key, why in _choose(cases).items():
         name = "/".join(key) if several else key[1]
-        masks = {arm: predictions[arm][name] for arm in why[1] if name in predictions.get(arm, {})}
+        masks = [predictions[arm][name] for arm in why[1] if name in predictions.get(arm, {})]
         if name in references and len(masks) == len(why[1]):
             chosen[key] = why
             views[key] = _view(key[1], references[name], masks, images, ignore_label)
@@ -150,46 +142,42 @@ def overlays(
 
 
 def _view(
-    case: str, reference: Path, predictions: Mapping[str, Path], images: Path | None, ignore: int | None
+    case: str, reference: Path, predictions: Sequence[Path], images: Path | None, ignore: int | None
 ) -> _ShownSlice:
     """Reads a case, takes the slice with most disagreement and crops it to what is marked and its surroundings."""
     truth = read_mask(reference)
-    mask, spacing = truth.labels, truth.spacing
-    masks = {arm: read_mask(path).labels for arm, path in predictions.items()}
+    masks, spacing = np.stack([truth.labels, *(read_mask(path).labels for path in predictions)]), truth.spacing
     if ignore is not None:
-        masks = {arm: np.where(mask == ignore, 0, array) for arm, array in masks.items()}
-        mask = np.where(mask == ignore, 0, mask)
-    picture, notes = _image(case, images, mask.shape)
-    if mask.ndim == 3:
+        masks[:, truth.labels == ignore] = 0
+    picture, notes = _image(case, images, truth.labels.shape)
+    if truth.labels.ndim == 3:
         axis = int(np.argmax(spacing))
-        index = _slice(mask, list(masks.values()), axis)
-        if mask.shape[axis] > 1:
-            notes.append(f"slice {index + 1} of {mask.shape[axis]}, the one with most disagreement")
-        mask = mask.take(index, axis)
-        masks = {arm: array.take(index, axis) for arm, array in masks.items()}
+        index, count = _slice(masks, axis), truth.labels.shape[axis]
+        if count > 1:
+            notes.append(f"slice {index + 1} of {count}, the one with most disagreement")
+        masks = masks.take(index, axis + 1)
         picture = None if picture is None else picture.take(index, axis)
         spacing = tuple(size for i, size in enumerate(spacing) if i != axis)
-    window = _window(np.any([mask != 0, *(array != 0 for array in masks.values())], axis=0))
-    if window != (slice(0, mask.shape[0]), slice(0, mask.shape[1])):
+    rows, columns = _window((masks != 0).any(axis=0))
+    cropped = masks[:, rows, columns]
+    if cropped.shape != masks.shape:
         notes.append("cut to the surroundings of what is marked")
     return _ShownSlice(
-        image=None if picture is None else picture[window],
-        reference=mask[window],
-        predictions={arm: array[window] for arm, array in masks.items()},
-        spacing=(float(spacing[0]), float(spacing[1])),
+        image=None if picture is None else picture[rows, columns],
+        masks=cropped,
+        spacing=tuple(spacing),
         notes=tuple(notes),
     )
 
 
-def _slice(mask: np.ndarray, masks: Sequence[np.ndarray], axis: int) -> int:
+def _slice(masks: np.ndarray, axis: int) -> int:
     """The slice where the arms differ most from each other; where they don't, from the reference; else the fullest one."""
-    others = tuple(i for i in range(mask.ndim) if i != axis)
-    between = np.any([array != masks[0] for array in masks], axis=0).sum(others)
-    from_reference = np.any([array != mask for array in masks], axis=0).sum(others)
-    for count in (between, from_reference, (mask != 0).sum(others)):
-        if count.any():
-            return int(count.argmax())
-    return mask.shape[axis] // 2
+    others = tuple(i for i in range(masks.ndim - 1) if i != axis)
+    reference, arms = masks[0], masks[1:]
+    for marked in ((arms != arms[0]).any(axis=0), (arms != reference).any(axis=0), reference != 0):
+        if marked.any():
+            return int(marked.sum(others).argmax())
+    return reference.shape[axis] // 2
 
 
 def _window(marked_HW: np.ndarray) -> tuple[slice, slice]:
@@ -197,33 +185,28 @@ def _window(marked_HW: np.ndarray) -> tuple[slice, slice]:
     whole = (slice(0, marked_HW.shape[0]), slice(0, marked_HW.shape[1]))
     if not marked_HW.any():
         return whole
-    bounds = [np.flatnonzero(marked_HW.any(axis=1 - i))[[0, -1]] for i in (0, 1)]
-    margin = max(12, max(int(high - low) for low, high in bounds) // 3)
-    cut = [slice(max(0, int(low) - margin), int(high) + 1 + margin) for low, high in bounds]
-    sizes = [min(part.stop, full.stop) - part.start for part, full in zip(cut, whole, strict=True)]
-    if sizes[0] * sizes[1] > 0.5 * marked_HW.size:
-        return whole
-    return slice(cut[0].start, cut[0].start + sizes[0]), slice(cut[1].start, cut[1].start + sizes[1])
+    (found,) = ndimage.find_objects(marked_HW.astype(np.uint8))
+    margin = max(12, max(part.stop - part.start - 1 for part in found) // 3)
+    rows, columns = (
+        slice(max(0, part.start - margin), min(n, part.stop + margin))
+        for part, n in zip(found, marked_HW.shape, strict=True)
+    )
+    return whole if marked_HW[rows, columns].size > 0.5 * marked_HW.size else (rows, columns)
 
 
 def _image(case: str, folder: Path | None, shape: tuple[int, ...]) -> tuple[np.ndarray | None, list[str]]:
-    """The case's image as uint8, (*shape, 1 or 3); None where no image fits. And notes."""
-    path = _find(case, folder) if folder else None
+    """The case's image as uint8, (*shape, 1 or 3), `case_0000.*` before `case.*`; None where no image fits. And notes."""
+    if folder is None:
+        return None, ["no image given: the grey ground is the reference"]
+    kinds = sorted(PHOTOGRAPHS | VOLUMES)
+    names = [f"{case}{channel}{kind}" for channel in ("_0000", "") for kind in (*kinds, *map(str.upper, kinds))]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        return None, ["no image given: the grey ground is the reference"] if folder is None else [
-            "no image found for this case"
-        ]
+        return None, ["no image found for this case"]
     array = _read_image(path)
     if [n for n in array.shape[:-1] if n > 1] != [n for n in shape if n > 1]:
         return None, [f"the image is {array.shape[:-1]}, the mask {shape}: shown without the image"]
     return array.reshape(*shape, array.shape[-1]), []
-
-
-def _find(case: str, folder: Path) -> Path | None:
-    """`case_0000.*` before `case.*`."""
-    kinds = sorted(PHOTOGRAPHS | VOLUMES)
-    names = [f"{case}{channel}{kind}" for channel in ("_0000", "") for kind in (*kinds, *map(str.upper, kinds))]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _read_image(path: Path) -> np.ndarray:
@@ -256,17 +239,12 @@ def _stretched(array: np.ndarray) -> np.ndarray:
 
 
 def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], view: _ShownSlice, side: int) -> _Overlay:
-    height, width = _size_on_page(view.reference.shape, view.spacing, side)
-    reference_hw = _enlarged(view.reference, height, width)
-    layers = {}
-    for arm, mask_HW in view.predictions.items():
-        mask_hw = _enlarged(mask_HW, height, width)
-        layers[arm] = _Layers(
-            errors=_png(
-                _see_through(_errors(reference_hw, mask_hw)), [COLOURS[kind] for kind in ("fp", "fn", "confused")] * 2
-            ),
-            outline=_png(_outline(mask_hw), [COLOURS["prediction"]]),
-        )
+    """The pictures of a case; square millimetres stay square, the longer side is `side`."""
+    extent = [n * size for n, size in zip(view.masks.shape[1:], view.spacing, strict=True)]
+    scale = side / max(extent)
+    height, width = (max(1, round(length * scale)) for length in extent)
+    reference_hw, *masks_hw = _enlarged(view.masks, height, width)
+    colours = [COLOURS[kind] for kind in ("fp", "fn", "confused")] * 2
     return _Overlay(
         dataset=key[0],
         case=key[1],
@@ -275,24 +253,23 @@ def _draw(key: tuple[str, str], reasons: list[str], scores: dict[str, float], vi
         height=height,
         image=_ground(view, height, width),
         reference=_png(_outline(reference_hw), [COLOURS["reference"]]),
-        arms=layers,
+        arms={
+            arm: {
+                "errors": _png(_see_through(_errors(reference_hw, mask_hw)), colours),
+                "outline": _png(_outline(mask_hw), [COLOURS["prediction"]]),
+            }
+            for arm, mask_hw in zip(scores, masks_hw, strict=True)
+        },
         scores=scores,
         notes=view.notes,
     )
 
 
-def _size_on_page(shape: Sequence[int], spacing: Sequence[float], side: int) -> tuple[int, int]:
-    """(h, w): square millimetres stay square, the longer side is `side`."""
-    height, width = shape[0] * spacing[0], shape[1] * spacing[1]
-    scale = side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _enlarged(mask_HW: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The mask at the picture's size (h, w): every pixel takes the voxel at its centre."""
-    rows = ((np.arange(height) + 0.5) * mask_HW.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * mask_HW.shape[1] / width).astype(int)
-    return mask_HW[rows[:, None], columns]
+def _enlarged(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Masks (…, H, W) at the picture's size (…, h, w): every pixel takes the voxel at its centre."""
+    rows = ((np.arange(height) + 0.5) * masks.shape[-2] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * masks.shape[-1] / width).astype(int)
+    return masks[..., rows[:, None], columns]
 
 
 def _errors(reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -317,7 +294,7 @@ def _outline(mask_hw: np.ndarray) -> np.ndarray:
 
 def _ground(view: _ShownSlice, height: int, width: int) -> str:
     if view.image is None:
-        grey = np.where(_enlarged(view.reference, height, width) != 0, 2, 1).astype(np.uint8)
+        grey = np.where(_enlarged(view.masks[0], height, width) != 0, 2, 1).astype(np.uint8)
         return _png(grey, ("#16191d", "#4a525c"))
     array = view.image[..., 0] if view.image.shape[-1] == 1 else view.image
     image = Image.fromarray(np.ascontiguousarray(array)).resize((width, height), Image.Resampling.LANCZOS)

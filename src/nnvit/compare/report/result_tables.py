@@ -1,6 +1,6 @@
-"""The tables of a comparison: rows of cells, the lines of text beside them on the page, and LaTeX for a paper."""
+"""The tables of a comparison: rows of cells, and the lines of text beside them on the page."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,7 @@ from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
 from nnvit.compare.stats.analysis import MEAN, Block, Comparison
 from nnvit.compare.stats.verdict import ArmPair
 
-from .latex import latex_table
-from .wording import case_means, number, p_value
+from .wording import number, p_value
 
 MAX_CASES = 2000
 COST_COLUMNS = (
@@ -28,10 +27,8 @@ COST_COLUMNS = (
     ("predict_seconds_per_case", "prediction of a case", "s", 1.0, 2),
 )
 """(key, name, unit, factor, decimals)"""
-STATES = {
-    "different": "different", "declared": "declared", "unknown": "unknown", "by design": "design", "equal": "equal"
-}  # fmt: skip
-"""Status of an audit row -> class of the page, in the order in which rows are shown."""
+STATES = ("different", "declared", "unknown", "by design", "equal")
+"""Statuses of audit rows, in the order in which rows are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,54 +40,50 @@ class _Cell:
     interval: str = ""
     best: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.text} [{self.interval}]" if self.interval else self.text
 
-@dataclass(frozen=True, kw_only=True)
+
 class Tables:
     """The rows of the tables that the page and the LaTeX files share, as dicts of texts and cells.
 
     scores: per data set, class and arm. pairs: per data set, metric, class and pair. cost: per arm. audit: per question.
+    case_means: metric -> (data set, case, label) -> a column per arm, the mean over its runs, in the order of `cases`.
     """
 
-    comparison: Comparison
-    scores: list[dict[str, Any]]
-    pairs: list[dict[str, Any]]
-    cost: list[dict[str, Any]]
-    cost_note: str
-    audit: list[dict[str, Any]]
-    audit_verdict: str
+    def __init__(self, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost], cases: pd.DataFrame) -> None:
+        self.comparison, self.verdict, self.cases = comparison, audit.verdict, cases
+        by_arm = cases.groupby(["dataset", "case", "label", "arm"], sort=False)
+        self.case_means = {
+            metric.key: by_arm[metric.key].mean().unstack("arm").reindex(columns=comparison.arms)
+            for metric in comparison.metrics
+        }
+        self.scores = _score_rows(comparison)
+        self.pairs = _pair_rows(comparison)
+        self.cost, self.cost_note = _cost_rows(cost), _cost_note(cost)
+        self.audit = _audit_rows(audit, comparison.arms)
 
-    @classmethod
-    def of(cls, comparison: Comparison, audit: Audit, cost: Sequence[ArmCost]) -> "Tables":
-        """Makes the rows."""
-        return cls(
-            comparison=comparison,
-            scores=_score_rows(comparison),
-            pairs=_pair_rows(comparison),
-            cost=_cost_rows(cost),
-            cost_note=_cost_note(cost),
-            audit=_audit_rows(audit, comparison.arms),
-            audit_verdict=audit.verdict,
-        )
-
-    def page(self, cases: pd.DataFrame) -> dict[str, Any]:
-        """Returns what the page's template needs for its tables."""
+    def page(self) -> dict[str, Any]:
+        """Returns what the page's template needs for its tables besides their rows."""
         comparison, main = self.comparison, self.comparison.main.name
-        case_rows, case_data, left_out = _case_rows(cases, comparison)
+        case_rows, case_data, left_out = self._case_rows()
         labels = list(dict.fromkeys(row["label"] for row in self.scores))
+        *lower, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
         return {
-            "main_metric": main,
             "averaged": ", mean over classes" if len(labels) > 1 else "",
             "many_labels": len(labels) > 1,
             "metrics": [
                 {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
             ],
-            "less_is_better": _less_is_better(),
-            "claims": _claims(comparison),
+            "less_is_better": f"{', '.join(lower)} and {last}",
+            "claims": [
+                (dataset, pair)
+                for dataset in comparison.datasets
+                for pair in comparison.shown_pairs(comparison.main_block(dataset))
+            ],
             "omnibus": _omnibus(comparison),
             "human": _human_lines(comparison),
-            "scores": self.scores,
             "score_labels": labels,
-            "pairs": self.pairs,
             "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in self.pairs), key=lambda name: name != main)
             or [main],
             "case_rows": case_rows,
@@ -98,75 +91,40 @@ class Tables:
             "cases_left_out": left_out,
             "case_labels": list(dict.fromkeys(row["label"] for row in case_rows)),
             "case_folds": sorted({row["fold"] for row in case_rows} - {""}),
-            "cost": self.cost,
             "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
-            "cost_note": self.cost_note,
-            "audit_rows": self.audit,
         }
 
-    def latex(self) -> dict[str, str]:
-        """Returns name -> LaTeX with booktabs rules and everything escaped."""
-        comparison, metrics, main = self.comparison, self.comparison.metrics, self.comparison.main
-        _, unit = main.scale_in(comparison.spacing_unit)
-        ahead = {"data set": "dataset"} if len(comparison.datasets) > 1 else {}
-        lines = "l" * len(ahead)
+    def _case_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
+        """Rows of the table of cases, all metrics' values for the page's script, and the number of rows left out.
 
-        def rows(found: Sequence[Mapping[str, Any]], *keys: str) -> list[list[str]]:
-            return [[_tex(row[key]) for key in (*ahead.values(), *keys)] for row in found]
-
-        titles = [metric.title_in(comparison.spacing_unit) for metric in metrics]
-        scores = [row | {metric.key: row["cells"].get(metric.key) for metric in metrics} for row in self.scores]
-        pairs = [row for row in self.pairs if row["main"]]
-        numbers = ("difference", "p_holm", "fold_t", "nadeau_bengio")
-        columns = [f"{name} ({unit_})" for _, name, unit_, _, _ in COST_COLUMNS]
-        return {
-            "scores": latex_table(
-                [*ahead, "class", "arm", "n", *titles],
-                rows(scores, "label", "arm", "n", *(metric.key for metric in metrics)),
-                caption="Mean over n cases with its 95% BCa bootstrap interval.",
-                label="tab:scores",
-                align=f"{lines}llr{'l' * len(metrics)}",
-            ),
-            "differences": latex_table(
-                [
-                    *ahead,
-                    "class",
-                    "A",
-                    "B",
-                    "n",
-                    f"A − B ({unit})",
-                    "Wilcoxon p",
-                    "fold t p",
-                    "Nadeau–Bengio p",
-                    "verdict",
+        Where there are too many rows, those with the widest spread between arms in the headline's metric stay.
+        """
+        comparison, tables = self.comparison, self.case_means
+        main, digits = tables[comparison.metric], comparison.main.digits
+        kept = _widest(main)
+        grouped = self.cases.groupby(["dataset", "case", "label"], sort=False)
+        facts = grouped.agg(
+            fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
+            n_ref=("n_ref", "first"),
+            missed=("missed", "sum"),
+        )
+        facts = facts.loc[kept].astype({"n_ref": int, "missed": int}).reset_index()
+        rows = []
+        for fact, values in zip(facts.to_dict("records"), _plain(main.loc[kept]), strict=True):
+            known = [value for value in values if value is not None]
+            spread = max(known) - min(known) if len(known) > 1 else None
+            rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(spread, digits)})
+        data = {
+            metric.key: {
+                "name": metric.title_in(comparison.spacing_unit),
+                "digits": metric.digits,
+                "values": [
+                    [None if x is None else round(x, 5) for x in row] for row in _plain(tables[metric.key].loc[kept])
                 ],
-                rows(pairs, "label", "a", "b", "n", *numbers, "level"),
-                caption=f"Paired differences in {main.name} with 95% BCa bootstrap intervals over n cases; "
-                "p values after Holm.",
-                label="tab:differences",
-                align=f"{lines}lllrlrrrl",
-            ),
-            "cost": latex_table(
-                ["arm", *columns],
-                [[row["arm"], *map(_tex, row["cells"])] for row in self.cost],
-                caption="What each arm costs, as its records tell.",
-                label="tab:cost",
-                align=f"l{'r' * len(columns)}",
-            ),
-            "audit": latex_table(
-                ["what", "state", *comparison.arms],
-                [[row["key"], row["status"], *row["told"]] for row in self.audit],
-                caption=f"Audit of the arms: {self.audit_verdict}.",
-                label="tab:audit",
-                align=f"ll{'l' * len(comparison.arms)}",
-            ),
+            }
+            for metric in comparison.metrics
         }
-
-
-def _less_is_better() -> str:
-    """`HD95 and FP volume (of false positives)`: the metrics where less is better."""
-    *names, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
-    return f"{', '.join(names)} and {last}" if names else last
+        return rows, data, len(main) - len(kept)
 
 
 def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:
@@ -190,13 +148,10 @@ def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
             head = {"dataset": dataset, "label": label, "arm": arm, "n": found.n, "cells": {}}
             row = rows.setdefault((dataset, label, arm), head)
             row["n"] = max(row["n"], found.n)
-            spread = found.interval
             row["cells"][metric.key] = _Cell(
                 text=number(found.mean, metric.digits),
                 value=found.mean,
-                interval=""
-                if spread.low is None
-                else " to ".join(number(x, metric.digits) for x in (spread.low, spread.high)),
+                interval=_interval(found.interval, metric.digits),
                 best=found.mean == best and len(means) > 1,
             )
     return list(rows.values())
@@ -204,28 +159,26 @@ def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per data set, metric, class and pair, with the two layers of the verdict."""
-    return [
-        {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
-        | _pair(pair, *metric.scale_in(comparison.spacing_unit))
-        for dataset, metric, label, block in _blocks(comparison)
-        for pair in block.pairs
-    ]
+    rows = []
+    for dataset, metric, label, block in _blocks(comparison):
+        scale, unit = metric.scale_in(comparison.spacing_unit)
+        head = {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
+        rows += [head | {"unit": unit} | _pair(pair, scale) for pair in block.pairs]
+    return rows
 
 
-def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
-    folds, test = pair.method_layer, pair.wilcoxon
-    difference = scale * pair.difference
+def _pair(pair: ArmPair, scale: float) -> dict[str, Any]:
+    folds, test, wide = pair.method_layer, pair.wilcoxon, pair.method_layer.hierarchical
+    difference = _interval(pair.interval, 2, scale, sign=True) or "–"
+    hierarchical = _interval(wide, 2, scale, sign=True) or "–"
     return {
         "a": pair.a,
         "b": pair.b,
         "n": pair.n,
-        "unit": unit,
-        "difference": _Cell(
-            text=number(difference, 2, sign=True), value=difference, interval=_range(pair.interval, scale).text
-        ),
-        "hierarchical": _range(folds.hierarchical, scale),
+        "difference": _cell(scale * pair.difference, 2, sign=True, interval=difference),
+        "hierarchical": _Cell(text=hierarchical, value=None if wide.low is None else scale * wide.low),
         "p_holm": _p(test.p_holm),
-        "effect": _Cell(text=number(test.rank_biserial, 2, sign=True), value=test.rank_biserial),
+        "effect": _cell(test.rank_biserial, 2, sign=True),
         "fold_t": _p(folds.paired_t.p_holm),
         "nadeau_bengio": _p(folds.nadeau_bengio.p_holm),
         "n_folds": folds.n_folds,
@@ -235,25 +188,19 @@ def _pair(pair: ArmPair, scale: float, unit: str) -> dict[str, Any]:
     }
 
 
+def _cell(value: float | None, digits: int, *, sign: bool = False, interval: str = "") -> _Cell:
+    return _Cell(text=number(value, digits, sign), value=value, interval=interval)
+
+
 def _p(p: float | None) -> _Cell:
     return _Cell(text=p_value(p), value=p)
 
 
-def _range(spread: Any, scale: float) -> _Cell:
-    """The text of an interval, sorted by its lower end."""
+def _interval(spread: Any, digits: int, scale: float = 1.0, *, sign: bool = False) -> str:
+    """`0.80 to 0.84`; empty where there is no interval."""
     if spread.low is None:
-        return _Cell(text="–")
-    low, high = scale * spread.low, scale * spread.high
-    return _Cell(text=f"{number(low, 2, sign=True)} to {number(high, 2, sign=True)}", value=low)
-
-
-def _claims(comparison: Comparison) -> list[dict[str, Any]]:
-    """The verdict's words on the headline's metric."""
-    return [
-        {"dataset": dataset, "a": pair.a, "b": pair.b, "cases": pair.verdict.cases, "method": pair.verdict.method}
-        for dataset in comparison.datasets
-        for pair in comparison.shown_pairs(comparison.main_block(dataset))
-    ]
+        return ""
+    return " to ".join(number(scale * bound, digits, sign) for bound in (spread.low, spread.high))
 
 
 def _omnibus(comparison: Comparison) -> list[str]:
@@ -293,48 +240,6 @@ def _human_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _case_rows(cases: pd.DataFrame, comparison: Comparison) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
-    """Rows of the table of cases with the headline's metric, all metrics' values for the page's script, and the rows left out.
-
-    Where there are too many rows, those with the widest spread between arms stay.
-    """
-    tables = {metric.key: case_means(cases, metric.key, comparison.arms) for metric in comparison.metrics}
-    main, digits = tables[comparison.metric], comparison.main.digits
-    kept = _widest(main)
-    facts = cases.groupby(["dataset", "case", "label"], sort=False).agg(
-        fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
-        n_ref=("n_ref", "first"),
-        missed=("missed", "sum"),
-    )
-    rows = []
-    for key in kept:
-        values, fact = _plain(main.loc[key]), facts.loc[key]
-        rows.append(
-            {
-                "dataset": key[0],
-                "case": key[1],
-                "label": key[2],
-                "fold": fact["fold"],
-                "n_ref": int(fact["n_ref"]),
-                "missed": int(fact["missed"]),
-                "cells": [_Cell(text=number(value, digits), value=value) for value in values],
-                "spread": _spread([value for value in values if value is not None], digits),
-            }
-        )
-    data = {
-        metric.key: {
-            "name": metric.title_in(comparison.spacing_unit),
-            "digits": metric.digits,
-            "values": [
-                [None if value is None else round(value, 5) for value in _plain(row)]
-                for _, row in tables[metric.key].loc[kept].iterrows()
-            ],
-        }
-        for metric in comparison.metrics
-    }
-    return rows, data, len(main) - len(kept)
-
-
 def _widest(table: pd.DataFrame) -> Any:
     """The keys of the rows that are shown."""
     if len(table) <= MAX_CASES:
@@ -344,14 +249,9 @@ def _widest(table: pd.DataFrame) -> Any:
     return pd.MultiIndex.from_tuples([key for key in table.index if key in chosen], names=table.index.names)
 
 
-def _plain(row: pd.Series) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in row.to_numpy(float)]
-
-
-def _spread(known: Sequence[float], digits: int) -> _Cell:
-    if len(known) < 2:
-        return _Cell(text="–")
-    return _Cell(text=number(max(known) - min(known), digits), value=max(known) - min(known))
+def _plain(table: pd.DataFrame) -> list[list[float | None]]:
+    """The rows of a table; None where there is no value."""
+    return [[x if np.isfinite(x) else None for x in row] for row in table.to_numpy(float).tolist()]
 
 
 def _cost_rows(cost: Sequence[ArmCost]) -> list[dict[str, Any]]:
@@ -385,22 +285,12 @@ def _cost_note(cost: Sequence[ArmCost]) -> str:
 
 def _audit_rows(audit: Audit, arms: Sequence[str]) -> list[dict[str, Any]]:
     """The rows in the order in which they need attention."""
-    order = list(STATES)
     return [
         {
             "key": row.title,
             "status": row.status,
-            "state": STATES[row.status],
+            "state": row.status.removeprefix("by "),
             "told": [row.values.get(arm, "unknown") for arm in arms],
         }
-        for row in sorted(audit.rows, key=lambda row: order.index(row.status))
+        for row in sorted(audit.rows, key=lambda row: STATES.index(row.status))
     ]
-
-
-def _tex(cell: Any) -> str:
-    """The text of a cell with its interval, or of anything else."""
-    if cell is None:
-        return "–"
-    if not isinstance(cell, _Cell):
-        return str(cell)
-    return f"{cell.text} [{cell.interval}]" if cell.interval else cell.text

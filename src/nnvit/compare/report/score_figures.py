@@ -18,7 +18,6 @@ from nnvit.compare.inputs.costs import ArmCost
 from nnvit.compare.stats.analysis import Comparison
 
 from .figure_style import ARMS, GROUND, HUMAN, MARKERS, SOFT, STYLED, WIDTH, Picture, short
-from .wording import case_means
 
 MAX_LINES = 400
 COSTS = {
@@ -28,7 +27,8 @@ COSTS = {
     "train_hours": ("training, hours per fold", 1.0),
     "predict_seconds_per_case": ("prediction, seconds per case", 1.0),
 }
-"""Panels of the Pareto picture: the first three that at least two arms record."""
+MAX_PANELS = 3
+"""Panels of the Pareto picture: the first of `COSTS` that at least two arms record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +43,40 @@ class _Point:
     colour: int
 
 
-def strips(comparison: Comparison, cases: pd.DataFrame) -> Iterator[Picture]:
-    """Yields a picture per data set with the score of every case in every arm; none where no case has a value in all arms."""
-    metric, several = comparison.main, len(comparison.datasets) > 1
+def score_pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> Iterator[Picture]:
+    """Yields a picture of every case in every arm, and one of the means against the costs, for each data set.
+
+    case_means: (data set, case, label) -> a column per arm. There is no picture of a data set where no case has a value in
+    all arms, and none of costs that fewer than two arms record.
+    """
     for i, dataset in enumerate(comparison.datasets):
-        block = comparison.main_block(dataset)
-        table = case_means(cases[cases["dataset"].astype(str) == dataset], metric.key, comparison.arms).dropna()
-        table = table.groupby(level="case", sort=False).mean()
-        if table.empty:
-            continue
-        thinned, seen, human = "", "", None
-        if len(table) > MAX_LINES:
-            order = table.mean(axis=1).sort_values(kind="stable").index
-            table = table.loc[order[np.linspace(0, len(order) - 1, MAX_LINES).round().astype(int)]]
-            thinned = f" ({MAX_LINES} of them, evenly spread)"
-        if block.human and block.human.n:
-            human = block.human.bounds
-            seen = f" The dashed line is a second observer on the same references (n = {block.human.n}), with its interval."
-        means = {arm: block.arms[arm].bounds for arm in comparison.arms}
-        yield Picture(
-            name=f"cases-{i}" if several else "cases",
-            figure=_paired_strip(table, means, ylabel=metric.title_in(comparison.spacing_unit), human=human),
-            title=f"{metric.name} of every case in every arm on {dataset}, each case joined by a line",
-            caption=f"{metric.name} of each case on {dataset}, n = {block.n}: one line per case{thinned}; "
-            f"beside the points the mean with its 95% interval.{seen}",
-        )
+        number = f"-{i}" if len(comparison.datasets) > 1 else ""
+        yield from _every_case(comparison, dataset, case_means, f"cases{number}")
+        yield from _against_costs(comparison, dataset, cost, f"pareto{number}")
+
+
+def _every_case(comparison: Comparison, dataset: str, case_means: pd.DataFrame, name: str) -> Iterator[Picture]:
+    metric, block = comparison.main, comparison.main_block(dataset)
+    here = case_means.index.get_level_values("dataset").astype(str) == dataset
+    table = case_means[here].dropna().groupby(level="case", sort=False).mean()
+    if table.empty:
+        return
+    thinned, seen, human = "", "", None
+    if len(table) > MAX_LINES:
+        order = table.mean(axis=1).sort_values(kind="stable").index
+        table = table.loc[order[np.linspace(0, len(order) - 1, MAX_LINES).round().astype(int)]]
+        thinned = f" ({MAX_LINES} of them, evenly spread)"
+    if block.human and block.human.n:
+        human = block.human.bounds
+        seen = f" The dashed line is a second observer on the same references (n = {block.human.n}), with its interval."
+    means = {arm: block.arms[arm].bounds for arm in comparison.arms}
+    yield Picture(
+        name=name,
+        figure=_paired_strip(table, means, ylabel=metric.title_in(comparison.spacing_unit), human=human),
+        title=f"{metric.name} of every case in every arm on {dataset}, each case joined by a line",
+        caption=f"{metric.name} of each case on {dataset}, n = {block.n}: one line per case{thinned}; "
+        f"beside the points the mean with its 95% interval.{seen}",
+    )
 
 
 @STYLED
@@ -96,21 +105,17 @@ def _paired_strip(
         axes.plot([i + 0.13] * 2, [low, high], color=colour, linewidth=3.2, solid_capstyle="butt")
         axes.plot([i + 0.13], [mean], marker, color=colour, markersize=6, markeredgecolor=GROUND, markeredgewidth=1)
     if human:
-        _observer(axes, *human)
+        mean, low, high = human
+        axes.axhspan(low, high, color=HUMAN, alpha=0.12, linewidth=0)
+        axes.axhline(mean, color=HUMAN, linewidth=1, linestyle=(0, (4, 3)))
+        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
+        text = f"second\nobserver\n{mean:.3g}"
+        axes.annotate(text, (1, mean), xycoords=axes.get_yaxis_transform(), color=HUMAN, **place)
     axes.set_xticks(range(len(arms)), [_stacked(arm, len(arms)) for arm in arms])
     axes.set_xlim(-0.4, len(arms) - 0.6)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y")
     return figure
-
-
-def _observer(axes: Axes, mean: float, low: float, high: float) -> None:
-    """Draws the agreement of a second observer: a line across the picture."""
-    axes.axhspan(low, high, color=HUMAN, alpha=0.12, linewidth=0)
-    axes.axhline(mean, color=HUMAN, linewidth=1, linestyle=(0, (4, 3)))
-    place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
-    text = f"second\nobserver\n{mean:.3g}"
-    axes.annotate(text, (1, mean), xycoords=axes.get_yaxis_transform(), color=HUMAN, **place)
 
 
 def _stacked(name: str, arms: int) -> str:
@@ -125,25 +130,20 @@ def _stacked(name: str, arms: int) -> str:
     return "\n".join([*lines, rest])
 
 
-def paretos(comparison: Comparison, cost: Sequence[ArmCost]) -> Iterator[Picture]:
-    """Yields a picture per data set with the means against the costs that at least two arms record."""
-    metric, several = comparison.main, len(comparison.datasets) > 1
-    known = [key for key in COSTS if sum(getattr(row, key) is not None for row in cost) > 1][:3]
-    by_arm = {row.arm: row for row in cost}
-    for i, dataset in enumerate(comparison.datasets if known else ()):
-        block = comparison.main_block(dataset)
-        if not block.n:
-            continue
-        panels: dict[str, list[_Point]] = {COSTS[key][0]: [] for key in known}
-        for key in known:
-            name, factor = COSTS[key]
-            for colour, arm in enumerate(comparison.arms):
-                mean, low, high = block.arms[arm].bounds
-                value = getattr(by_arm[arm], key)
-                x = None if value is None else value * factor
-                panels[name].append(_Point(name=arm, x=x, y=mean, low=low, high=high, colour=colour))
+def _against_costs(comparison: Comparison, dataset: str, cost: Sequence[ArmCost], name: str) -> Iterator[Picture]:
+    metric, block = comparison.main, comparison.main_block(dataset)
+    panels: dict[str, list[_Point]] = {}
+    for key, (what, factor) in COSTS.items():
+        xs = {row.arm: factor * value for row in cost if (value := getattr(row, key)) is not None}
+        if len(xs) > 1 and len(panels) < MAX_PANELS:
+            panels[what] = [
+                _Point(name=arm, x=xs.get(arm), y=mean, low=low, high=high, colour=i)
+                for i, arm in enumerate(comparison.arms)
+                for mean, low, high in [block.arms[arm].bounds]
+            ]
+    if block.n and panels:
         yield Picture(
-            name=f"pareto-{i}" if several else "pareto",
+            name=name,
             figure=_pareto(
                 panels, ylabel=metric.title_in(comparison.spacing_unit), lower_is_better=comparison.lower_is_better
             ),

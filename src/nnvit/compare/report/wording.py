@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from nnvit.compare import Options
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.resolved_options import Options
 from nnvit.compare.stats.analysis import Comparison
 
 
@@ -28,12 +28,6 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def case_means(cases: pd.DataFrame, metric: str, arms: Sequence[str]) -> pd.DataFrame:
-    """Returns (data set, case, label) -> one column per arm, mean over its runs, in the order of the table."""
-    table = cases.groupby(["dataset", "case", "label", "arm"], sort=False)[metric].mean().unstack("arm")
-    return table.reindex(columns=list(arms))
 
 
 def without_home(text: str) -> str:

@@ -6,20 +6,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
 from nnvit.errors import CompareError
 
-from .bootstrap import bca, resampled_means
+from .bootstrap import CONFIDENCE, Floats, Interval, resampled_means
 from .case_table import Cube
-from .paired_tests import CONFIDENCE, Floats, Friedman, Interval, Wilcoxon, with_holm
+from .paired_tests import FoldTest, Friedman, Wilcoxon, holm
 from .ranks import AcrossDatasets, Ranks
-from .verdict import ArmPair, Difference, FoldStatistics
+from .verdict import ArmPair, FoldStatistics
 
 SCHEMA = 1
 MEAN = "mean"
@@ -30,6 +29,7 @@ FEW_CASES = 100
 MAX_PAIRS = 15
 """Pairs that a figure shows where there is no baseline."""
 FAMILIES = ("against the baseline", "every pair")
+_Test = TypeVar("_Test", Wilcoxon, FoldTest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +138,6 @@ class Comparison:
         return {key: value for key, value in asdict(self).items() if key != "spacing_unit"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Options:
-    """The settings of every block: resamples and the seed with which every block starts."""
-
-    baseline: str | None
-    seed: int
-    num: int
-
-    def rng(self) -> np.random.Generator:
-        return np.random.default_rng(self.seed)
-
-
 def analyse(
     cases: pd.DataFrame,
     baseline: str | None = None,
@@ -171,14 +159,28 @@ def analyse(
     arms = tables[0].arms
     if baseline is not None and baseline not in arms:
         raise CompareError(f"The baseline '{baseline}' is none of the arms {arms}.")
-    options = _Options(baseline=baseline, seed=rng, num=num_bootstrap)
+
+    def block(cube: Cube, metric: Metric, label: str) -> Block:
+        observer = None if human is None else human[human["dataset"].astype(str) == cube.dataset]
+        return _BlockStatistics(cube, metric, label, num_bootstrap, rng).block(baseline, observer)
+
+    datasets = {
+        cube.dataset: _DatasetResult(
+            n_cases=len(cube.cases),
+            labels=cube.labels,
+            runs=cube.runs,
+            folds={arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in cube.folds.items()},
+            metrics={each.key: {label: block(cube, each, label) for label in [MEAN, *cube.labels]} for each in metrics},
+        )
+        for cube in tables
+    }
     return Comparison(
         arms=arms,
         baseline=baseline,
         metric=metric,
         lower_is_better=metric_of(metric).lower_is_better,
         settings={"confidence": CONFIDENCE, "resamples": num_bootstrap, "rng": rng},
-        datasets={cube.dataset: _dataset(cube, metrics, human, options) for cube in tables},
+        datasets=datasets,
         across_datasets=_across(tables, metrics) if len(tables) > 1 else None,
         spacing_unit=spacing_unit,
     )
@@ -193,140 +195,110 @@ def _metrics(cases: pd.DataFrame, chosen: str) -> list[Metric]:
     return [each for each in known if each.key == chosen or np.isfinite(cases[each.key].astype(float)).any()]
 
 
-def _dataset(cube: Cube, metrics: Sequence[Metric], human: pd.DataFrame | None, options: _Options) -> _DatasetResult:
-    observer = None if human is None else human[human["dataset"].astype(str) == cube.dataset]
-    return _DatasetResult(
-        n_cases=len(cube.cases),
-        labels=cube.labels,
-        runs=cube.runs,
-        folds={arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in cube.folds.items()},
-        metrics={
-            metric.key: {label: _block(cube, metric, label, observer, options) for label in [MEAN, *cube.labels]}
-            for metric in metrics
-        },
-    )
+class _BlockStatistics:
+    """The scores of one metric and label on one data set, and their statistics by `num` resamples.
 
+    seed: every interval starts from it, so that no number depends on what else was computed.
+    """
 
-def _block(cube: Cube, metric: Metric, label: str, human: pd.DataFrame | None, options: _Options) -> Block:
-    values, keep = cube.block(metric.key, label)
-    by_case = np.stack([values[arm].mean(axis=0) for arm in cube.arms], axis=1)
-    n, less = len(by_case), metric.lower_is_better
-    omnibus = Friedman.of(by_case)
-    gaps = _differences(cube, values, by_case, keep, options) if n else []
-    ranks, notes = None, []
-    if n:
-        resampled = resampled_means(by_case, options.num, options.rng())
-        ranks = Ranks.of(by_case.mean(axis=0), resampled, cube.arms, less)
-    if 0 < n < FEW_CASES:  # docs/statistics.md has the simulated coverage
-        notes = [f"{n} case{'s' * (n != 1)}: BCa intervals of fewer than {FEW_CASES} cases are too narrow"]
-    return Block(
-        n=n,
-        left_out=len(cube.cases) - n,
-        lower_is_better=less,
-        arms=_arms(cube, values, by_case, options),
-        friedman=omnibus,
-        pairs=[gap.decided(omnibus, less) for gap in gaps],
-        ranks=ranks,
-        notes=notes,
-        human=None if human is None else _human(cube, by_case, keep, human, metric, label, options),
-    )
+    def __init__(self, cube: Cube, metric: Metric, label: str, num: int, seed: int) -> None:
+        self.cube, self.metric, self.label, self.num, self.seed = cube, metric, label, num, seed
+        self.values, self.keep = cube.block(metric.key, label)  # arm -> (runs, kept cases); which cases were kept
+        self.by_case = np.stack([self.values[arm].mean(axis=0) for arm in cube.arms], axis=1)
 
-
-def _arms(cube: Cube, values: dict[str, Floats], by_case: Floats, options: _Options) -> dict[str, _ArmScore]:
-    spreads = _intervals(by_case, options)
-    rows = {}
-    for arm, column, spread in zip(cube.arms, by_case.T, spreads, strict=True):
-        by_run = values[arm].mean(axis=1) if len(column) else np.array([])
-        rows[arm] = _ArmScore(
-            **_describe(column, spread),
-            runs={run: float(mean) for run, mean in zip(cube.runs[arm], by_run, strict=False)},
-            sd_of_runs=float(by_run.std(ddof=1)) if len(by_run) > 1 else None,
+    def block(self, baseline: str | None, human: pd.DataFrame | None) -> Block:
+        """Returns all of them. human: the second observer's rows on this data set."""
+        n, less, arms = len(self.by_case), self.metric.lower_is_better, self.cube.arms
+        omnibus = Friedman.of(self.by_case)
+        ranks, notes = None, []
+        if n:
+            resampled = resampled_means(self.by_case, self.num, np.random.default_rng(self.seed))
+            ranks = Ranks.of(self.by_case.mean(axis=0), resampled, arms, less)
+        if 0 < n < FEW_CASES:  # docs/statistics.md has the simulated coverage
+            notes = [f"{n} case{'s' * (n != 1)}: BCa intervals of fewer than {FEW_CASES} cases are too narrow"]
+        return Block(
+            n=n,
+            left_out=len(self.cube.cases) - n,
+            lower_is_better=less,
+            arms={arm: self._arm(arm, mean) for arm, mean in zip(arms, self._means(self.by_case), strict=True)},
+            friedman=omnibus,
+            pairs=self._pairs(baseline, omnibus) if n else [],
+            ranks=ranks,
+            notes=notes,
+            human=None if human is None else self._observer(human),
         )
-    return rows
 
+    def _intervals(self, columns: Floats) -> list[Interval]:
+        return Interval.of_means(columns, self.num, np.random.default_rng(self.seed))
 
-def _describe(column: Floats, spread: Interval) -> dict[str, Any]:
-    """The fields of a mean."""
-    n = len(column)
-    return {
-        "mean": float(column.mean()) if n else None,
-        "sd": float(column.std(ddof=1)) if n > 1 else None,
-        "n": n,
-        "interval": spread,
-    }
+    def _means(self, columns: Floats) -> list[dict[str, Any]]:
+        """The fields of a `_Mean` for each column of (cases, columns)."""
+        n = len(columns)
+        return [
+            {
+                "mean": float(column.mean()) if n else None,
+                "sd": float(column.std(ddof=1)) if n > 1 else None,
+                "n": n,
+                "interval": interval,
+            }
+            for column, interval in zip(columns.T, self._intervals(columns), strict=True)
+        ]
 
+    def _arm(self, arm: str, mean: dict[str, Any]) -> _ArmScore:
+        by_run = self.values[arm].mean(axis=1).tolist() if mean["n"] else []
+        sd = float(np.std(by_run, ddof=1)) if len(by_run) > 1 else None
+        return _ArmScore(**mean, runs=dict(zip(self.cube.runs[arm], by_run, strict=False)), sd_of_runs=sd)
 
-def _intervals(columns: Floats, options: _Options) -> list[Interval]:
-    """The interval of each column's mean: (cases, columns)."""
-    n = len(columns)
-    nothing = np.full(columns.shape[1], np.nan)
-    low, high = bca(columns, options.num, options.rng(), CONFIDENCE) if n > 2 else (nothing, nothing)
-    return [Interval.of(a, b, n, options.num) for a, b in zip(low, high, strict=True)]
+    def _pairs(self, baseline: str | None, omnibus: Friedman) -> list[ArmPair]:
+        """Every pair, a - b, with Holm's correction; pairs with the baseline come as (arm, baseline)."""
+        names = list(combinations(sorted(self.cube.arms, key=lambda arm: arm == baseline), 2))
+        column = dict(zip(self.cube.arms, self.by_case.T, strict=True))
+        gaps = np.stack([column[a] - column[b] for a, b in names], axis=1)
+        folds = FoldStatistics(self.cube, self.values, self.keep, self.num, self.seed)
+        layers = [folds.pair(a, b) for a, b in names]
+        families = [FAMILIES[0] if baseline in pair else FAMILIES[1] for pair in names]
+        wilcoxon = _with_holm([Wilcoxon.of(gap) for gap in gaps.T], families)
+        paired_t = _with_holm([layer.paired_t for layer in layers], families)
+        strict = _with_holm([layer.nadeau_bengio for layer in layers], families)
+        return [
+            ArmPair.decided(
+                omnibus,
+                self.metric.lower_is_better,
+                a=a,
+                b=b,
+                family=families[i],
+                n=len(gaps),
+                difference=float(gaps[:, i].mean()),
+                interval=interval,
+                wilcoxon=wilcoxon[i],
+                method_layer=replace(layers[i], paired_t=paired_t[i], nadeau_bengio=strict[i]),
+            )
+            for i, ((a, b), interval) in enumerate(zip(names, self._intervals(gaps), strict=True))
+        ]
 
-
-def _differences(
-    cube: Cube, values: dict[str, Floats], by_case: Floats, keep: NDArray[np.bool_], options: _Options
-) -> list[Difference]:
-    """Every pair, a - b, with Holm's correction; pairs with the baseline come as (arm, baseline)."""
-    order = sorted(cube.arms, key=lambda arm: arm == options.baseline)
-    chosen = list(combinations(order, 2))
-    column = {arm: i for i, arm in enumerate(cube.arms)}
-    gaps = np.stack([by_case[:, column[a]] - by_case[:, column[b]] for a, b in chosen], axis=1)
-    layer = FoldStatistics(cube, values, keep, options.num, options.seed)
-    rows = [
-        Difference(
-            a=a,
-            b=b,
-            family=FAMILIES[0] if options.baseline in (a, b) else FAMILIES[1],
-            n=len(gap),
-            difference=float(gap.mean()),
-            interval=spread,
-            wilcoxon=Wilcoxon.of(gap),
-            method_layer=layer.pair(a, b),
+    def _observer(self, human: pd.DataFrame) -> _ObserverScore:
+        """The observer's mean, and the arms' means, on the cases that both have."""
+        rows = human[human["label"].astype(str).isin(self.cube.labels if self.label == MEAN else [self.label])]
+        observed = rows.assign(case=rows["case"].astype(str)).groupby("case")[self.metric.key].mean().dropna()
+        names = np.array(self.cube.cases)[self.keep]
+        both = np.isin(names, observed.index)
+        scores = observed.reindex(names[both]).to_numpy(float)
+        means = self.by_case[both].mean(axis=0).tolist() if both.any() else [None] * len(self.cube.arms)
+        return _ObserverScore(
+            **self._means(scores[:, None])[0],
+            arms_on_same_cases=dict(zip(self.cube.arms, means, strict=True)),
+            reason=None if both.any() else "not computable: the observer has none of these cases",
         )
-        for (a, b), gap, spread in zip(chosen, gaps.T, _intervals(gaps, options), strict=True)
-    ]
-    for family in FAMILIES:
-        places = [i for i, row in enumerate(rows) if row.family == family]
-        for i, row in zip(places, _corrected([rows[i] for i in places]), strict=True):
-            rows[i] = row
-    return rows
 
 
-def _corrected(family: list[Difference]) -> list[Difference]:
-    """The pairs of one family with their p values after Holm."""
-    cases = with_holm([row.wilcoxon for row in family])
-    folds = with_holm([row.method_layer.paired_t for row in family])
-    strict = with_holm([row.method_layer.nadeau_bengio for row in family])
-    return [
-        replace(row, wilcoxon=test, method_layer=replace(row.method_layer, paired_t=fold, nadeau_bengio=corrected))
-        for row, test, fold, corrected in zip(family, cases, folds, strict, strict=True)
-    ]
-
-
-def _human(
-    cube: Cube,
-    by_case: Floats,
-    keep: NDArray[np.bool_],
-    human: pd.DataFrame,
-    metric: Metric,
-    label: str,
-    options: _Options,
-) -> _ObserverScore:
-    """The observer's mean, and the arms' means, on the cases that both have."""
-    rows = human[human["label"].astype(str).isin(cube.labels if label == MEAN else [label])]
-    observed = rows.assign(case=rows["case"].astype(str)).groupby("case")[metric.key].mean().dropna()
-    names = [case for case, kept in zip(cube.cases, keep, strict=True) if kept]
-    both = np.array([name in observed.index for name in names], bool)
-    scores = observed.reindex([name for name, shared in zip(names, both, strict=True) if shared]).to_numpy(float)
-    means = by_case[both].mean(axis=0) if both.any() else [None] * len(cube.arms)
-    return _ObserverScore(
-        **_describe(scores, _intervals(scores[:, None], options)[0]),
-        arms_on_same_cases={
-            arm: None if mean is None else float(mean) for arm, mean in zip(cube.arms, means, strict=True)
-        },
-        reason=None if both.any() else "not computable: the observer has none of these cases",
-    )
+def _with_holm(tests: Sequence[_Test], families: Sequence[str]) -> list[_Test]:
+    """The tests with `p_holm` within each family; tests that could not be computed are no part of theirs."""
+    found = list(tests)
+    for family in set(families):
+        known = [(i, test, test.p) for i, test in enumerate(tests) if families[i] == family and test.p is not None]
+        for (i, test, _), p in zip(known, holm(np.array([p for *_, p in known])).tolist(), strict=True):
+            found[i] = replace(test, p_holm=p)
+    return found
 
 
 def _across(tables: list[Cube], metrics: Sequence[Metric]) -> dict[str, AcrossDatasets]:

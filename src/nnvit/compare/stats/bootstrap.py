@@ -6,13 +6,40 @@ takes 0.58 s, and it lets proofs/verdict_rates.py simulate thousands of comparis
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 Floats = NDArray[np.float64]
+CONFIDENCE = 0.95
 CELLS = 4_000_000  # in one chunk of resamples: 32 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An interval of a mean over n cases, in the metric's unit."""
+
+    low: float | None = None
+    high: float | None = None
+    n: int
+    method: str
+    reason: str | None = None
+
+    @classmethod
+    def of_means(cls, values: Floats, num: int, rng: np.random.Generator) -> "list[Interval]":
+        """Returns the BCa interval of each column's mean, from (cases, columns) and `num` resamples, or why there is none."""
+        n, columns = values.shape
+        method = f"BCa bootstrap over cases, {num} resamples, {CONFIDENCE:.0%}"
+        if n < 3:
+            reason = f"not computable: {n} case{'s' * (n != 1)}, and three are the least"
+            return [cls(n=n, method=method, reason=reason)] * columns
+        flat = cls(n=n, method=method, reason="not computable: every case has the same value")
+        bounds = zip(*(bound.tolist() for bound in bca(values, num, rng, CONFIDENCE)), strict=True)
+        return [
+            cls(low=low, high=high, n=n, method=method) if np.isfinite(low + high) else flat for low, high in bounds
+        ]
 
 
 def _counts(n: int, num: int, rng: np.random.Generator) -> Iterator[Floats]:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from nnvit.errors import CompareError
 
-Floats = NDArray[np.float64]
+from .bootstrap import Floats
+
 KEY = ["run", "case", "label"]
 
 
@@ -59,7 +60,8 @@ class Cube:
 
 
 def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str]) -> Cube:
-    rows = rows.assign(**{name: _names(rows[name]) for name in (*KEY, "fold")})
+    names = rows[[*KEY, "fold"]].astype(object)  # an empty cell of a csv file is an empty name
+    rows = rows.assign(**names.where(names.notna(), "").astype(str))
     rows, crossed = _uncross(rows, dataset)
     tables = {arm: rows[rows["arm"] == arm].set_index(KEY) for arm in arms}
     labels = list(dict.fromkeys(rows["label"]))
@@ -79,11 +81,6 @@ def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str])
     return Cube(
         dataset=dataset, arms=arms, cases=names, labels=labels, runs=runs, folds=folds, values=values, crossed=crossed
     )
-
-
-def _names(column: pd.Series) -> pd.Series:
-    """Names as text; an empty cell of a csv file is an empty name."""
-    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def _uncross(rows: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, bool]:

@@ -46,8 +46,8 @@ def _one_dataset(comparison: Comparison, fair: bool) -> str:
         "models differ": f"as trained, {a} scores better than {b} on {dataset}; that it is the better method is not shown",
         "not shown": f"it is not shown that {a} is better than {b} on {dataset}",
     }
-    folds, test = pair.method_layer, pair.method_layer.test
-    why = folds.evidence if test.p is not None else f"the folds say nothing, {folds.reason or test.reason}"
+    folds = pair.method_layer
+    why = f"nothing can be said about the methods: {folds.hindrance}" if folds.hindrance else folds.evidence
     return f"{claims[pair.verdict.level]}: {effect}; {why}"
 
 

@@ -1,44 +1,18 @@
-"""Tests and intervals of the difference between arms, each with its numbers, its n and its method's name.
+"""Tests of the difference between arms, each with its numbers, its n and its method's name.
 
 A number that cannot be computed is None, and `reason` says why: nothing here raises, warns or returns NaN.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
-CONFIDENCE = 0.95
+from .bootstrap import CONFIDENCE, Floats
+
 DIGITS = 12
 """Differences that are equal to so many decimals are ties: averaging over runs and labels leaves rounding errors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """An interval of a mean over n cases, in the metric's unit."""
-
-    low: float | None = None
-    high: float | None = None
-    n: int
-    method: str
-    reason: str | None = None
-
-    @classmethod
-    def of(cls, low: float, high: float, n: int, num: int) -> "Interval":
-        """Describes the BCa bootstrap interval of a mean over `n` cases by `num` resamples; NaN bounds get a reason."""
-        method, reason = f"BCa bootstrap over cases, {num} resamples, {CONFIDENCE:.0%}", None
-        if n < 3:
-            reason = f"not computable: {n} case{'s' * (n != 1)}, and three are the least"
-        elif not np.isfinite(low + high):
-            reason = "not computable: every case has the same value"
-        if reason:
-            return cls(n=n, method=method, reason=reason)
-        return cls(low=float(low), high=float(high), n=n, method=method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +89,37 @@ class FoldTest:
     reason: str | None = None
 
     @classmethod
-    def paired(cls, differences: Floats) -> "FoldTest":
-        """Tests the mean differences of the folds, which are the sample."""
-        return _t(differences, 1 / len(differences) if len(differences) else 0.0, "paired t over the folds' means")
+    def paired(cls, differences: Floats, reason: str | None = None) -> "FoldTest":
+        """Tests the mean differences of the folds, which are the sample. reason: why there is no test, if there is none."""
+        factor = 1 / len(differences) if len(differences) else 0.0
+        return cls._of(differences, factor, "paired t over the folds' means", reason)
 
     @classmethod
-    def nadeau_bengio(cls, differences: Floats, k: int) -> "FoldTest":
+    def nadeau_bengio(cls, differences: Floats, k: int, reason: str | None = None) -> "FoldTest":
         """The corrected resampled t: training sets overlap, so the variance is multiplied by 1/n + 1/(k - 1), not by 1/n.
 
         differences: of each of the n trained folds (runs times folds). k: folds of one cross-validation, whose test sets are
-        1/(k - 1) of the training sets. Nadeau & Bengio 2003; Bouckaert & Frank 2004.
+        1/(k - 1) of the training sets. reason: as in `paired`. Nadeau & Bengio 2003; Bouckaert & Frank 2004.
         """
+        factor = 1 / len(differences) + 1 / (k - 1) if len(differences) and k > 1 else 0.0
+        return cls._of(differences, factor, "Nadeau-Bengio corrected t, 1/n + 1/(k-1)", reason)
+
+    @classmethod
+    def _of(cls, differences: Floats, factor: float, name: str, reason: str | None) -> "FoldTest":
+        """t = mean / sqrt(factor * variance), n - 1 degrees of freedom."""
         n = len(differences)
-        return _t(differences, 1 / n + 1 / (k - 1) if n and k > 1 else 0.0, "Nadeau-Bengio corrected t, 1/n + 1/(k-1)")
-
-
-AnyTest = TypeVar("AnyTest", Wilcoxon, FoldTest)
+        found = cls(n=n, method=f"{name}, two-sided, {CONFIDENCE:.0%} interval")
+        if reason or n < 2 or factor == 0:
+            why = reason or _too_few(n, "fold") or "not computable: one fold, and two are the least"
+            return replace(found, reason=why)
+        mean, spread = float(differences.mean()), float(differences.std(ddof=1))
+        if spread <= 10.0**-DIGITS * max(1.0, abs(mean)):
+            return replace(found, difference=mean, reason="not computable: every fold has the same difference")
+        error = spread * factor**0.5
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+        p = float(2 * stats.t.sf(abs(mean / error), n - 1))
+        low, high = mean - half, mean + half
+        return replace(found, difference=mean, statistic=mean / error, df=n - 1, p=p, low=low, high=high)
 
 
 def _signed_rank(difference: Floats) -> tuple[float, float]:
@@ -146,22 +135,6 @@ def _signed_rank(difference: Floats) -> tuple[float, float]:
     return float(min(above, total - above)), float(min(p, 1.0))
 
 
-def _t(differences: Floats, factor: float, name: str) -> FoldTest:
-    """t = mean / sqrt(factor * variance), n - 1 degrees of freedom."""
-    n = len(differences)
-    found = FoldTest(n=n, method=f"{name}, two-sided, {CONFIDENCE:.0%} interval")
-    if n < 2 or factor == 0:
-        return replace(found, reason=_too_few(n, "fold") or "not computable: one fold, and two are the least")
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    if spread <= 10.0**-DIGITS * max(1.0, abs(mean)):
-        return replace(found, difference=mean, reason="not computable: every fold has the same difference")
-    error = spread * factor**0.5
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean / error), n - 1))
-    low, high = mean - half, mean + half
-    return replace(found, difference=mean, statistic=mean / error, df=n - 1, p=p, low=low, high=high)
-
-
 def holm(p: Floats) -> Floats:
     """Corrects p values (…, tests) along the last axis, after Holm 1979.
 
@@ -171,13 +144,6 @@ def holm(p: Floats) -> Floats:
     steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
     corrected = np.minimum(np.maximum.accumulate(steps, axis=-1), 1)
     return np.asarray(np.take_along_axis(corrected, np.argsort(order, axis=-1), axis=-1))
-
-
-def with_holm(tests: Sequence[AnyTest]) -> list[AnyTest]:
-    """Returns one family's tests with `p_holm`; tests that could not be computed are no part of the family."""
-    known = [test.p for test in tests if test.p is not None]
-    corrected = iter(holm(np.array(known)).tolist())
-    return [test if test.p is None else replace(test, p_holm=next(corrected)) for test in tests]
 
 
 def p_text(p: float | None) -> str:

@@ -1,12 +1,14 @@
 """Ranks of the arms' means: how stable they are under resampling of cases, and over several data sets."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import scikit_posthocs
 from scipy import stats
 
-from .paired_tests import DIGITS, Floats, Friedman
+from .bootstrap import Floats
+from .paired_tests import DIGITS, Friedman
 
 Shares = list[list[float]]
 """[[rank, share of the resamples], …]; tied arms share a half rank."""
@@ -55,18 +57,12 @@ class Ranks:
         Wiesenfarth et al. 2021.
         """
         full, drawn = _ranks_of(means, lower_is_better), _ranks_of(resampled, lower_is_better)
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0).tolist()
         rows = [
             _ArmRank(
-                arm=arm,
-                rank=float(full[i]),
-                mean_rank=float(drawn[:, i].mean()),
-                sd=float(drawn[:, i].std()),
-                low=float(low[i]),
-                high=float(high[i]),
-                shares=_shares(drawn[:, i]),
+                arm=arm, rank=rank, mean_rank=float(own.mean()), sd=float(own.std()), low=a, high=b, shares=_shares(own)
             )
-            for i, arm in enumerate(arms)
+            for arm, rank, own, a, b in zip(arms, full.tolist(), drawn.T, low, high, strict=True)
         ]
         method = f"ranks of the arms' means, bootstrap over cases, {len(drawn)} resamples"
         return cls(arms=rows, kendall_tau=_kendall(full, drawn), resamples=len(drawn), method=method)
@@ -139,14 +135,13 @@ class AcrossDatasets:
         p = np.asarray(scikit_posthocs.posthoc_nemenyi_friedman(by_dataset))
         pairs = [
             _RankGap(a=arms[i], b=arms[j], difference=float(average[i] - average[j]), p=float(p[i, j]))
-            for i in range(k)
-            for j in range(i + 1, k)
+            for i, j in combinations(range(k), 2)
         ]
         rows = [
-            _ArmAverage(
-                arm=arm, average_rank=float(average[i]), ranks=by_dataset[:, i].tolist(), means=means[:, i].tolist()
+            _ArmAverage(arm=arm, average_rank=rank, ranks=ranks, means=own)
+            for arm, rank, ranks, own in zip(
+                arms, average.tolist(), by_dataset.T.tolist(), means.T.tolist(), strict=True
             )
-            for i, arm in enumerate(arms)
         ]
         return cls(
             datasets=datasets,

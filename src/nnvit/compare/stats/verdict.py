@@ -4,20 +4,20 @@ First layer: do these trained models differ? Here cases are the sample. Second l
 trainings within folds, are the sample.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import hierarchical
+from .bootstrap import CONFIDENCE, Floats, Interval, hierarchical
 from .case_table import Cube
-from .paired_tests import CONFIDENCE, Floats, FoldTest, Friedman, Interval, Wilcoxon, p_text
+from .paired_tests import FoldTest, Friedman, Wilcoxon, p_text
 
 ALPHA = 0.05
 SEEDS = 3
 """Trainings per arm and fold that a headline claim needs."""
-MANY_FOLDS = "a case was scored in several folds, so the folds are not independent samples of cases"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,12 @@ class _MethodLayer:
         return self.paired_t if self.decides == "paired_t" else self.nadeau_bengio
 
     @property
+    def hindrance(self) -> str | None:
+        """The reason why the deciding test has no p, None if it has one."""
+        reason = self.reason or self.test.reason
+        return reason and reason.partition(": ")[2]
+
+    @property
     def evidence(self) -> str:
         """`fold-level t p = 0.012 after Holm, stricter Nadeau–Bengio p = 0.041, 5 folds, 3 trainings per fold`."""
         strict, n = self.nadeau_bengio, self.n_runs
@@ -76,114 +82,92 @@ def _after_holm(test: FoldTest) -> str:
     return p_text(test.p_holm) + (" after Holm" if test.p_holm != test.p else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Splits:
-    """The folds of an arm's cases.
+class FoldStatistics:
+    """Computes the second layer of every pair of arms, for one metric and label.
 
-    names: of its folds. fold: (cases,), the fold of each case, None where the runs used different splits. by_run: run ->
-    (cases,), for repeated cross-validation with other splits.
+    values: arm -> (runs, kept cases). folds: arm -> run -> (kept cases,), the fold of each case. split: arm -> the same of
+    all its runs; None where they used different splits (repeated cross-validation). names: arm -> names of its folds.
     """
 
-    names: list[str]
-    fold: NDArray[np.str_] | None
-    by_run: dict[str, NDArray[np.str_]]
-
-    @classmethod
-    def of(cls, cube: Cube, arm: str, keep: NDArray[np.bool_]) -> "_Splits":
-        """The folds of the kept cases."""
-        folds = cube.folds[arm][:, keep]
-        one = bool((folds == folds[:1]).all())
-        by_run = dict(zip(cube.runs[arm], folds, strict=True))
-        return cls(names=sorted({str(name) for name in folds.ravel()}), fold=folds[0] if one else None, by_run=by_run)
-
-    def same_as(self, other: "_Splits") -> bool:
-        """True if fold-level differences between two arms can be taken."""
-        if self.fold is not None and other.fold is not None:
-            return bool((self.fold == other.fold).all())
-        return self.by_run.keys() == other.by_run.keys() and all(
-            (fold == other.by_run[run]).all() for run, fold in self.by_run.items()
-        )
-
-
-class FoldStatistics:
-    """Computes the second layer of every pair of arms, for one metric and label. values: arm -> (runs, kept cases)."""
-
     def __init__(self, cube: Cube, values: dict[str, Floats], keep: NDArray[np.bool_], num: int, seed: int) -> None:
-        self.values, self.num, self.crossed = values, num, cube.crossed
-        self.runs = cube.runs
-        self.splits = {arm: _Splits.of(cube, arm, keep) for arm in cube.arms}
+        self.values, self.num, self.crossed, self.runs = values, num, cube.crossed, cube.runs
+        held = {arm: folds[:, keep] for arm, folds in cube.folds.items()}
+        self.folds = {arm: dict(zip(cube.runs[arm], folds, strict=True)) for arm, folds in held.items()}
+        self.split = {arm: folds[0] if (folds == folds[:1]).all() else None for arm, folds in held.items()}
+        self.names = {arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in held.items()}
         self.resampled = self._resample(cube.arms, np.random.default_rng(seed))
 
     def pair(self, a: str, b: str) -> _MethodLayer:
-        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap."""
-        reason = self._hindrance(a, b)
-        names = self.splits[a].names if reason is None else []
+        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap.
+
+        Nadeau-Bengio tests every trained fold where the arms' runs have the same names, otherwise the folds' means.
+        """
+        reason, one_split = self._hindrance(a, b), self.split[a] is not None
+        same_runs = self.folds[a].keys() == self.folds[b].keys()
+        own = [] if reason else self._gaps(a, b, each_run=not one_split)
+        trained = [] if reason else self._gaps(a, b, each_run=same_runs)
+        several = None if one_split else "not computable: the runs used different splits; Nadeau-Bengio decides"
         return _MethodLayer(
-            n_folds=len(names),
+            n_folds=0 if reason else len(self.names[a]),
             n_runs=min(len(self.runs[a]), len(self.runs[b])),
-            folds=self._by_fold(a, b) if reason is None else [],
-            paired_t=self._paired_t(a, b, reason),
-            nadeau_bengio=self._nadeau_bengio(a, b, reason),
+            folds=own,
+            paired_t=FoldTest.paired(_differences(own if one_split else []), reason or several),
+            nadeau_bengio=FoldTest.nadeau_bengio(_differences(trained), len(self.names[a]), reason),
             hierarchical=self._hierarchical(a, b, reason),
-            decides="paired_t" if reason or self.splits[a].fold is not None else "nadeau_bengio",
+            decides="paired_t" if reason or one_split else "nadeau_bengio",
             reason=reason,
         )
 
     def _hindrance(self, a: str, b: str) -> str | None:
         """The reason why nothing can be said about a pair, None if something can."""
-        first, second = self.splits[a], self.splits[b]
         if self.crossed:
-            return f"cannot be claimed: {MANY_FOLDS}"
-        if not first.names:
-            return "cannot be claimed: no case"
-        if not first.same_as(second):
-            return "cannot be claimed: the folds of the two arms hold different cases"
-        if len(first.names) < 2:
-            return "cannot be claimed: one fold, so that training noise is unseen; two are the least, five are usual"
-        return None
+            why = "a case was scored in several folds, so the folds are not independent samples of cases"
+        elif not self.names[a]:
+            why = "no case"
+        elif not self._same_folds(a, b):
+            why = "the folds of the two arms hold different cases"
+        elif len(self.names[a]) < 2:
+            why = "with one fold, training noise cannot be seen (at least two folds are needed; five are usual)"
+        else:
+            return None
+        return f"cannot be claimed: {why}"
 
-    def _by_fold(self, a: str, b: str) -> list[_FoldGap]:
-        fold = self.splits[a].fold
-        if fold is None:
-            return self._each_training(a, b)
-        gap = self.values[a].mean(axis=0) - self.values[b].mean(axis=0)
-        return [_gap(name, None, gap[fold == name]) for name in self.splits[a].names]
+    def _same_folds(self, a: str, b: str) -> bool:
+        """True if fold-level differences between two arms can be taken."""
+        one, other = self.split[a], self.split[b]
+        if one is not None and other is not None:
+            return bool((one == other).all())
+        return self.folds[a].keys() == self.folds[b].keys() and all(
+            (fold == self.folds[b][run]).all() for run, fold in self.folds[a].items()
+        )
 
-    def _paired_t(self, a: str, b: str, reason: str | None) -> FoldTest:
-        if reason is None and self.splits[a].fold is None:
-            reason = "not computable: the runs used different splits; Nadeau-Bengio decides"
-        if reason is not None:
-            return replace(FoldTest.paired(np.array([])), reason=reason)
-        return FoldTest.paired(_differences(self._by_fold(a, b)))
-
-    def _nadeau_bengio(self, a: str, b: str, reason: str | None) -> FoldTest:
-        """Tests every trained fold where the arms' runs have the same names, otherwise the folds' means."""
-        if reason is not None:
-            return replace(FoldTest.nadeau_bengio(np.array([]), 0), reason=reason)
-        same_runs = self.splits[a].by_run.keys() == self.splits[b].by_run.keys()
-        gaps = self._each_training(a, b) if same_runs else self._by_fold(a, b)
-        return FoldTest.nadeau_bengio(_differences(gaps), len(self.splits[a].names))
-
-    def _each_training(self, a: str, b: str) -> list[_FoldGap]:
-        """The difference of each run and fold; the arms' runs have the same names."""
-        rows = []
-        for run, fold in self.splits[a].by_run.items():
-            gap = self.values[a][self.runs[a].index(run)] - self.values[b][self.runs[b].index(run)]
-            rows += [_gap(name, run, gap[fold == name]) for name in sorted(set(fold.tolist()))]
-        return rows
+    def _gaps(self, a: str, b: str, *, each_run: bool) -> list[_FoldGap]:
+        """The mean difference in each fold: of each run, where the arms' runs have the same names, or of the mean over runs."""
+        parts: list[tuple[str | None, Any, Floats]]
+        if each_run:
+            of_b = dict(zip(self.runs[b], self.values[b], strict=True))
+            runs = zip(self.folds[a].items(), self.values[a], strict=True)
+            parts = [(run, fold, values - of_b[run]) for (run, fold), values in runs]
+        else:
+            parts = [(None, self.split[a], self.values[a].mean(axis=0) - self.values[b].mean(axis=0))]
+        return [
+            _FoldGap(fold=name, run=run, difference=float(gap[fold == name].mean()), n=int((fold == name).sum()))
+            for run, fold, gap in parts
+            for name in sorted(set(fold.tolist()))
+        ]
 
     def _resample(self, arms: list[str], rng: np.random.Generator) -> dict[tuple[str, str], Floats]:
         """(a, b) -> resampled differences. Arms with the same split are resampled together."""
         groups: list[list[str]] = []
         for arm in arms:
-            like = [group for group in groups if self.splits[group[0]].same_as(self.splits[arm])]
+            like = [group for group in groups if self._same_folds(group[0], arm)]
             if like:
                 like[0].append(arm)
             else:
                 groups.append([arm])
         found: dict[tuple[str, str], Floats] = {}
         for group in groups:
-            fold, names = self.splits[group[0]].fold, self.splits[group[0]].names
+            fold, names = self.split[group[0]], self.names[group[0]]
             if self.crossed or fold is None or len(names) < 2 or len(group) < 2:
                 continue
             by_fold = [[self.values[arm][:, fold == name] for arm in group] for name in names]
@@ -199,10 +183,6 @@ class FoldStatistics:
             return _HierarchicalInterval(method=method, reason=reason)
         low, high = np.quantile(self.resampled[a, b], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return _HierarchicalInterval(low=float(low), high=float(high), method=method)
-
-
-def _gap(fold: str, run: str | None, differences: Floats) -> _FoldGap:
-    return _FoldGap(fold=fold, run=run, difference=float(differences.mean()), n=len(differences))
 
 
 def _differences(gaps: list[_FoldGap]) -> Floats:
@@ -231,10 +211,11 @@ class _Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The evidence on a pair, one metric and label: every difference is a - b, over n cases, in the metric's unit.
+class ArmPair:
+    """The evidence on a pair and its verdict, for one metric and label.
 
-    family: "against the baseline" (then b is the baseline) or "every pair", the family of Holm's correction.
+    Every difference is a - b, over n cases, in the metric's unit. family: of Holm's correction, "against the baseline" (then
+    b is the baseline) or "every pair".
     """
 
     a: str
@@ -245,57 +226,64 @@ class Difference:
     interval: Interval
     wilcoxon: Wilcoxon
     method_layer: _MethodLayer
+    verdict: _Verdict
 
-    def decided(self, friedman: Friedman, lower_is_better: bool) -> "ArmPair":
-        """Returns the pair with its verdict. friedman: over all arms, on the same cases."""
-        omnibus = friedman.p if friedman.arms > 2 else 0.0
-        spread, rank_test, layer = self.interval, self.wilcoxon, self.method_layer
-        evidence = (spread.low, spread.high, rank_test.rank_biserial, rank_test.p_holm, omnibus)
-        cases = int(cases_differ(*map(_number, evidence)))
-        method = int(methods_differ(cases, _number(layer.test.difference), _number(layer.test.p_holm)))
-        ahead, behind = (self.a, self.b) if (cases > 0) != lower_is_better else (self.b, self.a)
+    @classmethod
+    def decided(
+        cls,
+        friedman: Friedman,
+        lower_is_better: bool,
+        *,
+        a: str,
+        b: str,
+        interval: Interval,
+        wilcoxon: Wilcoxon,
+        method_layer: _MethodLayer,
+        **rest: Any,
+    ) -> "ArmPair":
+        """Returns the pair with its verdict. friedman: over all arms, on the same cases. rest: family, n, difference."""
+        layer, omnibus = method_layer, friedman.p if friedman.arms > 2 else 0.0
+        evidence = (interval.low, interval.high, wilcoxon.rank_biserial, wilcoxon.p_holm, omnibus)
+        cases = int(cases_differ(*evidence))
+        method = int(methods_differ(cases, layer.test.difference, layer.test.p_holm))
+        ahead, behind = (a, b) if (cases > 0) != lower_is_better else (b, a)
         level = "models differ" if cases else "not shown"
         if method:
             level = "better" if layer.n_runs >= SEEDS else "ahead, too few seeds"
         verdict = _Verdict(
             level=level,
             better=ahead if cases else None,
-            cases=_Claim(shown=bool(cases), text=_first_layer(self, friedman, cases, ahead, behind)),
+            cases=_Claim(shown=bool(cases), text=_first_layer(wilcoxon, interval, friedman, cases, ahead, behind)),
             method=_Claim(shown=level == "better", text=_second_layer(layer, level, ahead, behind)),
         )
-        return ArmPair(**vars(self), verdict=verdict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmPair(Difference):
-    """The evidence on a pair with its verdict."""
-
-    verdict: _Verdict
+        return cls(a=a, b=b, interval=interval, wilcoxon=wilcoxon, method_layer=layer, verdict=verdict, **rest)
 
 
 def cases_differ(
-    low: ArrayLike, high: ArrayLike, effect: ArrayLike, p_holm: ArrayLike, p_friedman: ArrayLike = 0.0
+    low: ArrayLike | None,
+    high: ArrayLike | None,
+    effect: ArrayLike | None,
+    p_holm: ArrayLike | None,
+    p_friedman: ArrayLike | None = 0.0,
 ) -> NDArray[np.int_]:
     """First layer: 1 or -1 where the trained models differ, the sign of the difference; 0 where that is not shown.
 
     The interval (low, high) of the mean and Wilcoxon after Holm, whose direction is that of `effect`, have to agree, and
-    Friedman, with three arms or more, comes before them. NaN, for what could not be computed, shows nothing. Works on
-    arrays, so that proofs/simulation.py decides as `analyse` does.
+    Friedman, with three arms or more, comes before them. NaN or None, for what could not be computed, shows nothing. Works
+    on arrays, so that proofs/simulation.py decides as `analyse` does.
     """
-    low, high, effect = (np.asarray(value, float) for value in (low, high, effect))
-    shown = (np.asarray(p_holm, float) < ALPHA) & (np.asarray(p_friedman, float) < ALPHA)
+    low, high, effect, p_holm, p_friedman = (np.asarray(x, float) for x in (low, high, effect, p_holm, p_friedman))
+    shown = (p_holm < ALPHA) & (p_friedman < ALPHA)
     return np.where(shown & (low > 0) & (effect > 0), 1, np.where(shown & (high < 0) & (effect < 0), -1, 0))
 
 
-def methods_differ(cases: ArrayLike, difference: ArrayLike, p_holm: ArrayLike) -> NDArray[np.int_]:
-    """Second layer: the sign where the folds' test agrees with the first layer, otherwise 0."""
-    cases = np.asarray(cases, int)
-    agrees = (np.asarray(p_holm, float) < ALPHA) & (np.sign(difference) == cases)
-    return np.where(agrees, cases, 0)
+def methods_differ(cases: ArrayLike, difference: ArrayLike | None, p_holm: ArrayLike | None) -> NDArray[np.int_]:
+    """Second layer: the sign where the folds' test agrees with the first layer, otherwise 0; NaN or None shows nothing."""
+    cases, difference, p_holm = np.asarray(cases, int), np.asarray(difference, float), np.asarray(p_holm, float)
+    return np.where((p_holm < ALPHA) & (np.sign(difference) == cases), cases, 0)
 
 
-def _first_layer(pair: Difference, friedman: Friedman, cases: int, ahead: str, behind: str) -> str:
-    test = pair.wilcoxon
+def _first_layer(test: Wilcoxon, interval: Interval, friedman: Friedman, cases: int, ahead: str, behind: str) -> str:
     if cases:
         return f"these trained models differ: {ahead} scores better than {behind} ({p_text(test.p_holm)} after Holm)"
     if test.p_holm is None:
@@ -304,13 +292,13 @@ def _first_layer(pair: Difference, friedman: Friedman, cases: int, ahead: str, b
         return f"not shown that these trained models differ (Friedman over all arms: {p_text(friedman.p)})"
     p = f"{p_text(test.p_holm)} after Holm"
     if test.p_holm < ALPHA:
-        why = pair.interval.reason or "the interval of the mean difference does not agree"
+        why = interval.reason or "the interval of the mean difference does not agree"
         return f"not shown that these trained models differ: Wilcoxon says so ({p}), but {why}"
     return f"not shown that these trained models differ ({p})"
 
 
 def _second_layer(folds: _MethodLayer, level: str, ahead: str, behind: str) -> str:
-    test, what = folds.test, folds.evidence
+    what = folds.evidence
     if level == "better":
         return f"{ahead} is better than {behind} as a method ({what})"
     if level == "ahead, too few seeds":
@@ -318,15 +306,10 @@ def _second_layer(folds: _MethodLayer, level: str, ahead: str, behind: str) -> s
             f"{ahead} is ahead of {behind} and the folds agree ({what}); "
             f"that a method is better takes {SEEDS} trainings per fold, so it is not claimed"
         )
-    if folds.reason or test.p_holm is None:
-        reason = str(folds.reason or test.reason)
-        return f"that one method is better {reason if reason.startswith('cannot') else f'cannot be claimed ({reason})'}"
+    if folds.hindrance or folds.test.p_holm is None:
+        return f"it cannot be claimed that one method is better: {folds.hindrance}"
     if level == "models differ":
         return f"not shown that one method is better: the folds do not agree ({what}), so it may be training noise"
-    if test.p_holm < ALPHA:
+    if folds.test.p_holm < ALPHA:
         return f"not shown that one method is better: the folds say so ({what}), but the cases do not"
     return f"not shown that one method is better ({what})"
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
