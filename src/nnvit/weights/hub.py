@@ -1,5 +1,6 @@
 """Files and commits of Hugging Face repositories, from the network or from huggingface_hub's own cache."""
 
+import contextlib
 import glob
 import re
 from pathlib import Path
@@ -86,10 +87,10 @@ def commit_of(repo: str, revision: str | None) -> str | None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
+    # offline, gated, no such repository: each is a class of its own
+    with contextlib.suppress(Exception):
         return huggingface_hub.model_info(repo, revision=revision, timeout=_TIMEOUT).sha
-    except Exception:  # offline, gated, no such repository: each is a class of its own
-        try:
-            return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
-        except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
-            return None
+    # not downloaded; not a possible name of a repository
+    with contextlib.suppress(LocalEntryNotFoundError, ValueError):
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
+    return None

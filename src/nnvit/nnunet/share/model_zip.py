@@ -125,7 +125,7 @@ class ModelZip:
 
 def _missing_weights(content: dict[str, Any]) -> list[str]:
     """Returns a note if a checkpoint refers to a weights file that is not on this machine."""
-    held = external.reference_of(content["network_weights"])
+    held = external.ExternalWeights.named_in(content["network_weights"])
     if held is None:
         return []
     try:
