@@ -196,4 +196,4 @@ def test_an_nnunet_checkpoint_is_called_by_its_name(checked):
 
 def test_a_hash_without_a_publisher_is_nobodys():
     backbone = helpers.StandIn("x", torch.nn.Identity(), default_weights=DefaultWeights(file="a", licence="mit"))
-    assert not check.is_published("ab", backbone)
+    assert not backbone.publishes("ab")

@@ -44,7 +44,7 @@ def fetch(
     """Download pretrained weights; trainings without internet find them afterwards."""
     if cache is not None:
         _keep_in(cache)
-    from nnvit.weights import sources
+    from nnvit.weights.sources import fetch as fetch_weights
 
     accept(accept_license)
     overrides = [name for name in names if "=" in name]
@@ -52,11 +52,11 @@ def fetch(
     failed = []
     for name in wanted:
         try:
-            print("\n".join(sources.fetch(name, overrides).lines()), flush=True)
+            print("\n".join(fetch_weights(name, overrides).lines()), flush=True)
         except NnvitError as error:
             failed.append(f"{name}: {error}")
     if len(failed) < len(wanted):
-        print("\n".join(sources.offline_lines()))
+        print("\n".join(_offline_lines()))
     if failed:
         raise WeightsError("\n".join(failed))
 
@@ -68,3 +68,19 @@ def _keep_in(folder: Path) -> None:
     """
     folder = folder.expanduser().resolve()
     os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}
+
+
+def _offline_lines() -> list[str]:
+    """Returns the settings with which a machine without internet reads the fetched files."""
+    from huggingface_hub import constants
+
+    from nnvit.weights.cache import cache_folder
+
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    home = f"HF_HOME={cache.parent}" if cache.name == "hub" else f"HF_HUB_CACHE={cache}"
+    return [
+        "On a machine without internet, with these folders mounted or copied (symbolic links kept: rsync -a):",
+        f"  export {home}",
+        f"  export NNVIT_CACHE={cache_folder().parent.absolute()}",
+        "  export HF_HUB_OFFLINE=1",
+    ]

@@ -17,7 +17,7 @@ from nnvit.types import Backbone, Converted
 
 from . import licences, packaged
 from .safe_reading import read_weights, weights_sha256
-from .sources import is_published, licence_of
+from .sources import licence_of
 from .state_dicts import Faults, Unwrapped, describe, listed, not_finite, target_tensors, unwrap
 
 
@@ -215,7 +215,7 @@ def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
 
 def _fit(candidate: _Candidate, converted: Converted, sha256: str) -> _Fit:
     backbone = candidate.backbone
-    published = is_published(sha256, backbone) or sha256 == packaged.SHA256
+    published = backbone.publishes(sha256) or sha256 == packaged.SHA256
     licence = licence_of(backbone, published=published)
     return _Fit(
         recipe=str(candidate),

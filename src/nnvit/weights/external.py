@@ -4,6 +4,7 @@ In place of the tensors a state dict has one entry, KEY, with the hash of the fi
 them as it loads (`restore`), so that a caller of `load_state_dict` need not know of it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -150,8 +151,9 @@ class ExternalWeights:
         folder = cache_folder()
         if self.path:
             yield Path(self.path)
-        if self.sha256 == packaged.SHA256 and (path := packaged.installed()):
-            yield path
+        if self.sha256 == packaged.SHA256:
+            with contextlib.suppress(WeightsError):  # not installed
+                yield packaged.locate(packaged.PACKAGED[0])
         yield folder / Path(self.file).name
         if self.size:
             yield from (p for p in sorted(folder.glob("*")) if p.is_file() and p.stat().st_size == self.size)
