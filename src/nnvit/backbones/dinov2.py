@@ -28,7 +28,7 @@ class Args(ViTArgs):
     registers: bool = False
 
 
-def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
+def _hub(state: State, names: Collection[str]) -> Converted | None:
     """Files of facebookresearch/dinov2 and RETFound's DINOv2 teacher, chunked for FSDP or not -> timm's VisionTransformer."""
     if not any(re.match(r"(mask_token|register_tokens)$|blocks\.\d+\.(\d+|mlp\.w12)\.", key) for key in state):
         return None
@@ -49,7 +49,7 @@ def dinov2_hub(state: State, names: Collection[str]) -> Converted | None:
     )
 
 
-LAYOUTS = (dinov2_hub,)
+LAYOUTS = (_hub,)
 resolve_taps = taps_by_depth("dinov2", SIZES)
 statistics = imagenet_statistics
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from nnvit.errors import ConfigError
 from nnvit.types import Converted, DefaultWeights, State
 
+from . import dinov2
 from ._family import check_choice, check_size, imagenet_statistics, taps_by_depth
 from ._timm_vit import TimmViT, ViTArgs, create
-from .dinov2 import dinov2_hub
 
 LORA_TARGETS = ("qkv",)
 
@@ -61,7 +61,7 @@ def _mae(state: State, names: Collection[str]) -> Converted | None:
     )
 
 
-LAYOUTS = (_mae, dinov2_hub)
+LAYOUTS = (_mae, *dinov2.LAYOUTS)
 resolve_taps = taps_by_depth("retfound", SIZES)
 statistics = imagenet_statistics
 

@@ -53,10 +53,26 @@ def _fetch(
     failed = []
     for name in wanted:
         try:
-            print("\n".join(sources.fetch(name, overrides).lines()), flush=True)
+            print("\n".join(fetch_weights(name, overrides).lines()), flush=True)
         except NnvitError as error:
             failed.append(f"{name}: {error}")
     if len(failed) < len(wanted):
-        print("\n".join(sources.offline_lines()))
+        print("\n".join(_offline_lines()))
     if failed:
         raise WeightsError("\n".join(failed))
+
+
+def _offline_lines() -> list[str]:
+    """Returns the settings with which a machine without internet reads the fetched files."""
+    from huggingface_hub import constants
+
+    from nnvit.weights.cache import cache_folder
+
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    home = f"HF_HOME={cache.parent}" if cache.name == "hub" else f"HF_HUB_CACHE={cache}"
+    return [
+        "On a machine without internet, with these folders mounted or copied (symbolic links kept: rsync -a):",
+        f"  export {home}",
+        f"  export NNVIT_CACHE={cache_folder().parent.absolute()}",
+        "  export HF_HUB_OFFLINE=1",
+    ]

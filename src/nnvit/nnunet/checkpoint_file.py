@@ -83,7 +83,7 @@ class FrozenWeights:
 
     def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
         self.wanted, self.spec, self.say = wanted, spec, say
-        self.reference: external.Reference | None = None
+        self.reference: external.ExternalWeights | None = None
         self.decided = not wanted
 
     def decide(self, network: nn.Module, origin: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ class FrozenWeights:
         if self.decided:
             return
         try:
-            self.reference = external.refer(network, origin.get("base", origin), self.spec)
+            self.reference = external.ExternalWeights.of(network, origin.get("base", origin), self.spec)
             words = self.reference.file_words()
             self.say(f"checkpoints leave {len(self.reference.dtypes)} frozen tensors out: {words}")
             self.say("  they are read where that file is; `nnvit export` makes one that needs no other file")
@@ -116,7 +116,7 @@ class FrozenWeights:
 
         A training that keeps frozen weights in another precision than the one before may have rounded them.
         """
-        held = external.reference_of(state)
+        held = external.ExternalWeights.named_in(state)
         if self.wanted and held and held.describes(network):
             self.reference, self.decided = held, True
         external.forget()

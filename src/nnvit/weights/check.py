@@ -17,19 +17,16 @@ from nnvit.types import Backbone, Converted
 
 from . import licences, packaged
 from .safe_reading import read_weights, weights_sha256
-from .sources import is_published, licence_of
+from .sources import licence_of
 from .state_dicts import Faults, Unwrapped, describe, listed, not_finite, target_tensors, unwrap
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """A backbone that the file fills completely. recipe: the keys that choose it; the rest as in WeightsReport."""
+    """A backbone that the file fills completely. recipe: the keys that choose it; licence, ambiguity: as in WeightsReport."""
 
     recipe: str
-    layout: str
-    loaded: int
-    parameters: int
-    dropped: tuple[str, ...]
+    converted: Converted
     licence: str
     statistics: Mapping[str, list[float]]
     ambiguity: str
@@ -41,12 +38,13 @@ class _Fit:
 
     def lines(self) -> list[str]:
         """Returns the fit for a terminal."""
+        found, dropped = self.converted, self.converted.dropped
         text = f" ({licences.TEXTS[self.licence]})" if self.licence in licences.TEXTS else ""
         numbers = "; ".join(f"{key} {', '.join(f'{x:.4g}' for x in values)}" for key, values in self.statistics.items())
         return [
             f"fits {self.recipe}",
-            f"  layout {self.layout}: {self.loaded} tensors, {self.parameters:,} parameters, none missing",
-            *([f"  left out {len(self.dropped)}: {listed(self.dropped)}"] if self.dropped else []),
+            f"  layout {found.layout}: {len(found.state)} tensors, {found.parameters:,} parameters, none missing",
+            *([f"  left out {len(dropped)}: {listed(dropped)}"] if dropped else []),
             f"  licence {self.licence}{text}" + (", to be accepted" if self.restricted else ""),
             f"  values in 0..1 are standardised with {numbers}",
             f"  origin: {self.ambiguity or 'the publisher’s own file, by its sha256'}",
@@ -215,14 +213,11 @@ def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
 
 def _fit(candidate: _Candidate, converted: Converted, sha256: str) -> _Fit:
     backbone = candidate.backbone
-    published = is_published(sha256, backbone) or sha256 == packaged.SHA256
+    published = backbone.publishes(sha256) or sha256 == packaged.SHA256
     licence = licence_of(backbone, published=published)
     return _Fit(
         recipe=str(candidate),
-        layout=converted.layout,
-        loaded=len(converted.state),
-        parameters=converted.parameters,
-        dropped=converted.dropped,
+        converted=converted,
         licence=packaged.LICENCE if sha256 == packaged.SHA256 else licence,
         statistics=candidate.statistics,
         ambiguity="" if published else converted.origins(backbone.family, sha256),

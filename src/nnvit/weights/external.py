@@ -4,12 +4,13 @@ In place of the tensors a state dict has one entry, KEY, with the hash of the fi
 them as it loads (`restore`), so that a caller of `load_state_dict` need not know of it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ExternalWeights:
     """Tensors that are left out of a state dict, and the file that holds them.
 
     file, sha256, size: name, hash and bytes (0 for a directory) of the file; path: where it was last found. spec:
@@ -51,13 +52,70 @@ class Reference:
     dtypes: dict[str, str]
     tensors_sha256: str
 
+    @classmethod
+    def of(cls, network: Any, weights: Mapping[str, Any], spec: str) -> Self:
+        """Describes a network's frozen tensors by the file that they were loaded from.
+
+        network: a Segmenter; weights: its WeightsReport as a dictionary; spec: model.weights. Raises WeightsError if the
+        file is not on this machine, or holds other values than the network; nothing can be left out then.
+        """
+        state, names = network.state_dict(), _frozen_names(network)
+        if not weights.get("sha256") or not names:
+            raise WeightsError("nothing in this network is frozen that came from a file.")
+        external = cls(
+            file=weights["path"],
+            sha256=weights["sha256"],
+            path=str(Path(spec).expanduser().absolute()) if weights["source"] == "file" else "",
+            spec=spec,
+            source=weights["source"],
+            licence=weights["licence"],
+            family=network.backbone.family,
+            shapes={name: list(tensor.shape) for name, tensor in target_tensors(network.backbone.model).items()},
+            dtypes={name: str(state[name].dtype).removeprefix("torch.") for name in names},
+            tensors_sha256=_digest({name: state[name] for name in names}),
+        )
+        path = external.find()
+        size = path.stat().st_size if path.is_file() else 0
+        external = replace(external, path=str(path.absolute()), size=size)
+        _resolve(external)
+        return external
+
+    @classmethod
+    def named_in(cls, state: Mapping[str, Any]) -> Self | None:
+        """Reads the entry in a state dict; None if the state dict is complete. Raises WeightsError for a damaged entry."""
+        if KEY not in state:
+            return None
+        try:
+            external = cls(**json.loads(state[KEY].cpu().numpy().tobytes()))
+            external._check_types()
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise WeightsError(
+                f"this checkpoint leaves its frozen weights out, and its entry for them cannot be read ({error}): it is"
+                " damaged, or of a newer nnvit (`pip install -U nnvit`)."
+            ) from error
+        return external
+
+    def _check_types(self) -> None:
+        """Raises TypeError for fields of the wrong type: a checkpoint may come from anybody."""
+        for name, value in asdict(self).items():
+            if name == "size":
+                fits = type(value) is int and value >= 0
+            elif name == "shapes":
+                fits = isinstance(value, dict) and all(_is_shape(shape) for shape in value.values())
+            elif name == "dtypes":
+                fits = isinstance(value, dict) and all(isinstance(v, str) and v in _DTYPES for v in value.values())
+            else:
+                fits = isinstance(value, str)
+            if not fits:
+                raise TypeError(f"its {name} is of another type")
+
     def file_words(self) -> str:
         """Describes the file for a user who has to look for it."""
         size = f"{self.size:,} bytes, " if self.size else ""
         return f"{self.file} ({size}sha256 {self.sha256}; model.weights={self.spec}, {self.source}, licence {self.licence})"
 
     def leave_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Replaces the tensors that the reference names by the reference."""
+        """Replaces the tensors that these weights name by one entry, KEY."""
         kept = {name: value for name, value in state.items() if name not in self.dtypes}
         text = json.dumps(asdict(self), separators=(",", ":"))
         return kept | {KEY: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
@@ -70,7 +128,7 @@ class Reference:
         return all(torch.equal(tensor.float(), own[name].detach().cpu().float()) for name, tensor in tensors.items())
 
     def find(self) -> Path:
-        """Finds the file with the reference's hash on this machine; downloads nothing.
+        """Finds the file with this hash on this machine; downloads nothing.
 
         Looks at its last place, among the packaged weights, in nnvit's cache folder under any name, and in the hub's cache.
         Raises WeightsError that names the file, the places, and what was found there.
@@ -93,8 +151,9 @@ class Reference:
         folder = cache_folder()
         if self.path:
             yield Path(self.path)
-        if self.sha256 == packaged.SHA256 and (path := packaged.installed()):
-            yield path
+        if self.sha256 == packaged.SHA256:
+            with contextlib.suppress(WeightsError):  # not installed
+                yield packaged.locate(packaged.PACKAGED[0])
         yield folder / Path(self.file).name
         if self.size:
             yield from (p for p in sorted(folder.glob("*")) if p.is_file() and p.stat().st_size == self.size)
@@ -125,74 +184,10 @@ class Reference:
         return f"Put it into {cache_folder()}{fetch}"
 
 
-# --- leaving out -----------------------------------------------------------------------------------------------------
-
-
 def _frozen_names(network: nn.Module) -> list[str]:
     """Returns the frozen parameters that pretrained weights fill. Buffers are not among them, because they may change."""
     parameters = [(name, p) for name, p in network.named_parameters() if name.startswith(BACKBONE)]
     return [name for name, p in parameters if not p.requires_grad and ".lora_" not in name]
-
-
-def refer(network: Any, weights: Mapping[str, Any], spec: str) -> Reference:
-    """Describes a network's frozen tensors by the file that they were loaded from.
-
-    network: a Segmenter; weights: its WeightsReport as a dictionary; spec: model.weights. Raises WeightsError if the file is
-    not on this machine, or holds other values than the network; nothing can be left out then.
-    """
-    state, names = network.state_dict(), _frozen_names(network)
-    if not weights.get("sha256") or not names:
-        raise WeightsError("nothing in this network is frozen that came from a file.")
-    reference = Reference(
-        file=weights["path"],
-        sha256=weights["sha256"],
-        path=str(Path(spec).expanduser().absolute()) if weights["source"] == "file" else "",
-        spec=spec,
-        source=weights["source"],
-        licence=weights["licence"],
-        family=network.backbone.family,
-        shapes={name: list(tensor.shape) for name, tensor in target_tensors(network.backbone.model).items()},
-        dtypes={name: str(state[name].dtype).removeprefix("torch.") for name in names},
-        tensors_sha256=_digest({name: state[name] for name in names}),
-    )
-    path = reference.find()
-    size = path.stat().st_size if path.is_file() else 0
-    reference = replace(reference, path=str(path.absolute()), size=size)
-    _resolve(reference)
-    return reference
-
-
-# --- putting back ----------------------------------------------------------------------------------------------------
-
-
-def reference_of(state: Mapping[str, Any]) -> Reference | None:
-    """Returns the reference in a state dict, None if the state dict is complete. Raises WeightsError for a damaged one."""
-    if KEY not in state:
-        return None
-    try:
-        reference = Reference(**json.loads(state[KEY].cpu().numpy().tobytes()))
-        _check_types(reference)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            f"this checkpoint leaves its frozen weights out, and its entry for them cannot be read ({error}): it is damaged,"
-            " or of a newer nnvit (`pip install -U nnvit`)."
-        ) from error
-    return reference
-
-
-def _check_types(reference: Reference) -> None:
-    """Raises TypeError for fields of the wrong type: a checkpoint may come from anybody."""
-    for name, value in asdict(reference).items():
-        if name == "size":
-            fits = type(value) is int and value >= 0
-        elif name == "shapes":
-            fits = isinstance(value, dict) and all(_is_shape(shape) for shape in value.values())
-        elif name == "dtypes":
-            fits = isinstance(value, dict) and all(isinstance(v, str) and v in _DTYPES for v in value.values())
-        else:
-            fits = isinstance(value, str)
-        if not fits:
-            raise TypeError(f"its {name} is of another type")
 
 
 def _is_shape(value: Any) -> bool:
@@ -205,10 +200,10 @@ def filled(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises WeightsError that names the file, the places searched and what to do, if the file is not on this machine or is
     another one.
     """
-    reference = reference_of(state)
-    if reference is None:
+    external = ExternalWeights.named_in(state)
+    if external is None:
         return dict(state)
-    return {name: value for name, value in state.items() if name != KEY} | _tensors(reference)
+    return {name: value for name, value in state.items() if name != KEY} | _tensors(external)
 
 
 def restore(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -220,7 +215,7 @@ def restore(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any)
 
 
 _held: dict[str, tuple[int, State]] = {}
-"""The last reference's tensors: stock nnU-Net loads the folds of a model again for each image."""
+"""The tensors restored last: stock nnU-Net loads the folds of a model again for each image."""
 
 
 def forget() -> None:
@@ -229,12 +224,12 @@ def forget() -> None:
 
 
 @torch.inference_mode(mode=False)  # in which stock nnU-Net loads folds; its tensors do not count their changes
-def _tensors(reference: Reference) -> State:
+def _tensors(external: ExternalWeights) -> State:
     """Returns the left-out tensors; reads the file once, and again if the tensors were changed since."""
-    key = f"{reference.sha256} {reference.tensors_sha256}"
+    key = f"{external.sha256} {external.tensors_sha256}"
     versions, tensors = _held.get(key, (-1, {}))
     if versions != _versions(tensors):
-        tensors = _resolve(reference)
+        tensors = _resolve(external)
         forget()
         _held[key] = (_versions(tensors), tensors)
     return tensors
@@ -245,25 +240,23 @@ def _versions(tensors: State) -> int:
     return sum(tensor._version for tensor in tensors.values())
 
 
-def _resolve(reference: Reference) -> State:
-    path = reference.find()
-    targets = {name: torch.empty(shape, device="meta") for name, shape in reference.shapes.items()}
-    converted = unwrap(read_weights(path, Path(reference.file).suffix)).convert(reference.family, targets)
+def _resolve(external: ExternalWeights) -> State:
+    path = external.find()
+    targets = {name: torch.empty(shape, device="meta") for name, shape in external.shapes.items()}
+    converted = unwrap(read_weights(path, Path(external.file).suffix)).convert(external.family, targets)
     if found := Faults.between(converted.state, targets):
         raise WeightsError(f"{path} is the file that the checkpoint names, but does not fill its network: {found}")
-    tensors = {name: _cast(converted.state[_own(name)], dtype) for name, dtype in reference.dtypes.items()}
-    if _digest(tensors) != reference.tensors_sha256:
+    tensors = {
+        name: _cast(converted.state[name.removeprefix(BACKBONE).replace(".base_layer.", ".")], dtype)
+        for name, dtype in external.dtypes.items()
+    }
+    if _digest(tensors) != external.tensors_sha256:
         raise WeightsError(
             f"the {len(tensors)} frozen tensors read from {path} are not those that the checkpoint was trained with"
             " (another sha256), so that nothing was loaded: they were changed after they had been loaded, or this nnvit"
             " reads the file in another way than the one that trained. Use `nnvit export` where it was trained."
         )
     return tensors
-
-
-def _own(name: str) -> str:
-    """Returns the model's own name of a network's tensor, without peft's wrapper."""
-    return name.removeprefix(BACKBONE).replace(".base_layer.", ".")
 
 
 def _cast(tensor: Tensor, dtype: str) -> Tensor:

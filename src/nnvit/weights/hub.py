@@ -1,5 +1,6 @@
 """Files and commits of Hugging Face repositories, from the network or from huggingface_hub's own cache."""
 
+import contextlib
 import glob
 import re
 from pathlib import Path
@@ -67,15 +68,6 @@ def cached_files(name: str = "") -> list[Path]:
     return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{glob.escape(name) or '*'}"))
 
 
-def check_content(path: Path, sha256: str) -> None:
-    """Raises WeightsError if a file in the hub's cache does not have the hash that the hub sent, which is its name there."""
-    kept_as = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", kept_as) and kept_as != sha256:
-        raise WeightsError(
-            f"{path} is damaged: its sha256 is {sha256}, the hub's {kept_as}. Delete it and fetch it again."
-        )
-
-
 def commit_of(repo: str, revision: str | None) -> str | None:
     """Returns the commit of a branch or tag (None: the main branch) now, or offline that of the last download.
 
@@ -86,10 +78,10 @@ def commit_of(repo: str, revision: str | None) -> str | None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
+    # offline, gated, no such repository: each is a class of its own
+    with contextlib.suppress(Exception):
         return huggingface_hub.model_info(repo, revision=revision, timeout=_TIMEOUT).sha
-    except Exception:  # offline, gated, no such repository: each is a class of its own
-        try:
-            return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
-        except (LocalEntryNotFoundError, ValueError):  # not downloaded; not a possible name of a repository
-            return None
+    # not downloaded; not a possible name of a repository
+    with contextlib.suppress(LocalEntryNotFoundError, ValueError):
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)).name
+    return None

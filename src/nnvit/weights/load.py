@@ -11,16 +11,7 @@ from nnvit.types import Backbone, BaseHead, Converted, State
 
 from .safe_reading import read_config, read_weights
 from .sources import WeightsFile, find_weights
-from .state_dicts import (
-    Faults,
-    Unwrapped,
-    describe,
-    describe_shape,
-    listed,
-    not_finite,
-    target_tensors,
-    unwrap,
-)
+from .state_dicts import listed, not_finite, target_tensors, unwrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +75,9 @@ def load_backbone(
     try:
         unwrapped = unwrap(raw)
         converted = unwrapped.convert(backbone.family, targets)
-        _check_fit(converted, unwrapped, targets, backbone)
+        unwrapped.check_fit(
+            converted, targets, f"model.backbone={backbone.family}, model.backbone_size={backbone.size}"
+        )
         if broken := not_finite(converted.state):
             raise WeightsError(f"{len(broken)} tensors hold NaN or Inf: {listed(broken)}. The file is damaged.")
         if found.path.is_dir():
@@ -140,15 +133,6 @@ def _report(found: WeightsFile, converted: Converted, family: str, decode_head: 
         decode_head=decode_head,
         ambiguity="" if found.published else converted.origins(family, found.sha256),
     )
-
-
-def _check_fit(converted: Converted, unwrapped: Unwrapped, targets: State, backbone: Backbone) -> None:
-    found = Faults.between(converted.state, targets)
-    if found:
-        raise WeightsError(
-            f"{found} The file looks like {describe(unwrapped.state)}; the model (model.backbone={backbone.family},"
-            f" model.backbone_size={backbone.size}) is {describe_shape(targets)}."
-        )
 
 
 @torch.no_grad()

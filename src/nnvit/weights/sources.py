@@ -86,17 +86,11 @@ def _named(spec: str, backbone: Backbone) -> WeightsFile:
     inherited = licence_of(backbone, published=False)
     accepted = licences.require(inherited, f"model.weights={spec} for {_in_words(backbone)}")
     digest = weights_sha256(path)
-    published = is_published(digest, backbone)
+    published = backbone.publishes(digest)
     licence = licence_of(backbone, published=published)
     return WeightsFile(
         path=path, source="file", sha256=digest, licence=licence, licence_accepted=accepted, published=published
     )
-
-
-def is_published(sha256: str, backbone: Backbone) -> bool:
-    """Returns True for the hash of the file that the family publishes for this size."""
-    wanted = backbone.default_weights
-    return bool(wanted and wanted.sha256 and sha256.startswith(wanted.sha256))
 
 
 def licence_of(backbone: Backbone, *, published: bool) -> str:
@@ -132,7 +126,7 @@ def _default(backbone: Backbone, revision: str | None) -> WeightsFile:
         sha256=digest,
         licence=licence_of(backbone, published=True),
         licence_accepted=accepted,
-        published=is_published(digest, backbone),
+        published=backbone.publishes(digest),
     )
 
 
@@ -249,20 +243,6 @@ def fetch(name: str, overrides: Sequence[str] = ()) -> _Fetched:
     return _Fetched(name=name, spec=spec, file=file, new=new)
 
 
-def offline_lines() -> list[str]:
-    """Returns the settings with which a machine without internet reads the fetched files."""
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE).absolute()
-    home = f"HF_HOME={cache.parent}" if cache.name == "hub" else f"HF_HUB_CACHE={cache}"
-    return [
-        "On a machine without internet, with these folders mounted or copied (symbolic links kept: rsync -a):",
-        f"  export {home}",
-        f"  export NNVIT_CACHE={cache_folder().parent.absolute()}",
-        "  export HF_HUB_OFFLINE=1",
-    ]
-
-
 def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, Backbone | None]:
     """Returns the value of `model.weights` and its backbone, None for a repository without recipe."""
     if name.startswith("hf:") and not overrides:
@@ -287,7 +267,11 @@ def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, Backbone | None]:
 def _verify(file: WeightsFile) -> None:
     """Hashes the file again. Raises WeightsError if it differs from the hub's or the remembered hash."""
     if file.source.startswith("hub "):
-        hub.check_content(file.path, file.sha256)
+        kept_as = file.path.resolve().name  # the hash that the hub sent
+        if re.fullmatch(r"[0-9a-f]{64}", kept_as) and kept_as != file.sha256:
+            raise WeightsError(
+                f"{file.path} is damaged: its sha256 is {file.sha256}, the hub's {kept_as}. Delete it and fetch it again."
+            )
     elif weights_sha256(file.path) != file.sha256:
         raise WeightsError(
             f"{file.path} is damaged: it no longer has the sha256 {file.sha256}. Put the file there again."

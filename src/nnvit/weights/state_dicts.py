@@ -50,6 +50,16 @@ class Unwrapped:
         dropped = tuple(self.spelled[key] for key in converted.dropped)
         return replace(converted, dropped=self.heads + dropped)
 
+    def check_fit(self, converted: Converted, targets: State, model: str) -> None:
+        """Raises WeightsError that compares the file and the model if the converted tensors do not fill the model.
+
+        targets: the model's tensors; model: the recipe keys that choose it.
+        """
+        if faults := Faults.between(converted.state, targets):
+            raise WeightsError(
+                f"{faults} The file looks like {describe(self.state)}; the model ({model}) is {_describe_shape(targets)}."
+            )
+
 
 def unwrap(raw: Any) -> Unwrapped:
     """Takes the state dict out of training wrappers and removes common prefixes. Raises WeightsError if there is none."""
@@ -164,20 +174,17 @@ class Faults:
     @classmethod
     def between(cls, state: State, targets: State) -> Self:
         """Compares names and shapes, not values, so that the model may be on the meta device."""
-        mismatched = [name for name in targets if _differs(name, state, targets)]
+        both = [name for name in targets if name in state]
+        # integer and float8 tensors are quantised and need their scales
+        mismatched = [n for n in both if state[n].shape != targets[n].shape or state[n].dtype not in FLOATS]
         return cls(
-            matched=len(state.keys() & targets.keys()) - len(mismatched),
+            matched=len(both) - len(mismatched),
             wanted=len(targets),
             missing=tuple(name for name in targets if name not in state),
             unexpected=tuple(name for name in state if name not in targets),
             mismatched=tuple(_difference(name, state, targets) for name in mismatched),
             hint=_positions(state, targets) if mismatched == ["pos_embed"] else "",
         )
-
-
-def _differs(name: str, state: State, targets: State) -> bool:
-    """Compares shapes, and refuses integer and float8 tensors: they are quantised and need their scales."""
-    return name in state and (state[name].shape != targets[name].shape or state[name].dtype not in FLOATS)
 
 
 def _difference(name: str, state: State, targets: State) -> str:
@@ -239,7 +246,7 @@ def describe(state: Mapping[str, Tensor]) -> str:
     return f"no vision transformer known here (its names begin {listed(list(state)[:3])})"
 
 
-def describe_shape(state: Mapping[str, Tensor]) -> str:
+def _describe_shape(state: Mapping[str, Tensor]) -> str:
     """Describes a vision transformer's width, depth, patch and positions."""
     return _mit_shape(state) or ", ".join(_shape(state)) or f"{len(state)} tensors"
 

@@ -129,7 +129,7 @@ def test_a_training_from_another_checkpoint_refers_to_that_ones_file(
     source = str(referring / "checkpoint_final.pth")
     words = (*keys, REFERENCE, "training.num_epochs=1", "name=transferred")
     fold = train(hippocampus, "segformer_default", *words, pretrained_weights=source)
-    name = next(iter(external.reference_of(held_by(fold)).dtypes))  # type: ignore[union-attr]
+    name = next(iter(external.ExternalWeights.named_in(held_by(fold)).dtypes))  # type: ignore[union-attr]
     assert torch.equal(external.filled(held_by(fold))[name], external.filled(held_by(referring))[name])
 
 
@@ -152,7 +152,7 @@ def test_frozen_weights_that_were_kept_in_bf16_come_back_as_they_were_trained_on
     words = [*keys, "training.precision=bf16", "training.num_epochs=1"]
     whole = train(hippocampus, "segformer_default", *words, "name=embedding_bf16")
     left = train(hippocampus, "segformer_default", *words, REFERENCE, "name=referring_bf16")
-    described = external.reference_of(held_by(left))
+    described = external.ExternalWeights.named_in(held_by(left))
     assert set(described.dtypes.values()) == {"bfloat16", "float32"}  # type: ignore[union-attr]
     external.forget()
     filled = external.filled(held_by(left))

@@ -237,7 +237,7 @@ class _ModelZip:
 
 def _missing_weights(content: dict[str, Any]) -> list[str]:
     """Returns a note if a checkpoint refers to a weights file that is not on this machine."""
-    held = external.reference_of(content["network_weights"])
+    held = external.ExternalWeights.named_in(content["network_weights"])
     try:
         if held is not None:
             held.find()
