@@ -58,7 +58,7 @@ def _rows(recipe: Any, home: Path) -> list[Row]:
     save_file({name: t.contiguous() for name, t in target_tensors(network.backbone.model).items()}, base)
     weights = {"path": base.name, "sha256": sha256_of(base), "source": "file", "licence": "none, the values are random"}
     whole = network.state_dict()
-    left = external.refer(network, weights, str(base)).leave_out(whole)
+    left = external.ExternalWeights.of(network, weights, str(base)).leave_out(whole)
     state = optimizer_state(network, recipe)
     trained = 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = 4 * sum(p.numel() for p in network.parameters())

@@ -45,7 +45,7 @@ def _fetch(
         # huggingface_hub reads its variable once, when it is imported. The user's own HF_HOME stays: it holds the login.
         folder = cache.expanduser().resolve()
         os.environ |= {"HF_HUB_CACHE": str(folder / "hub"), "NNVIT_CACHE": str(folder)}
-    from nnvit.weights import sources
+    from nnvit.weights.sources import fetch
 
     accept(accept_license)
     overrides = [name for name in names if "=" in name]
@@ -53,7 +53,7 @@ def _fetch(
     failed = []
     for name in wanted:
         try:
-            print("\n".join(fetch_weights(name, overrides).lines()), flush=True)
+            print("\n".join(fetch(name, overrides).lines()), flush=True)
         except NnvitError as error:
             failed.append(f"{name}: {error}")
     if len(failed) < len(wanted):
