@@ -147,7 +147,7 @@ def _predict(
     Photographs need no renaming: the mask of `My photo.JPG` is `My photo.png`, of the same size, turned as a viewer shows the
     photograph. A file that cannot be predicted is listed at the end, the others are predicted, and the exit code is 1.
     """
-    from nnvit.nnunet.predict import LabelValues, StockFlags, predict
+    from nnvit.nnunet.predict import MaskValues, StockFlags, predict
 
     try:
         outcome = predict(
@@ -167,7 +167,7 @@ def _predict(
                 num_parts=num_parts,
                 part_id=part_id,
             ),
-            values=LabelValues(values) if values else None,
+            values=MaskValues(values) if values else None,
             overlay=overlay,
             probabilities=probabilities,
             recursive=recursive,

@@ -27,7 +27,7 @@ from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.model_folder import TrainedModel, open_model
 from nnvit.nnunet.predict.cases import is_case_folder
 from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.nnunet.predict.mask_legend import LabelValues, MaskLegend
+from nnvit.nnunet.predict.mask_legend import MaskLegend, MaskValues
 from nnvit.nnunet.predict.photograph_pipeline import _fitted
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from tests.nnunet.conftest import (
@@ -391,14 +391,14 @@ def test_masks_hold_the_values_of_the_imported_ones_where_they_are_known(model: 
     imported = labelled(model, labels, nnvit_import={"stored_values": {"artery": 300, "vein": 12, "ignore": 255}})
     maps = np.array([[0, 1], [2, 1]])
     assert MaskLegend.of(imported, None).translate(maps).tolist() == [[0, 300], [12, 300]]
-    assert MaskLegend.of(imported, LabelValues.LABELS).translate(maps).tolist() == maps.tolist()
-    visible = MaskLegend.of(imported, LabelValues.VISIBLE).translate(maps)
+    assert MaskLegend.of(imported, MaskValues.LABELS).translate(maps).tolist() == maps.tolist()
+    visible = MaskLegend.of(imported, MaskValues.VISIBLE).translate(maps)
     assert (visible.tolist(), visible.dtype) == ([[0, 128], [255, 128]], np.uint8)
     stock = labelled(model, labels)
-    assert MaskLegend.of(stock, None).kind is LabelValues.LABELS
+    assert MaskLegend.of(stock, None).kind is MaskValues.LABELS
     assert "look black in a viewer" in MaskLegend.of(stock, None).lines()[1]
     with pytest.raises(DataError, match="--values labels or visible"):
-        MaskLegend.of(stock, LabelValues.STORED)
+        MaskLegend.of(stock, MaskValues.STORED)
 
 
 def test_regions_are_predicted_as_by_stock_nnunet(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from nnvit.nnunet.model_folder import FoldId, TrainedModel, open_model
 
 from .cases import StockFlags, is_case_folder, predict_cases
 from .fast_predictor import FastPredictor
-from .mask_legend import LabelValues, MaskLegend
+from .mask_legend import MaskLegend, MaskValues
 from .photograph_pipeline import PhotographOptions
 from .photographs import predict_photographs
 from .prediction_record import PredictionOutcome
 from .stock_predictor import StockPredictor
 
-__all__ = ["LabelValues", "PredictionOutcome", "StockFlags", "predict"]
+__all__ = ["MaskValues", "PredictionOutcome", "StockFlags", "predict"]
 
 
 def predict(
@@ -31,7 +31,7 @@ def predict(
     checkpoint: str = FINAL,
     kind: str | None = None,
     flags: StockFlags | None = None,
-    values: LabelValues | None = None,
+    values: MaskValues | None = None,
     overlay: bool = False,
     probabilities: bool = False,
     recursive: bool = False,
@@ -111,11 +111,11 @@ def _check_numbers(step_size: float, flags: StockFlags) -> None:
 
 
 def _check_kind(
-    cases: bool, values: LabelValues | None, probabilities: bool, recursive: bool, flags: StockFlags
+    cases: bool, values: MaskValues | None, probabilities: bool, recursive: bool, flags: StockFlags
 ) -> None:
     if cases and probabilities:
         raise ConfigError("--probabilities is for photographs; a folder of nnU-Net's naming has --save_probabilities.")
-    if cases and (recursive or values not in (None, LabelValues.LABELS)):
+    if cases and (recursive or values not in (None, MaskValues.LABELS)):
         raise ConfigError(
             "--recursive and --values are for photographs; masks of a folder of nnU-Net's naming are nnU-Net's own. "
             "If the files are photographs, give --as photographs."

@@ -19,7 +19,7 @@ from nnvit.errors import ConfigError, DataError
 from nnvit.nnunet import progress
 from nnvit.nnunet.model_folder import TrainedModel
 
-from .mask_legend import LabelValues, MaskLegend
+from .mask_legend import MaskLegend, MaskValues
 from .photograph_pipeline import write_png
 from .prediction_record import PredictionOutcome, notes_on_existing
 from .stock_predictor import StockPredictor
@@ -164,5 +164,5 @@ def _refuse_incomplete(cases: dict[str, list[Path]], source: Path, ending: str) 
 
 
 def _drawn(model: TrainedModel, picture: Path, mask: Path) -> Image.Image:
-    labels = list(MaskLegend.of(model, LabelValues.LABELS).names)
+    labels = list(MaskLegend.of(model, MaskValues.LABELS).names)
     return mask_drawing.draw(read_image(picture, model.declared_channels).pixels, np.asarray(Image.open(mask)), labels)

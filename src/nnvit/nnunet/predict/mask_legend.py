@@ -13,7 +13,7 @@ _DARK = 32
 """Grey values below this look black to the eye."""
 
 
-class LabelValues(StrEnum):
+class MaskValues(StrEnum):
     """The values of labels in masks. stored: those of the imported mask files; labels: nnU-Net's 0..n; visible: 0..255."""
 
     STORED = "stored"
@@ -22,9 +22,9 @@ class LabelValues(StrEnum):
 
 
 _DESCRIBED = {
-    LabelValues.STORED: "as in the masks of the import",
-    LabelValues.LABELS: "nnU-Net's labels",
-    LabelValues.VISIBLE: "spread over 0..255",
+    MaskValues.STORED: "as in the masks of the import",
+    MaskValues.LABELS: "nnU-Net's labels",
+    MaskValues.VISIBLE: "spread over 0..255",
 }
 
 
@@ -38,25 +38,25 @@ class MaskLegend:
     names: dict[int, str]
     values: dict[int, int]
     channels: dict[int, str]
-    kind: LabelValues
+    kind: MaskValues
 
     @classmethod
-    def of(cls, model: TrainedModel, kind: LabelValues | None) -> "MaskLegend":
+    def of(cls, model: TrainedModel, kind: MaskValues | None) -> "MaskLegend":
         """Returns a model's legend. kind: None for the stored values if the model knows them, else labels.
 
         Raises DataError if stored values are wanted and not known.
         """
         names, channels = _names(model)
         stored = _stored(model.dataset_json, names)
-        kind = kind or (LabelValues.STORED if stored else LabelValues.LABELS)
-        if kind is LabelValues.STORED and not stored:
+        kind = kind or (MaskValues.STORED if stored else MaskValues.LABELS)
+        if kind is MaskValues.STORED and not stored:
             raise DataError(
                 f"--values stored: {model.folder / 'dataset.json'} does not give the values in the original mask files, because "
                 "the data set was not made by `nnvit dataset import`; give --values labels or visible."
             )
         labels = {label: label for label in (0, *names)}
         spread = {label: round(255 * i / max(len(names), 1)) for i, label in enumerate(labels)}
-        values = {LabelValues.STORED: stored, LabelValues.LABELS: labels, LabelValues.VISIBLE: spread}[kind] or labels
+        values = {MaskValues.STORED: stored, MaskValues.LABELS: labels, MaskValues.VISIBLE: spread}[kind] or labels
         return cls(names=names, values=values, channels=channels, kind=kind)
 
     def by_name(self) -> dict[str, int]:
