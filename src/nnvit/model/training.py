@@ -1,4 +1,4 @@
-"""What trains a network: optimiser, learning-rate schedule, running mean of the weights, and one step.
+"""The parts that train a network: optimiser, learning-rate schedule, running mean of the weights, and one step.
 
 Used by the trainer and by the estimate of memory and time.
 """
