@@ -17,7 +17,7 @@ from nnvit.errors import PlansError
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import run_training as training
-from nnvit.nnunet.train.meter import PARTS
+from nnvit.nnunet.train.iterations import PARTS
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from nnvit.recipe import loading
 from tests.nnunet.conftest import ONE_PROCESS, TINY, assert_same_predictions, command, masks, predict

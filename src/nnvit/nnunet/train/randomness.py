@@ -124,13 +124,6 @@ class _Batches(Dataset):
             torch.set_num_threads(threads)
 
 
-def close_batches(*batches: Any) -> None:
-    """Ends the workers of `RandomStreams.batches` or of nnU-Net's queue, a thread of which would raise when its workers exit."""
-    for iterator in batches:
-        for end in ("_shutdown_workers", "_finish"):
-            getattr(iterator, end, lambda: None)()
-
-
 @contextmanager
 def _without_workers() -> Iterator[None]:
     """Makes nnU-Net hand out its bare data loaders, instead of a queue that has begun to draw from them."""

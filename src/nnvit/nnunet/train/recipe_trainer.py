@@ -4,6 +4,7 @@ What the training itself does differently (loop, signals, checkpoints, validatio
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,9 +34,10 @@ from nnvit.recipe.schema import Recipe
 from nnvit.records.plans_block import PlansBlock
 from nnvit.weights import load_backbone
 
-from .iterations import Outputs, Signals
+from .iterations import Signals
 from .randomness import RandomStreams
 
+Outputs = list[dict[str, Any]]
 AUGMENTATIONS: dict[str, type[nnUNetTrainer]] = {
     "nnunet": nnUNetTrainer,
     "da5": nnUNetTrainerDA5,
@@ -155,6 +157,10 @@ class RecipeTrainer(nnUNetTrainer):
         optimizer = build_optimizer(self.bare_network, training)
         return optimizer, EpochSchedule(optimizer, training)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Gives the network the running mean of its weights within the context, if the recipe keeps one."""
+        return self.average.applied() if self.average is not None else nullcontext()
+
     def _load_weights(self) -> dict[str, Any]:
         """Loads another checkpoint's weights or the pretrained backbone's; returns the report."""
         if self.pretrained is not None:
@@ -253,6 +259,12 @@ class RecipeTrainer(nnUNetTrainer):
             per_epoch=counts,
             start=(self.current_epoch * counts[0] + len(self.outputs), self.current_epoch * counts[1]),
         )
+
+    def close_batches(self) -> None:
+        """Ends the workers of `get_dataloaders`; nnU-Net's own queue has a thread that would raise when its workers exit."""
+        for batches in (self.dataloader_train, self.dataloader_val):
+            for end in ("_shutdown_workers", "_finish"):
+                getattr(batches, end, lambda: None)()
 
     # --- talking ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The one trainer: nnU-Net's, with a timed loop, checkpoints that a kill cannot break, and a record of the run."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,40 +11,25 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils._pytree import tree_map
 
-from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
 from nnvit.model.training import training_step
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.records.model_name import ModelName
-from nnvit.records.run_record import RunRecord, split_hash
 
 from .curves import Screen, TensorBoardLogger
-from .iterations import Interrupted, Outputs, Signals, iterate
-from .meter import Meter
-from .randomness import close_batches
-from .recipe_trainer import RecipeTrainer
-from .run_account import RunAccount, found_facts
-from .validation import validate_fast, validation_progress
+from .iterations import Interrupted, Meter, Signals
+from .recipe_trainer import Outputs
+from .validation import ValidatingTrainer
 
 
-class nnUNetTrainer_nnvit(RecipeTrainer):
-    """Trains, keeps and validates what the `nnvit` block of its plans says.
+class nnUNetTrainer_nnvit(ValidatingTrainer):
+    """Trains, keeps and validates what the `nnvit` block of its plans says."""
 
-    validated: file name of the checkpoint that the final validation is of; fast_validation: validate with the predictor of
-    `nnvit predict`.
-    """
-
-    validated = checkpoint_file.FINAL
-    fast_validation = False
     random_states: dict[str, Any] | None = None  # of the checkpoint that is continued
-    on_case: Callable[[], None] | None = None  # called as each case of the final validation begins
 
     def _prepare(self) -> None:
-        first = self.local_rank == 0
-        self.account = RunAccount(Path(self.output_folder), writes=first)
+        super()._prepare()
         self.meter, self.signals = Meter(self.device), Signals(self.say)
-        self.screen = Screen(f"{self.recipe.name}  fold {self.fold}", self.classes, visible=first)
+        self.screen = Screen(f"{self.recipe.name}  fold {self.fold}", self.classes, visible=self.local_rank == 0)
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -60,7 +45,7 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             self.account.end(f"{type(error).__name__}: {error}".strip(": "))
             raise
         finally:
-            close_batches(self.dataloader_train, self.dataloader_val)
+            self.close_batches()
         self.account.end("finished")
 
     def _train_epochs(self) -> None:
@@ -77,10 +62,10 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
 
     def on_train_start(self) -> None:
         """Refuses a fold that holds another training, then starts as nnU-Net does."""
-        self.account.refuse_taken_fold(self.block, self.configuration_name, resumed=self.resumed)
+        self.account.refuse_taken_fold()
         super().on_train_start()
         self.meter.forget_peak()
-        self.account.begin(self._run_record(), resumed=self.resumed)
+        self.account.begin()
         if self.local_rank == 0:
             board = TensorBoardLogger(Path(self.output_folder) / "tensorboard", self.classes, self.current_epoch)
             self.logger.loggers.append(board)
@@ -88,44 +73,10 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
             self.random_streams.restore(self.random_states)
         else:
             self.random_streams.start(self.current_epoch, self.local_rank)
-        for line in self.account.opening_lines(self.recipe.tuning):
+        for line in self.account.opening_lines():
             self.say(line)
         if self.local_rank == 0 and not self.disable_checkpointing:
             self.frozen.decide(self.bare_network, self.weights_report)
-
-    def _run_record(self) -> RunRecord:
-        """Gathers the facts of this training."""
-        block, (training, validation_cases) = self.block, self.do_split()
-        return RunRecord(
-            schema=block.schema,
-            recipe=block.recipe,
-            recipe_hash=block.hash,
-            base_plans=block.base_plans,
-            base_plans_hash=block.base_plans_hash,
-            plans=self.plans_manager.plans_name,
-            configuration=self.configuration_name,
-            fold=self.fold,
-            split_hash=split_hash(training, validation_cases),
-            cases={"train": len(training), "val": len(validation_cases)},
-            batch_size=self.configuration_manager.batch_size,
-            patch_size=list(self.configuration_manager.patch_size),
-            seed=self.recipe.training.seed,
-            precision={"name": self.precision.name, "reason": self.precision.reason},
-            weights=self.weights_report,
-            flops_per_patch=self._flops(),
-            augmentation=self.augmentation,
-            mirroring_axes=self.inference_allowed_mirroring_axes,
-            oversample_foreground_percent=self.oversample_foreground_percent,
-            epochs_done=self.current_epoch,
-            **found_facts(self.bare_network, Path(self.preprocessed_dataset_folder), self.device),
-        )
-
-    def _flops(self) -> int:
-        """Counts the FLOPs of predicting one patch, on a network on the meta device."""
-        plans, channels, heads = self.plans_manager, self.num_input_channels, self.label_manager.num_segmentation_heads
-        planned = self.configuration_manager
-        build = partial(self.build_network_architecture, plans, planned, channels, heads, False)
-        return forward_flops(build, (1, channels, *planned.patch_size))
 
     def _train_epoch(self) -> None:
         """Runs the training iterations that are left of this epoch. Raises Interrupted after a signal."""
@@ -133,24 +84,26 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         self.meter.restart()
         every, total = self.recipe.training.save_every_iterations, self.num_iterations_per_epoch
         advance = self.screen.phase(f"epoch {self.current_epoch + 1}/{self.num_epochs}", total, len(self.outputs))
-
-        def after(done: int) -> None:
+        while len(self.outputs) < total:
+            start = time.perf_counter()
+            batch = self.signals.next_batch(self.dataloader_train)
+            self.meter.begin(time.perf_counter() - start)
+            self.outputs.append(self.train_step(batch))
+            self.meter.end()
             advance(f"loss {self.outputs[-1]['loss']:.3f}")
-            if every is not None and done % every == 0:
+            if every is not None and len(self.outputs) % every == 0:
                 self.save_latest()
-
-        batches = self.dataloader_train
-        iterate(self.train_step, batches, self.outputs, total, signals=self.signals, meter=self.meter, after=after)
         self.on_train_epoch_end(self.outputs)
 
     def _validate_epoch(self) -> None:
         """Computes the pseudo Dice of this epoch. Raises Interrupted after a signal."""
         outputs: Outputs = []
-        total, batches = self.num_val_iterations_per_epoch, self.dataloader_val
-        advance = self.screen.phase("pseudo Dice", total)
+        advance = self.screen.phase("pseudo Dice", self.num_val_iterations_per_epoch)
         with torch.no_grad(), self.averaged():
             self.on_validation_epoch_start()
-            iterate(self.validation_step, batches, outputs, total, signals=self.signals, after=lambda _: advance(""))
+            for _ in range(self.num_val_iterations_per_epoch):
+                outputs.append(self.validation_step(self.signals.next_batch(self.dataloader_val)))
+                advance("")
             self.on_validation_epoch_end(outputs)
 
     def on_train_epoch_start(self) -> None:
@@ -182,15 +135,11 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         with self.precision.autocast(self.device):
             return super().validation_step(batch)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Gives the network the running mean of its weights within the context, if the recipe keeps one."""
-        return self.average.applied() if self.average is not None else nullcontext()
-
     def on_epoch_end(self) -> None:
         """Ends the epoch as nnU-Net does (log, best checkpoint, plot), writes the latest checkpoint and a line."""
         super().on_epoch_end()
         self.outputs = []
-        self.account.epoch(self.current_epoch, self.meter.medians(), self.meter.peak())
+        self.account.epoch(self.meter.medians(), self.meter.peak())
         self._show_epoch()
         if self.current_epoch < self.num_epochs and self.current_epoch % self.recipe.training.save_every == 0:
             self.save_latest()
@@ -300,78 +249,3 @@ class nnUNetTrainer_nnvit(RecipeTrainer):
         self._best_ema = content["_best_ema"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         self.weights_report = ours["weights"]
-
-    # --- final validation ------------------------------------------------------------------------------------------
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validates as nnU-Net does or, with `fast_validation`, by the fast predictor.
-
-        nnU-Net's own runs in the stock predictor's precision, so that stock prediction gives the same masks.
-        """
-        if self.fast_validation and (reason := self._why_not_fast()):
-            self.say(f"--fast-validation is left out for this training, as {reason}")
-            self.fast_validation = False
-        cases, precision = len(self.do_split()[1]), None
-        mirroring = "with mirroring" if self.inference_allowed_mirroring_axes else "without mirroring"
-        whose = "nnvit predict's" if self.fast_validation else "nnU-Net's"
-        self.say(f"validating {cases} cases with {whose} sliding window, {mirroring}")
-        with validation_progress(cases, self.say, visible=self.local_rank == 0) as self.on_case, self.averaged():
-            self.bare_network.float()  # what was frozen was kept in the precision of the training
-            if self.fast_validation:
-                precision = self._validate_fast(save_probabilities)
-            else:
-                super().perform_actual_validation(save_probabilities)
-        self.on_case = None
-        self.account.validated(self.validated, self.inference_allowed_mirroring_axes, precision)
-        model = ModelName.parse(Path(self.output_folder_base).name)
-        if model is not None and not self.disable_checkpointing:
-            dataset = self.plans_manager.dataset_name
-            self.say(f"to predict: {model.predict_command(dataset, [self.fold], device=self.device.type)}")
-
-    def _why_not_fast(self) -> str | None:
-        if self.is_ddp:
-            return "several GPUs share its cases"
-        if self.is_cascaded or self.configuration_manager.next_stage_names:
-            return "it is a stage of a cascade"
-        return None
-
-    def _validate_fast(self, save_probabilities: bool) -> str:
-        """Leaves what nnU-Net's own would leave; returns the precision's name."""
-        self.set_deep_supervision_enabled(False)
-        precision, scores = validate_fast(
-            self._fast_predictor,
-            self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[1]),
-            Path(self.output_folder) / "validation",
-            Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
-            begins=lambda name: self.print_to_log_file(f"predicting {name}"),
-            say=self.say,
-            save_probabilities=save_probabilities,
-        )
-        for label, mean in scores["mean"].items():
-            self.logger.log_summary(f"final_val/class_{label}_dice", mean["Dice"])
-        dice = scores["foreground_mean"]["Dice"]
-        self.logger.log_summary("final_val/foreground_dice", dice)
-        self.print_to_log_file("Validation complete", also_print_to_console=True)
-        self.print_to_log_file("Mean Validation Dice: ", dice, also_print_to_console=True)
-        self.set_deep_supervision_enabled(True)
-        return precision
-
-    def _fast_predictor(self) -> FastPredictor:
-        predictor = FastPredictor(device=self.device, allow_tqdm=False)
-        predictor.wanted = self.recipe.training.precision
-        predictor.manual_initialization(
-            self.bare_network,
-            self.plans_manager,
-            self.configuration_manager,
-            None,
-            self.dataset_json,
-            type(self).__name__,
-            self.inference_allowed_mirroring_axes,
-        )
-        return predictor
-
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
-        """Writes to nnU-Net's log file; the console shows only what was meant for it explicitly."""
-        if self.on_case is not None and str(args[0]).startswith("predicting "):
-            self.on_case()
-        super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from nnvit.nnunet.train.meter import Meter
+from nnvit.nnunet.train.iterations import Meter
 
 CPU = torch.device("cpu")
 PAUSE = 0.02
