@@ -49,12 +49,12 @@ def _evaluate(
     """
     from rich.console import Console
 
-    from nnvit.nnunet.crossval import evaluation
+    from nnvit.nnunet import crossval
 
     if references is not None and folder is not None:
         if folds:
             raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
-        result = evaluation.evaluate_folder(folder, references)
+        result = crossval.evaluate_folder(folder, references)
     else:
         model, wanted = o.model_folder(folder, d, c, tr, p), [o.parse_fold(fold) for fold in folds or ["all"]]
         numbers = [fold for fold in wanted if isinstance(fold, int)]
@@ -62,6 +62,6 @@ def _evaluate(
             raise ConfigError(
                 f"--folds {' '.join(folds or [])}: give numbers, or 'all' alone for all of splits_final.json."
             )
-        result = evaluation.evaluate_model(model, numbers or None)
+        result = crossval.evaluate_model(model, numbers or None)
     Console().print(result.table())
     print("\n".join(result.lines()))

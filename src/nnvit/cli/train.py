@@ -102,7 +102,7 @@ def _train(
     fold: one fold, or the list that `--folds` took.
     """
     from nnvit.nnunet import paths
-    from nnvit.nnunet.crossval.folds import choose, run_folds
+    from nnvit.nnunet.crossval import choose, run_folds
     from nnvit.nnunet.plan import plans_file
     from nnvit.nnunet.train import run_training
     from nnvit.recipe.loading import load_recipe

@@ -1,6 +1,6 @@
 """`fold_k/nnvit_run.json`: recipe, data, software and device of a training, and how it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ class RunRecord:
         content = {key: value for key, value in asdict(self).items() if value is not None or key not in KNOWN_LATER}
         write_json(fold / FILE, content)
 
+    @staticmethod
+    def hash_of_split(split: Mapping[str, Sequence[str]]) -> str:
+        """Returns the hash of the cases that a fold trains (`train`) and validates on (`val`)."""
+        return digest({part: sorted(split[part]) for part in ("train", "val")})
+
     def refuse_other_data(self, where: Path, *, split_hash: str, base_plans_hash: str | None = None) -> None:
         """Raises PlansError if the fold `where` was trained on another split or other base plans than those given now."""
         for what, held, now in (
@@ -86,8 +91,3 @@ class RunRecord:
                     f"{where} was trained with another {what} ({held[:8]}, now {now[:8]}); continuing would mix the two. "
                     "Restore what it was trained with, move the folder away, or start in another folder."
                 )
-
-
-def split_hash(train: list[str], val: list[str]) -> str:
-    """Returns the hash of the cases that a fold trains and validates on."""
-    return digest({"train": sorted(train), "val": sorted(val)})

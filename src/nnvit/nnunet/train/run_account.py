@@ -15,7 +15,7 @@ from nnvit.nnunet import checkpoint_file
 from nnvit.records.hashes import digest
 from nnvit.records.json_files import read_json
 from nnvit.records.plans_block import PlansBlock
-from nnvit.records.run_record import KNOWN_LATER, RunRecord, split_hash
+from nnvit.records.run_record import KNOWN_LATER, RunRecord
 
 from .recipe_trainer import RecipeTrainer
 
@@ -66,7 +66,7 @@ class RunAccount:
     def _gathered(self) -> RunRecord:
         """Returns the facts of this training. The hash of the names and sizes of all preprocessed files is cheap."""
         trainer, block, device = self.trainer, self.trainer.block, self.trainer.device
-        train, val = trainer.do_split()
+        split = dict(zip(("train", "val"), trainer.do_split(), strict=True))
         files = (path for path in Path(trainer.preprocessed_dataset_folder).iterdir() if path.is_file())
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.bare_network.parameters()]
         chip = (
@@ -81,8 +81,8 @@ class RunAccount:
             plans=trainer.plans_manager.plans_name,
             configuration=trainer.configuration_name,
             fold=trainer.fold,
-            split_hash=split_hash(train, val),
-            cases={"train": len(train), "val": len(val)},
+            split_hash=RunRecord.hash_of_split(split),
+            cases={part: len(names) for part, names in split.items()},
             preprocessed_hash=digest(sorted((path.name, path.stat().st_size) for path in files)),
             batch_size=trainer.configuration_manager.batch_size,
             patch_size=list(trainer.configuration_manager.patch_size),

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.crossval.evaluate_predictions import load_summary_json
 from PIL import Image
 
 from nnvit import cli
 from nnvit.errors import ConfigError, DataError, PlansError
-from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.crossval import evaluation
-from nnvit.nnunet.crossval.folds import _said, _state_of, choose
+from nnvit.nnunet import checkpoint_file, crossval
+from nnvit.nnunet.crossval import _said, _state_of, choose
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from tests.nnunet.conftest import TINY
 
@@ -173,14 +172,14 @@ def test_missing_and_left_over_masks_and_folds_are_named(model: Path, tmp_path: 
     shutil.copytree(model, copy)
     (copy / "fold_0" / "validation" / "Image_01L.png").rename(copy / "fold_0" / "validation" / "Image_02L.png")
     with pytest.raises(DataError) as refused:
-        evaluation.evaluate_model(copy)
+        crossval.evaluate_model(copy)
     assert "fold 0: no mask of Image_01L" in str(refused.value)
     assert "fold 0: Image_02L.png is not one of its validation cases" in str(refused.value)
     shutil.rmtree(copy / "fold_0" / "validation")
     with pytest.raises(PlansError, match=r"lacks the validation of fold 0\. .*--folds 0.*or evaluate --folds 1"):
-        evaluation.evaluate_model(copy)
+        crossval.evaluate_model(copy)
     with pytest.raises(PlansError, match="holds folds 0 to 1"):
-        evaluation.evaluate_model(copy, [0, 7])
+        crossval.evaluate_model(copy, [0, 7])
 
 
 def test_all_folds_and_some_of_them_at_once_are_refused(nnvit: Run, tmp_path: Path) -> None:
@@ -202,13 +201,13 @@ def test_empty_references_are_counted_and_kept_out_of_the_mean(model: Path, tmp_
     described = json.loads((model / "dataset.json").read_text())
     described["labels"] = {"background": 0, "artery": 1, "vein": 2}
     with pytest.raises(DataError, match=r"lacks dataset.json"):
-        evaluation.evaluate_folder(predictions, references)
+        crossval.evaluate_folder(predictions, references)
     (predictions / "dataset.json").write_text(json.dumps(described))
     (references / "d.png").write_bytes((references / "c.png").read_bytes())
     with pytest.raises(DataError, match=r"d.png: no prediction"):
-        evaluation.evaluate_folder(predictions, references)
+        crossval.evaluate_folder(predictions, references)
     os.remove(references / "d.png")
-    result = evaluation.evaluate_folder(predictions, references)
+    result = crossval.evaluate_folder(predictions, references)
     artery, vein = (result.rows["all"][label] for label in result.names)
     np.testing.assert_allclose(artery.values, [1, 2 / 3, 1])
     np.testing.assert_allclose(vein.values, [2 / 3])
