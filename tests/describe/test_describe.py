@@ -17,9 +17,7 @@ from nnvit.recipe.schema import ModelConfig
 from tests.compare import planted
 
 RECIPES = Path(str(files("nnvit.recipe") / "shipped"))
-WITH_NETWORK = [
-    name for name in loading.shipped_recipes() if isinstance(loading.load_recipe([name]).model, ModelConfig)
-]
+WITH_NETWORK = [name for name in loading.SHIPPED if isinstance(loading.load_recipe([name]).model, ModelConfig)]
 TINY = ["model.backbone=tiny", "model.backbone_size=vit", "model.decoder_hidden_size=16"]
 
 
@@ -52,11 +50,11 @@ def test_every_size_is_listed_with_its_parameters_strides_taps_licence_and_file(
 
 def test_every_recipe_is_listed_with_its_first_words() -> None:
     lines = describe.listing("recipes")[1:]
-    assert [line.split()[0] for line in lines] == loading.shipped_recipes()
-    assert all(_header(name)[0] in line for name, line in zip(loading.shipped_recipes(), lines, strict=True))
+    assert [line.split()[0] for line in lines] == [*loading.SHIPPED]
+    assert all(_header(name)[0] in line for name, line in zip(loading.SHIPPED, lines, strict=True))
 
 
-@pytest.mark.parametrize("name", loading.shipped_recipes())
+@pytest.mark.parametrize("name", loading.SHIPPED)
 def test_a_recipe_says_where_it_comes_from_what_it_is_for_and_what_it_costs(name: str) -> None:
     assert list(_header(name)[1]) == ["Source", "Use", "Cost"]
     assert _header(name)[0].endswith(".")
@@ -73,7 +71,7 @@ def test_the_page_of_recipes_is_made_from_their_headers() -> None:
     assert page == describe.recipes_markdown(), (
         "run: nnvit list recipes --markdown > src/nnvit/recipe/shipped/README.md"
     )
-    for name in loading.shipped_recipes():
+    for name in loading.SHIPPED:
         assert f"## `{name}`" in page
 
 

@@ -22,7 +22,7 @@ lora:
 """
 
 
-@pytest.mark.parametrize("name", loading.shipped_recipes())
+@pytest.mark.parametrize("name", loading.SHIPPED)
 def test_every_shipped_recipe_loads_and_survives_json(name: str) -> None:
     recipe = loading.load_recipe([name])
     assert loading.from_dict(json.loads(json.dumps(asdict(recipe)))) == recipe
@@ -101,7 +101,7 @@ def test_the_hash_leaves_out_name_and_seed() -> None:
 
 def test_hashes_stay_what_they_were() -> None:
     """A changed hash cuts users off from the plans they made; change it only with SCHEMA."""
-    hashes = {name: loading.load_recipe([name]).hash[:12] for name in loading.shipped_recipes()}
+    hashes = {name: loading.load_recipe([name]).hash[:12] for name in loading.SHIPPED}
     assert hashes == {
         "dinov2_dpt": "e6cc4abeb7a0",
         "dinov2_linear": "0d64a49544f5",

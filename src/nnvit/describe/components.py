@@ -4,7 +4,6 @@ import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
-from importlib.resources import files
 from itertools import takewhile
 from typing import Any
 
@@ -70,7 +69,7 @@ def _necks() -> list[str]:
 
 
 def _recipes() -> list[str]:
-    rows = [[f"  {name}", _header(name)[0]] for name in loading.shipped_recipes()]
+    rows = [[f"  {name}", _header(name)[0]] for name in loading.SHIPPED]
     return ["shipped recipes (--recipe)", *table(rows)]
 
 
@@ -94,7 +93,7 @@ def _header(name: str) -> tuple[str, dict[str, str]]:
     The summary is the first paragraph; each note is `Word: text`, which may run over several lines.
     """
     paragraphs: list[str] = []
-    text = (files("nnvit.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
+    text = loading.SHIPPED[name].read_text(encoding="utf-8")
     for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
         words = line.removeprefix("#").strip()
         begins = not paragraphs or words.partition(":")[0] in ("Source", "Use", "Cost")
@@ -112,7 +111,7 @@ def recipes_markdown() -> str:
         "`nnvit show NAME` prints a recipe with every key resolved, its network and its cost; `--recipe NAME` trains it.",
         "Cost is that of one patch of 3 x 512 x 512 pixels and 2 classes, as `nnvit show` counts it.",
     ]
-    for name in loading.shipped_recipes():
+    for name in loading.SHIPPED:
         summary, notes = _header(name)
         lines += ["", f"## `{name}`", "", summary, "", *(f"- **{word}**: {text}" for word, text in notes.items())]
         lines += [f"- **Network**: {_parts(loading.load_recipe([name]))}"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,8 @@ from nnvit.errors import ConfigError, did_you_mean
 
 from .schema import ModelConfig, PlansModelConfig, Recipe
 
-_RECIPES = files("nnvit.recipe") / "shipped"
-
-
-def shipped_recipes() -> list[str]:
-    """Lists the names that `--recipe` takes without a path."""
-    return sorted(Path(entry.name).stem for entry in _RECIPES.iterdir() if entry.name.endswith(".yaml"))
+SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "shipped").glob("*.yaml"))}
+"""The names that `--recipe` takes without a path, with their files."""
 
 
 def load_recipe(sources: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Recipe:
@@ -41,25 +36,12 @@ def from_dict(block: dict[str, Any]) -> Recipe:
     return _build(OmegaConf.create(block))
 
 
-def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns a line `key: old -> new` for every leaf in which two nested dictionaries differ."""
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differing_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
-    return lines
-
-
 def _read(source: str | Path) -> DictConfig:
-    shipped = _RECIPES / f"{source}.yaml"
-    path = shipped if str(source) in shipped_recipes() else Path(source)
+    path = SHIPPED.get(str(source), Path(source))
     if not path.is_file():
         raise ConfigError(
-            f"recipe '{source}' is neither a shipped recipe ({', '.join(shipped_recipes())}) nor a file; give one of "
-            f"these names or the path of a YAML file.{did_you_mean(str(source), shipped_recipes())}"
+            f"recipe '{source}' is neither a shipped recipe ({', '.join(SHIPPED)}) nor a file; give one of "
+            f"these names or the path of a YAML file.{did_you_mean(str(source), SHIPPED)}"
         )
     try:
         content = OmegaConf.create(path.read_text(encoding="utf-8"))
@@ -97,25 +79,15 @@ def _build(raw: DictConfig) -> Recipe:
             raise ConfigError(
                 f"'{key}' is not a section of a recipe; use {', '.join(legal)}.{did_you_mean(key, legal)}"
             )
+    head = str(OmegaConf.select(raw, "model.head", default="segformer"))
     sections: dict[str, Any] = {field.name: field.type for field in fields(Recipe) if field.name != "name"}
-    sections["model"] = _model_schema(raw)
-    recipe = Recipe(
-        name=str(raw.get("name") or "auto"), **{name: _section(name, schema, raw) for name, schema in sections.items()}
-    )
-    return _resolve(recipe)
-
-
-def _model_schema(raw: DictConfig) -> type:
-    head = OmegaConf.select(raw, "model.head", default="segformer")
-    return PlansModelConfig if head == "plans" else registry.module("head", str(head)).Config
-
-
-def _section(name: str, schema: type, raw: DictConfig) -> Any:
-    """Merges one section of what was written against its dataclass."""
-    written = raw.get(name)
-    if written is not None and not isinstance(written, DictConfig):
-        raise ConfigError(f"{name}={written} must be a section of keys, such as {name}.{fields(schema)[0].name}=…")
-    return typed(name, schema, written or {})
+    sections["model"] = PlansModelConfig if head == "plans" else registry.module("head", head).Config
+    for name, schema in sections.items():
+        written = raw.get(name)
+        if written is not None and not isinstance(written, DictConfig):
+            raise ConfigError(f"{name}={written} must be a section of keys, such as {name}.{fields(schema)[0].name}=…")
+        sections[name] = typed(name, schema, written or {})
+    return _resolve(Recipe(name=str(raw.get("name") or "auto"), **sections))
 
 
 def typed(name: str, schema: type, written: Any) -> Any:
@@ -124,20 +96,15 @@ def typed(name: str, schema: type, written: Any) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), written))
     except ConfigKeyError as error:
         key, legal = str(error.key), [field.name for field in fields(schema)]
-        raise ConfigError(
-            f"'{name}.{key}' is not a key of a recipe{_belongs(schema, legal)}.{did_you_mean(key, legal)}"
-        ) from error
+        there = f"; the keys there are {', '.join(legal)}" if legal else "; it takes no keys"
+        if schema is PlansModelConfig:
+            there = " with model.head=plans, which trains the base plans' own network and has no other keys"
+        raise ConfigError(f"'{name}.{key}' is not a key of a recipe{there}.{did_you_mean(key, legal)}") from error
     except OmegaConfBaseException as error:
         key = error.full_key or error.key
         if "ListConfig" in str(error):
             raise ConfigError(f"{name}.{key} must be a list in brackets, such as [512,512] or [qkv].") from error
         raise ConfigError(f"{name}.{key}: {str(error).splitlines()[0]}.") from error
-
-
-def _belongs(schema: type, legal: list[str]) -> str:
-    if schema is PlansModelConfig:
-        return " with model.head=plans, which trains the base plans' own network and has no other keys"
-    return f"; the keys there are {', '.join(legal)}" if legal else "; it takes no keys"
 
 
 def _resolve(recipe: Recipe) -> Recipe:

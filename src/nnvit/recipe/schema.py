@@ -13,9 +13,6 @@ from nnvit.records.plans_block import SCHEMA
 ARCH_VERSION = 1
 """Version of the meaning of `arch_kwargs`. Networks of older plans are built as their version says."""
 
-_AUGMENTATIONS = ("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
-"""nnU-Net's own augmentation, and those of its trainer classes DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA and NoDA."""
-
 
 def at_least(low: float, default: Any) -> Any:
     """Returns a field whose number, or each number of its list, must be finite and not below `low`; null passes."""
@@ -132,10 +129,10 @@ class TrainingConfig:
     is then validated and predicted with; 0 is off. grad_checkpointing: computes the backbone's activations twice instead of
     keeping them. loss: nnunet (Dice and cross-entropy) or native (the head's own). deep_supervision: auxiliary outputs on
     nnU-Net's scales.
-    augmentation: nnunet, or one of the variants that nnU-Net keeps in trainer classes. mirroring: in augmentation and at
-    prediction; mirror_axes: only these axes of the patch, null takes nnU-Net's. oversample_foreground_percent: share of a batch
-    that is certain to hold foreground, null takes nnU-Net's 0.33; with probabilistic_oversampling every patch is drawn with that
-    probability, otherwise the last patches of the batch are chosen.
+    augmentation: nnunet, or that of nnU-Net's trainer class DA5, DA5ord0, DA5Segord0, _DASegOrd0, _noDummy2DDA or NoDA.
+    mirroring: in augmentation and at prediction; mirror_axes: only these axes of the patch, null takes nnU-Net's.
+    oversample_foreground_percent: share of a batch that is certain to hold foreground, null takes nnU-Net's 0.33; with
+    probabilistic_oversampling every patch is drawn with that probability, otherwise the last patches of the batch are chosen.
     save_every: epochs between two checkpoint_latest; save_every_iterations: iterations within an epoch, null for none.
     seed: null leaves nnU-Net's random streams alone. With an int the initial network depends on the seed, and each batch on the
     seed and its place in the training, whatever nnUNet_n_proc_DA is: the training can be repeated.
@@ -161,7 +158,7 @@ class TrainingConfig:
     drop_path: float = fraction(0.0)
     ema: float = fraction(0.0)
     grad_checkpointing: bool = False
-    augmentation: str = _one_of(*_AUGMENTATIONS)
+    augmentation: str = _one_of("nnunet", "da5", "da5_ord0", "da5_seg_ord0", "da_seg_ord0", "no_dummy_2d", "none")
     mirroring: bool = True
     mirror_axes: list[int] | None = None
     oversample_foreground_percent: float | None = None

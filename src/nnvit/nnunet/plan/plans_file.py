@@ -190,7 +190,7 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
         resolved = asdict(loading.from_dict(block.recipe))
         # how checkpoints are kept may change
         held_recipe, wanted_recipe = ({**recipe, "checkpoint": None} for recipe in (resolved, wanted.recipe))
-        differences = loading.differing_keys(held_recipe, wanted_recipe)
+        differences = _differing_keys(held_recipe, wanted_recipe)
         if block.base_plans_hash != wanted.base_plans_hash:
             differences.append(
                 f"base plans {block.base_plans}: {block.base_plans_hash[:8]} -> {wanted.base_plans_hash[:8]}"
@@ -201,3 +201,15 @@ def _refuse_other(path: Path, existing: dict[str, Any], new: dict[str, Any]) -> 
             "Give this recipe another name=…, or delete the file if nothing was trained with it.",
             differences=differences,
         )
+
+
+def _differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns a line `key: old -> new` for every leaf in which two nested dictionaries differ."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += _differing_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
