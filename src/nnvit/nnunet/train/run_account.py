@@ -72,6 +72,11 @@ class RunAccount:
         chip = (
             f"{device.type} ({platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
         )
+        planned, channels = trainer.configuration_manager, trainer.num_input_channels
+        described = trainer.plans_manager, planned, channels, trainer.label_manager.num_segmentation_heads, False
+        flops = forward_flops(
+            lambda: trainer.build_network_architecture(*described), (1, channels, *planned.patch_size)
+        )
         return RunRecord(
             schema=block.schema,
             recipe=block.recipe,
@@ -84,8 +89,8 @@ class RunAccount:
             split_hash=RunRecord.hash_of_split(split),
             cases={part: len(names) for part, names in split.items()},
             preprocessed_hash=digest(sorted((path.name, path.stat().st_size) for path in files)),
-            batch_size=trainer.configuration_manager.batch_size,
-            patch_size=list(trainer.configuration_manager.patch_size),
+            batch_size=planned.batch_size,
+            patch_size=list(planned.patch_size),
             seed=trainer.recipe.training.seed,
             versions={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else chip,
@@ -97,19 +102,12 @@ class RunAccount:
                 "total": sum(size for size, _ in sizes),
                 "trainable": sum(size for size, trained in sizes if trained),
             },
-            flops_per_patch=self._flops(),
+            flops_per_patch=flops,
             augmentation=trainer.augmentation,
             mirroring_axes=trainer.inference_allowed_mirroring_axes,
             oversample_foreground_percent=trainer.oversample_foreground_percent,
             epochs_done=trainer.current_epoch,
         )
-
-    def _flops(self) -> int:
-        """Counts the FLOPs of predicting one patch, on a network on the meta device."""
-        trainer, planned = self.trainer, self.trainer.configuration_manager
-        channels, heads = trainer.num_input_channels, trainer.label_manager.num_segmentation_heads
-        described = trainer.plans_manager, planned, channels, heads, False
-        return forward_flops(lambda: trainer.build_network_architecture(*described), (1, channels, *planned.patch_size))
 
     def opening_lines(self) -> list[str]:
         """Returns what a user wants to know before the first epoch."""

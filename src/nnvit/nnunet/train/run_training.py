@@ -42,8 +42,7 @@ def get_trainer_from_args(
         raise PlansError(
             f"configuration '{configuration}' is not in {plans_identifier}; it has {', '.join(plans['configurations'])}."
         )
-    trainer_class, fold = _find_trainer(trainer_name), _parse_fold(fold)
-    _check_split(dataset, fold)
+    trainer_class, fold = _find_trainer(trainer_name), _parse_fold(dataset, fold)
     return trainer_class(plans, configuration, fold, dataset.json(), device)  # type: ignore[arg-type]
 
 
@@ -66,22 +65,21 @@ def _find_trainer(name: str) -> type[nnUNetTrainer_nnvit]:
     return found
 
 
-def _check_split(dataset: paths.PreprocessedDataset, fold: int | str) -> None:
-    """Refuses a fold that splits_final.json lacks: nnU-Net would draw a random split, with a patient on both sides."""
+def _parse_fold(dataset: paths.PreprocessedDataset, fold: int | str) -> int | str:
+    """Returns a fold's number, or "all". Raises ConfigError for anything else.
+
+    Raises PlansError for a fold that splits_final.json lacks: nnU-Net would draw a random split, with a patient on both sides.
+    """
+    if fold == "all":
+        return fold
+    if isinstance(fold, str) and not fold.isdigit():
+        raise ConfigError(f"fold '{fold}' must be a number from 0, or 'all'.")
     splits = dataset.splits()
-    if isinstance(fold, int) and splits is not None and fold >= len(splits):
+    if splits is not None and int(fold) >= len(splits):
         raise PlansError(
             f"fold {fold} is not in {dataset.file('splits_final')}, which holds folds 0 to {len(splits) - 1}; "
             "train one of them, or 'all'."
         )
-
-
-def _parse_fold(fold: int | str) -> int | str:
-    """Returns a fold's number, or "all". Raises ConfigError for anything else."""
-    if fold == "all" or isinstance(fold, int):
-        return fold
-    if not fold.isdigit():
-        raise ConfigError(f"fold '{fold}' must be a number from 0, or 'all'.")
     return int(fold)
 
 
@@ -133,10 +131,10 @@ def check_request(
     trainer_class = _find_trainer(trainer_name)
     if recipe is not None:
         trainer_class.check_recipe(recipe)
-    data, number = paths.PreprocessedDataset(dataset), _parse_fold(fold)
+    data = paths.PreprocessedDataset(dataset)
+    number = _parse_fold(data, fold)
     model = data.results(ModelName(trainer_class.__name__, plans_identifier, configuration))
     _checkpoint_to_load(model / f"fold_{number}", c, val, pretrained_weights)
-    _check_split(data, number)
 
 
 def run_training(

@@ -127,15 +127,8 @@ class ValidatingTrainer(RecipeTrainer):
     def _fast_predictor(self) -> FastPredictor:
         predictor = FastPredictor(device=self.device, allow_tqdm=False)
         predictor.wanted = self.recipe.training.precision
-        predictor.manual_initialization(
-            self.bare_network,
-            self.plans_manager,
-            self.configuration_manager,
-            None,
-            self.dataset_json,
-            type(self).__name__,
-            self.inference_allowed_mirroring_axes,
-        )
+        described = self.plans_manager, self.configuration_manager, None, self.dataset_json, type(self).__name__
+        predictor.manual_initialization(self.bare_network, *described, self.inference_allowed_mirroring_axes)
         return predictor
 
     def _preprocessed(self, dataset: nnUNetBaseDataset, folder: Path, console: Any) -> Iterator[dict[str, Any]]:
