@@ -121,7 +121,7 @@ def _train(
             configuration,
             one,
             trainer,
-            plans_file.identifier_of(recipe, plans) if recipe else plans,
+            recipe.plans_name(plans) if recipe else plans,
             c=flags["continue_training"] and not chosen,
             val=flags["only_run_validation"],
             pretrained_weights=flags["pretrained_weights"],

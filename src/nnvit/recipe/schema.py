@@ -228,6 +228,10 @@ class Recipe:
             )
         _ = self.tuning
 
+    def plans_name(self, base: str) -> str:
+        """Returns the name of the plans that are made from the base plans of a name."""
+        return f"{base}_{self.name}"
+
     @property
     def tuning(self) -> str:
         """The kind of tuning, "lora", "frozen" or "full". Raises ConfigError where keys contradict each other."""

@@ -38,7 +38,7 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
     Raises PlansError for a configuration that the base plans lack or that a ViT cannot take, and if a plans file of that name
     holds another recipe, which is left unchanged; ConfigError if the network's parts do not fit together.
     """
-    data, identifier = PreprocessedDataset.find(dataset), identifier_of(recipe, base)
+    data, identifier = PreprocessedDataset.find(dataset), recipe.plans_name(base)
     path = data.file(identifier)
     plans = make_plans(data.plans(base), configuration, recipe, identifier, data.json())
     if path.is_file():
@@ -53,11 +53,6 @@ def plan(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nn
         plans["configurations"] = existing["configurations"] | plans["configurations"]
     write_json(path, plans)
     return _Plan(path=path, identifier=identifier, created=True)
-
-
-def identifier_of(recipe: Recipe, base: str) -> str:
-    """Returns the name of a recipe's plans."""
-    return f"{base}_{recipe.name}"
 
 
 def make_plans(

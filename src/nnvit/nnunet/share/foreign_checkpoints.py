@@ -158,7 +158,7 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
     kind = _known_kind(_network_state(first), found[0])
     # a finished network asks for no file
     recipe = _recipe(kind, recipes, ["model.weights=random", "checkpoint.frozen_weights=embed", *overrides])
-    identifier = plans_file.identifier_of(recipe, str(base["plans_name"]))
+    identifier = recipe.plans_name(str(base["plans_name"]))
     out = out or source.parent / f"{_TRAINER}__{identifier}__{configuration}"
     _refuse_existing(out)
     plans = plans_file.make_plans(base, configuration, recipe, identifier, dataset_json)

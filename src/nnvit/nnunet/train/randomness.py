@@ -55,17 +55,6 @@ class RandomStreams:
         if held["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(held["cuda"], self.device)
 
-    @contextmanager
-    def apart(self, *place: int) -> Iterator[None]:
-        """Starts the CPU's streams from the seed and a place within the context, and restores them afterwards."""
-        assert self.seed is not None
-        held = self.states()
-        _seed_on_the_cpu(self.seed, *place)
-        try:
-            yield
-        finally:
-            self.restore(held)
-
     def batches(
         self,
         dataloaders: Callable[[], tuple[Any, Any]],
@@ -88,7 +77,7 @@ class RandomStreams:
         for part, loader in enumerate(stock.data_loader for stock in queues):
             _blur_in_one_way(loader.transforms)
             queue: DataLoader = DataLoader(
-                _Batches(loader, self.seed, (part, rank), per_epoch[part]),
+                _Batches(loader, (self.seed, part, rank), per_epoch[part]),
                 batch_size=None,
                 sampler=itertools.count(start[part]),
                 num_workers=counts[part],
@@ -109,19 +98,21 @@ def _seed_on_the_cpu(*place: int) -> int:
 
 
 class _Batches(Dataset):
-    def __init__(self, loader: nnUNetDataLoader, seed: int, place: tuple[int, ...], per_epoch: int) -> None:
-        self.streams = RandomStreams(seed, torch.device("cpu"))
+    """The batches of a data loader, each from a stream of its own. place: the seed, and what tells the loader from others."""
+
+    def __init__(self, loader: nnUNetDataLoader, place: tuple[int, ...], per_epoch: int) -> None:
         self.loader, self.place, self.per_epoch = loader, place, per_epoch
+        self.streams = RandomStreams(None, torch.device("cpu"))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        # One thread, as in a worker: the order of a sum is then the same in every process.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        held, threads = self.streams.states(), torch.get_num_threads()
+        _seed_on_the_cpu(*self.place, *divmod(index, self.per_epoch))
+        torch.set_num_threads(1)  # as in a worker: the order of a sum is then the same in every process
         try:
-            with self.streams.apart(*self.place, *divmod(index, self.per_epoch)):
-                return self.loader.generate_train_batch()
+            return self.loader.generate_train_batch()
         finally:
             torch.set_num_threads(threads)
+            self.streams.restore(held)
 
 
 @contextmanager
