@@ -1,5 +1,6 @@
 """Reads recipes, merges them (defaults <- shipped YAML <- user YAML <- key=value) and checks them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -191,9 +192,8 @@ def _automatic_name(recipe: Recipe) -> str:
     model = recipe.model
     if isinstance(model, PlansModelConfig):
         return "plans"
-    size = "".join(c if c.isalnum() else "_" for c in model.backbone_size)
-    parts = "_".join([model.head, model.backbone, size, recipe.tuning]).split("_")
-    return "_".join(filter(None, parts))
+    parts = "_".join([model.head, model.backbone, model.backbone_size, recipe.tuning])
+    return re.sub(r"[\W_]+", "_", parts).strip("_")
 
 
 def _spelled_out(recipe: Recipe) -> DictConfig:

@@ -44,17 +44,17 @@ class PlansBlock:
     def refuse_other_recipe(
         self,
         where: Path | str,
-        held: Iterable[str | None],
+        held: Iterable[str],
         advice: str = "Give this recipe plans of its own with `nnvit plan`, or move the folder away.",
         *,
         differences: Sequence[str] = (),
     ) -> None:
         """Raises PlansError if plans, a folder or a checkpoint belong to another recipe than this one.
 
-        held: recipe hashes found there, None for plans without a recipe. differences: how the two recipes differ, one line each;
+        held: recipe hashes found there. differences: how the two recipes differ, one line each;
         any line is a reason to refuse. advice: what the user can do.
         """
-        others = sorted({found for found in held if found is not None} - {self.hash})
+        others = sorted({*held} - {self.hash})
         if not others and not differences:
             return
         found = ", ".join(other[:8] for other in others) or self.hash[:8]
