@@ -63,30 +63,18 @@ def make_plans(
     _check_configuration(base, configuration, recipe)
     manager = PlansManager(copy.deepcopy(base))
     planned = manager.get_configuration(configuration)
-    labels = manager.get_label_manager(dataset_json)
-    resolved = planned.configuration
+    resolved, training = planned.configuration, recipe.training
     for cascade in ("inherits_from", "next_stage"):
         resolved.pop(cascade, None)
-    training = recipe.training
     resolved["batch_size"] = training.batch_size or resolved["batch_size"]
-    resolved["patch_size"] = training.patch_size or resolved["patch_size"]
+    resolved["patch_size"] = patch = training.patch_size or resolved["patch_size"]
+    # nnU-Net's scale of each output, full size first, without those at which a recipe's own, smaller patch has no pixel left
+    strides = np.cumprod(np.vstack(planned.pool_op_kernel_sizes), axis=0)
+    scales = [scale for scale in (1 / strides[:-1]).tolist() if min(np.multiply(patch, scale)) >= 1]
     if isinstance(recipe.model, PlansModelConfig):
-        _check_strides(planned, resolved["patch_size"])
-    scales = _deep_supervision_scales(planned, resolved["patch_size"])
-    if isinstance(recipe.model, ModelConfig):
-        kwargs = arch_kwargs(
-            recipe,
-            normalization_schemes=resolved["normalization_schemes"],
-            regions=labels.has_regions,
-            scales=scales[1:-1],  # the first is the output itself; the last has no weight in nnU-Net's loss
-        )
-        channels = determine_num_input_channels(manager, configuration, dataset_json)
-        _check_network(kwargs, channels, labels.num_segmentation_heads, labels.ignore_label)
-        resolved["architecture"] = {
-            "network_class_name": "nnvit.model.Segmenter",
-            "arch_kwargs": kwargs,
-            "_kw_requires_import": [],
-        }
+        _check_strides(strides[-1], patch)
+    else:
+        resolved["architecture"] = _architecture(recipe, manager, planned, dataset_json, scales)
     block = PlansBlock(
         recipe=asdict(recipe),
         hash=recipe.hash,
@@ -99,18 +87,34 @@ def make_plans(
     return json.loads(json.dumps({**base, "plans_name": identifier, "configurations": {configuration: resolved}}))
 
 
-def _deep_supervision_scales(configuration: ConfigurationManager, patch: list[int]) -> list[list[float]]:
-    """Returns nnU-Net's scale of each output, full size first, from the strides of the planned network.
+def _architecture(
+    recipe: Recipe,
+    manager: PlansManager,
+    planned: ConfigurationManager,
+    dataset_json: dict[str, Any],
+    scales: list[list[float]],
+) -> dict[str, Any]:
+    """Returns the plans' entry for the network, which is built on the meta device.
 
-    Leaves out scales at which a recipe's own, smaller patch would have no pixel left.
+    Raises ConfigError if its parts, or its loss and the labels, do not fit together.
     """
-    scales = 1 / np.cumprod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
-    return [scale for scale in scales[:-1].tolist() if min(np.multiply(patch, scale)) >= 1]
+    labels = manager.get_label_manager(dataset_json)
+    kwargs = arch_kwargs(
+        recipe,
+        normalization_schemes=planned.normalization_schemes,
+        regions=labels.has_regions,
+        scales=scales[1:-1],  # the first is the output itself; the last has no weight in nnU-Net's loss
+    )
+    channels = determine_num_input_channels(manager, planned, dataset_json)
+    with torch.device("meta"):
+        network = Segmenter(channels, labels.num_segmentation_heads, **kwargs)
+    if kwargs.get("aux") == "native":
+        network.head.native_loss(labels.ignore_label)
+    return {"network_class_name": "nnvit.model.Segmenter", "arch_kwargs": kwargs, "_kw_requires_import": []}
 
 
-def _check_strides(configuration: ConfigurationManager, patch: list[int]) -> None:
+def _check_strides(total: np.ndarray, patch: list[int]) -> None:
     """Raises PlansError for a patch that the planned network's strides do not divide, or reduce to a single element."""
-    total = np.prod(np.vstack(configuration.pool_op_kernel_sizes), axis=0)
     if np.any(np.mod(patch, total)) or np.prod(np.floor_divide(patch, total)) < 2:
         legal = [int(t * max(round(p / t), 2)) for p, t in zip(patch, total, strict=True)]
         raise PlansError(
@@ -126,14 +130,6 @@ def _revision(model: ModelConfig | PlansModelConfig) -> str | None:
     with torch.device("meta"):
         backbone = build_backbone(model.backbone, model.backbone_size, model.feature_layers or [], model.backbone_args)
     return pin(model.weights, backbone)
-
-
-def _check_network(kwargs: dict[str, Any], channels: int, classes: int, ignore_label: int | None) -> None:
-    """Builds the network on the meta device. Raises ConfigError if its parts, or its loss and the labels, do not fit."""
-    with torch.device("meta"):
-        network = Segmenter(channels, classes, **kwargs)
-    if kwargs.get("aux") == "native":
-        network.head.native_loss(ignore_label)
 
 
 def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """Gives nnU-Net's trainer the recipe's network, weights, optimiser, loss, augmentation and batches.
 
-What the training itself does differently (loop, signals, checkpoints, validation) is in trainer.py.
+What the training itself does differently is in trainer.py (loop, signals, checkpoints) and validation.py.
 """
 
 from collections.abc import Iterator

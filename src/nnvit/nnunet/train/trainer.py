@@ -167,12 +167,10 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """Writes a checkpoint of the epoch that has just ended."""
-        if self.local_rank != 0:
-            return
-        if self.disable_checkpointing:
+        if self.local_rank == 0 and self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        checkpoint_file.write(Path(filename), self._checkpoint(self.current_epoch + 1, []))
+        elif self.local_rank == 0:
+            checkpoint_file.write(Path(filename), self._checkpoint(self.current_epoch + 1, []))
 
     def save_latest(self) -> None:
         """Writes checkpoint_latest, wherever the training stands."""
