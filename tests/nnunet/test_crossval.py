@@ -15,7 +15,7 @@ from PIL import Image
 from nnvit import cli
 from nnvit.errors import ConfigError, DataError, PlansError
 from nnvit.nnunet import checkpoint_file, crossval
-from nnvit.nnunet.crossval import _said, _state_of, choose
+from nnvit.nnunet.crossval import _state_of, choose
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from tests.nnunet.conftest import TINY
 
@@ -131,7 +131,7 @@ def test_a_fold_or_folds(paired: str, nnvit: Run) -> None:
 def test_a_fold_with_a_checkpoint_and_no_account_of_its_run_can_be_described(tmp_path: Path) -> None:
     """A fold whose nnvit_run.json was lost, or that stock nnU-Net trained."""
     (tmp_path / "checkpoint_latest.pth").touch()
-    said = _said(tmp_path, _state_of(tmp_path))
+    _, said = _state_of(tmp_path)
     assert said.startswith("interrupted, continues from its checkpoint")
     assert "no nnvit_run.json" in said
 

@@ -88,12 +88,9 @@ def run_folds(
     _refuse_other_runs(model, folds, block, data.splits())
     only_validate = flags.pop("only_run_validation", False)
     flags.pop("continue_training", None)  # follows from each fold's state
-    for fold, state in states.items():
-        print(
-            f"fold {fold}: {'is validated again' if only_validate else _said(model / f'fold_{fold}', state)}",
-            flush=True,
-        )
-    for number, (fold, state) in enumerate(states.items(), start=1):
+    for fold, (_, said) in states.items():
+        print(f"fold {fold}: {'is validated again' if only_validate else said}", flush=True)
+    for number, (fold, (state, _)) in enumerate(states.items(), start=1):
         if state is _FoldState.DONE and not only_validate:
             continue
         print(f"\n--- fold {fold} ({number} of {len(states)}) ---", flush=True)
@@ -115,23 +112,19 @@ def run_folds(
     return model
 
 
-def _state_of(fold: Path) -> _FoldState:
-    """Returns a fold's state by its nnvit_run.json and its checkpoints."""
+def _state_of(fold: Path) -> tuple[_FoldState, str]:
+    """Returns a fold's state by its nnvit_run.json and its checkpoints, and a sentence on it."""
     record = RunRecord.read(fold)
     if record is not None and record.DONE:
-        return _FoldState.DONE
+        return _FoldState.DONE, f"{_FoldState.DONE} ({record.end})"
     if record is not None and record.exit == "finished" and (fold / checkpoint_file.FINAL).is_file():
-        return _FoldState.TRAINED
-    return _FoldState.BEGUN if checkpoint_file.find(fold) else _FoldState.NEW
-
-
-def _said(fold: Path, state: _FoldState) -> str:
-    record = RunRecord.read(fold)
-    if state is _FoldState.BEGUN:
-        if record is None:
-            return f"{state} from its checkpoint; its progress is unknown, because there is no {FILE}"
-        return f"{state} after epoch {record.epochs_done} of {record.recipe['training']['num_epochs']}"
-    return f"{state} ({record.end})" if record is not None and state is _FoldState.DONE else str(state)
+        return _FoldState.TRAINED, str(_FoldState.TRAINED)
+    if not checkpoint_file.find(fold):
+        return _FoldState.NEW, str(_FoldState.NEW)
+    progress = f"from its checkpoint; its progress is unknown, because there is no {FILE}"
+    if record is not None:
+        progress = f"after epoch {record.epochs_done} of {record.recipe['training']['num_epochs']}"
+    return _FoldState.BEGUN, f"{_FoldState.BEGUN} {progress}"
 
 
 def _refuse_other_runs(
