@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunetv2.crossval.evaluate_predictions import load_summary_json
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from PIL import Image
 
 from nnvit import cli
