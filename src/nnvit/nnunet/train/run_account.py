@@ -64,7 +64,10 @@ class RunAccount:
         self._write()
 
     def _gathered(self) -> RunRecord:
-        """Returns the facts of this training. The hash of the names and sizes of all preprocessed files is cheap."""
+        """Returns the facts of this training.
+
+        The hash of the names and sizes of all preprocessed files is cheap, and changes when a case comes, goes or differs.
+        """
         trainer, block, device = self.trainer, self.trainer.block, self.trainer.device
         split = dict(zip(("train", "val"), trainer.do_split(), strict=True))
         files = (path for path in Path(trainer.preprocessed_dataset_folder).iterdir() if path.is_file())
