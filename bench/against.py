@@ -1,10 +1,12 @@
 """Times the same work in two checkouts of nnvit, in turn: SegFormer's head and the training steps.
 
     python bench/against.py ../before             # that checkout against this one
-    python bench/against.py ../before --rounds 15
+    python bench/against.py . --starts 9          # this one against itself: what the method itself varies by
 
 Each checkout runs in a process of its own, with its own sources and benches. The two take turns, and who begins changes from
-round to round. Printed are the medians of both and the median of the ratios, before / now: below 1 this checkout is slower.
+round to round. Two processes of the same code differ by up to 20% on short rows (where their memory lies is decided at the
+start), so both are started several times. A figure is the median over the starts of the median of a start. Printed are both
+figures, their ratio, before / now (below 1 this checkout is slower), and the range over the starts.
 """
 
 import argparse
@@ -16,6 +18,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from rich.progress import track
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -41,6 +45,11 @@ class Contestant:
         self.process.stdin.flush()
         return float(self._answer())
 
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+
     def _answer(self) -> str:
         assert self.process.stdout
         for line in self.process.stdout:
@@ -49,15 +58,15 @@ class Contestant:
         raise SystemExit("A contestant ended; its error stands above.")
 
 
-def turns(before: Contestant, now: Contestant, work: str, rounds: int) -> tuple[float, float, float]:
-    """Returns the medians of both in seconds and the median ratio before / now, after one round of warming up."""
+def turns(before: Contestant, now: Contestant, work: str, rounds: int) -> tuple[float, float]:
+    """Returns the medians of both in seconds, after one round of warming up."""
     pairs = []
     for i in range(rounds + 1):
         order = (before, now) if i % 2 else (now, before)
         taken = {contestant: contestant.seconds(work) for contestant in order}
         pairs.append((taken[before], taken[now]))
     old, new = zip(*pairs[1:], strict=True)
-    return statistics.median(old), statistics.median(new), statistics.median(a / b for a, b in pairs[1:])
+    return statistics.median(old), statistics.median(new)
 
 
 def work() -> None:
@@ -95,15 +104,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="the other checkout")
     parser.add_argument("--now", type=Path, default=HERE, help="the checkout that is judged (default: this one)")
-    parser.add_argument("--rounds", type=int, default=9, help="pairs of runs for each row (default: 9)")
+    parser.add_argument("--starts", type=int, default=5, help="how often both are started (default: 5)")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of runs for each row and start (default: 7)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return work()
-    before, now = Contestant(args.before.resolve()), Contestant(args.now.resolve())
-    for name in now.works:
-        old, new, ratio = turns(before, now, name, args.rounds)
-        print(f"{name}: before {old:.4g} s, now {new:.4g} s, ratio {ratio:.3f}", flush=True)
+    medians: dict[str, list[tuple[float, float]]] = {}
+    for _ in track(range(args.starts), "starts"):
+        before, now = Contestant(args.before.resolve()), Contestant(args.now.resolve())
+        for name in now.works:
+            medians.setdefault(name, []).append(turns(before, now, name, args.rounds))
+        before.close()
+        now.close()
+    for name, pairs in medians.items():
+        old, new = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratios = [a / b for a, b in pairs]
+        print(
+            f"{name}: before {old:.4g} s, now {new:.4g} s, ratio {old / new:.3f}; "
+            f"starts {min(ratios):.3f} to {max(ratios):.3f}"
+        )
 
 
 if __name__ == "__main__":

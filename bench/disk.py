@@ -1,7 +1,7 @@
 """A checkpoint of LoRA ViT-L + simple_pyramid + segformer: `checkpoint.frozen_weights=reference` against `embed`.
 
-Nothing is trained: what a file holds does not depend on the values. The backbone is random, written to a file, and referred
-to there; AdamW's states are as large as after a step. Both files are read again into a network, and have to agree.
+Nothing is trained: the size of a file does not depend on the values. The backbone is random; a file
+holds it. AdamW's states are as large as after a step. Both files are read again into a network, and have to agree.
 """
 
 import tempfile

@@ -16,7 +16,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-# What stock's predictor takes its threads from, when it is imported.
+# The stock predictor reads its number of threads from here when it is imported.
 os.environ["nnUNet_def_n_proc"] = str(os.cpu_count() or 1)
 sys.path.insert(0, str(Path(__file__).parent))
 

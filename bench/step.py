@@ -184,7 +184,7 @@ def overhead() -> Row:
     mine, theirs = (make("segformer_default", *keys, patch=64) for make in (trainers.ours, trainers.stock))
     trainers.same_weights(mine, theirs)
     batch = trainers.batch_of(mine)
-    with redirect_stdout(StringIO()):  # what nnU-Net says of each epoch
+    with redirect_stdout(StringIO()):  # what nnU-Net prints for each epoch
         ours, other, _ = alternately(epoch_of(mine, batch), epoch_of(theirs, batch), 9)
     ours, other = ours / ITERATIONS, other / ITERATIONS
     added = 1000 * (ours - other)

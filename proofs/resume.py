@@ -79,7 +79,7 @@ class Run:
             sys.exit(f"{self.log} ends without checkpoint_final.pth:\n{self.log.read_text()[-3000:]}")
 
     def killed(self, checkpoints: int, delay: float) -> dict[str, Any]:
-        """Continues, and is killed `delay` seconds after so many new checkpoints; where it was then."""
+        """Continues, and is killed `delay` seconds after so many new checkpoints; returns where it was then."""
         latest = self.fold / "checkpoint_latest.pth"
         process, seen = self.start(), written(latest)
         while checkpoints and process.poll() is None and not self.final.exists():
@@ -141,7 +141,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def prove(work: Path, workers: int, kills: int, through: Run) -> dict[str, Any]:
-    """The interrupted training with so many workers, and how it compares."""
+    """Interrupts and continues a training with so many workers; returns how it compares with the uninterrupted one."""
     run, log = Run(work, f"killed_{workers}", workers), work / f"killed_{workers}.json"
     draw, done = random.Random(workers), json.loads(log.read_text()) if log.is_file() else []
     moments = [(draw.randint(1, 4), draw.uniform(0, 1)) for _ in range(kills)]

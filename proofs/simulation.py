@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Scores are between 0 and 1 in spirit: 0.01 is a Dice point.
+    """Scores are meant as values between 0 and 1: 0.01 is a Dice point.
 
     gain: of the first arm over all others. case_sd: of the paired difference of two arms on a case. run_sd: of a training's
     shift. shared: the share of the case variance that all runs of an arm have in common; the rest is drawn anew per run.
@@ -126,7 +126,7 @@ def verdicts(world: World, scores: Floats, resamples: int, seed: int = 0) -> Ver
 
 
 def hierarchical_claims(world: World, scores: Floats, resamples: int, seed: int = 0) -> NDArray[np.int_]:
-    """(num,): the sign where the hierarchical bootstrap's interval of first less second arm leaves zero out."""
+    """(num,): the sign of the first arm less the second if the hierarchical bootstrap's interval excludes zero, else 0."""
     fold, rng = world.fold_of_case(), np.random.default_rng(seed)
     claims = []
     for one in scores[:, :2]:

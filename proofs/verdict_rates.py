@@ -76,13 +76,13 @@ def _hits(claim: np.ndarray, world: World) -> int:
 
 
 def by_hierarchy(world: World, part: int) -> dict[str, int]:
-    """Intervals that leave zero out."""
+    """Counts intervals that exclude zero."""
     scores = world.scores(PART, np.random.default_rng(part))
     return {"hierarchical": int((hierarchical_claims(world, scores, RESAMPLES, seed=part) != 0).sum())}
 
 
 def by_analyse(world: World, part: int) -> dict[str, int]:
-    """Sentences that call an arm better (the right one, where there is one)."""
+    """Counts sentences that call an arm better (the right one, if there is one)."""
     said = 0
     for scores in world.scores(PART, np.random.default_rng(part)):
         sentence = headline(analyse(world.frame(scores), num_bootstrap=RESAMPLES), Audit())
@@ -122,7 +122,7 @@ def _percent(seen: dict[str, float], bold: bool = False) -> str:
 
 
 def main() -> None:
-    """Goes on where it stopped, and prints what is there."""
+    """Continues where it stopped, and prints the results so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=10_000, help="comparisons of each world; 2,000 of `analysed` ones")
     parser.add_argument("--out", type=Path, default=HERE / "verdict_rates.json")

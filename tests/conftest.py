@@ -8,7 +8,7 @@ import pytest
 # nnU-Net reads these once, when it is imported: one worker for export, and augmentation in the training process itself.
 os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["nnUNet_n_proc_DA"] = "0"
-# No test asks a hub for anything; the client reads this once, too.
+# No test contacts a hub; the client reads this once, too.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The report in a real browser: it opens from a mail attachment's place, and everything on it can be used."""
+"""The report in a real browser: it opens as a mail attachment does, and everything on it can be used."""
 
 from pathlib import Path
 from typing import Any

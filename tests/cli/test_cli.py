@@ -110,7 +110,7 @@ def test_every_flag_of_nnunets_own_train_command_is_there(
 def test_nnvit_predict_has_nnunets_flags_and_defaults(
     options_of: Callable[[Callable[[], None]], dict[str, Any]],
 ) -> None:
-    """But for the folds, those that are trained, and the device, the GPU where there is one."""
+    """The exceptions: the folds (those that are trained) and the device (the GPU if there is one)."""
     from nnunetv2.inference.predict_from_raw_data import predict_entry_point, predict_entry_point_modelfolder
 
     ours = flags(ALL["nnvit predict"])
@@ -152,7 +152,7 @@ def test_help_loads_nothing_heavy(words: str) -> None:
 
 
 def test_torchvisions_warning_about_torch_is_not_shown() -> None:
-    """Nor by a script or a command of stock nnU-Net, which build the network without nnvit's command line."""
+    """Holds too for a script and for stock nnU-Net's commands, which build the network without nnvit's command line."""
     code = "import nnvit.model, sys; assert 'torchvision' in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr == ""
 

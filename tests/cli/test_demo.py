@@ -75,7 +75,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     mine = {"images": str(tmp_path / "i"), "masks": str(tmp_path / "m"), "mask_suffix": ""}
     demo._claim(tmp_path / "demo", mine)
     other = mine | {"images": str(tmp_path / "x")}
-    demo._claim(tmp_path / "demo", other)  # nothing was imported yet: a typo can be mended
+    demo._claim(tmp_path / "demo", other)  # nothing was imported yet, so a typo can be corrected
     demo._claim(tmp_path / "demo", mine)
     (tmp_path / "demo" / "raw" / "Dataset900_Demo").mkdir(parents=True)
     demo._claim(tmp_path / "demo", mine)  # the same photographs: the demo continues

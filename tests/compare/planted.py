@@ -106,7 +106,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
 def examine(
     arms: Sequence[str | Path], *, reference: Path | None = None, allow: Sequence[str] = (), out: Path
 ) -> Audit:
-    """The audit alone, with what the masks tell, in the way of `compare`; it refuses nothing."""
+    """The audit alone, with the facts read from the masks, as `compare` makes it; it refuses nothing."""
     found = find_arms(arms)
     fairness = Audit.of(found, allow=allow)
     return _Masks(found, reference=reference).score(fairness, out, processes=None, quiet=True)
@@ -317,7 +317,7 @@ def reference_mask(number: int) -> np.ndarray:
 
 
 def predicted_mask(reference: np.ndarray, *, seed: int, noise: int) -> np.ndarray:
-    """A reference that was moved by up to `noise` pixels and lost one in twelve."""
+    """A reference moved by up to `noise` pixels, with one pixel in twelve removed."""
     rng = np.random.default_rng(seed)
     moved = np.roll(reference, rng.integers(-noise, noise + 1, 2), (0, 1))
     moved[rng.random(moved.shape) < 1 / 12] = 0
@@ -373,6 +373,6 @@ def set_configuration(model: Path, **changes: Any) -> None:
 
 
 def copy_study(study: Study, root: Path) -> Study:
-    """The same again, to be changed."""
+    """Returns a copy that a test may change."""
     shutil.copytree(study.root, root, dirs_exist_ok=True)
     return Study(root)

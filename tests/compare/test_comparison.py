@@ -239,7 +239,7 @@ def repeated(study: Study, *split_anew: str) -> None:
 def test_repeated_cross_validation_may_have_another_split_in_each_run(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same ones in all arms: then Nadeau and Bengio's test decides."""
+    """The same folds in all arms: Nadeau and Bengio's test decides then."""
     repeated(study, "one_s1", "two_s1")
     result, _ = rows(study, monkeypatch)
     assert result.audit.verdict == "fair"

@@ -1,6 +1,6 @@
 """The cells of the contract grid: small networks over the whole registry, which of them fit together, and pairwise covers.
 
-A cell goes the way of the plans: recipe -> `arch_kwargs` -> JSON -> nnU-Net's own `get_network_from_plans`.
+A cell is built as plans are: recipe -> `arch_kwargs` -> JSON -> nnU-Net's own `get_network_from_plans`.
 """
 
 import inspect
@@ -85,7 +85,7 @@ def backbone(family: str) -> Any:
 
 
 def lora_targets(family: str) -> list[str]:
-    """The layers to adapt: named by the file of the class that wraps this size, where it names any."""
+    """The layers to adapt, if the file of the class that wraps this size names any."""
     return list(getattr(inspect.getmodule(type(backbone(family))), "LORA_TARGETS", TINY.LORA_TARGETS))
 
 
@@ -126,7 +126,7 @@ def fits(family: str, neck: str, head: str, supervision: str = "plain") -> bool:
 
 
 def neck_for(family: str, head: str) -> str:
-    """The head's own neck where it takes this backbone, or where nothing does; else the first that does."""
+    """The head's own neck if it fits this backbone or if none fits; otherwise the first neck that fits."""
     own = registry.module("head", head).Config().neck
     return next((neck for neck in (own, *NECKS) if fits(family, neck, head)), own)
 
@@ -135,7 +135,7 @@ def neck_for(family: str, head: str) -> str:
 
 
 def recipe(cell: Cell, *overrides: str) -> Recipe:
-    """The recipe of a cell. Raises ConfigError where the recipe alone says that it cannot be."""
+    """The recipe of a cell. Raises ConfigError if the recipe alone is invalid."""
     written = {
         "model.head": cell.head,
         "model.backbone": "tiny",
@@ -191,7 +191,7 @@ def legal_cells(factors: Mapping[str, Sequence[Any]], legal: Callable[[Cell], bo
 
 
 def pairwise_cover(cells: Sequence[Cell]) -> list[Cell]:
-    """Few of the cells that hold every pair which any of them holds: greedily the one with the most new pairs."""
+    """Returns a few cells that together hold every pair of all cells; chosen greedily, most new pairs first."""
     numbers: dict[tuple[Any, ...], int] = {}
     held = np.array([[numbers.setdefault(pair, len(numbers)) for pair in sorted(pairs(c), key=str)] for c in cells])
     missing, chosen = np.ones(len(numbers), dtype=bool), []

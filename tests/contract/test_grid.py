@@ -211,7 +211,7 @@ def everything(network: nn.Module) -> dict[str, Tensor]:
 
 
 def tuned(network: nn.Module, tuning: str) -> set[str]:
-    """The parameters that should learn: outside the backbone all, in it what the tuning says."""
+    """The parameters that should learn: all outside the backbone, and in it those that the tuning names."""
     inside = {"frozen": lambda name: False, "lora": lambda name: ".lora_" in name, "full": lambda name: True}[tuning]
     return {name for name, _ in network.named_parameters() if not name.startswith("backbone.") or inside(name)}
 
@@ -233,14 +233,14 @@ def test_a_network_learns_one_patch_and_only_what_is_tuned_moves(cell: Cell, pat
 
     moved = {name for name, value in everything(network).items() if not torch.equal(value, before[name])}
     parameters = {name for name, _ in network.named_parameters()}
-    assert moved & parameters == expected  # without weight decay, what has no gradient stays
+    assert moved & parameters == expected  # without weight decay, a parameter without a gradient keeps its value
     assert cell.tuning == "full" or {name for name in moved if name.startswith("backbone.")} <= expected
 
     assert_state_round_trips(cell, kwargs, network, image)
 
 
 def assert_state_round_trips(cell: Cell, kwargs: dict[str, Any], network: Segmenter, image: Tensor) -> None:
-    """Through a file, into the network that stock prediction builds: the same logits to the last bit."""
+    """Saved to a file and loaded into the network that stock prediction builds: the same logits to the last bit."""
     file = io.BytesIO()
     torch.save(network.state_dict(), file)
     file.seek(0)

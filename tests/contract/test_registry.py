@@ -55,7 +55,7 @@ def image(height: int = 48, width: int = 64) -> Tensor:
 
 
 def awake(network: Segmenter) -> Segmenter:
-    """Draws parameters that start at zero (adapters, offsets of deformable attention): they pass no gradient to their factors."""
+    """Gives random values to parameters that start at zero (adapters, offsets): they pass no gradient on."""
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -199,7 +199,7 @@ def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: 
 
 @pytest.mark.parametrize("size", ["vit_small_patch16_dinov3_qkvb", "eva02_tiny_patch14_224"])
 def test_adapters_learn_where_timm_adds_a_separate_bias(size: str) -> None:
-    """timm's own forward calls F.linear on the raw weight there, which passes adapters by."""
+    """timm's own forward calls F.linear on the raw weight there, which bypasses adapters."""
     module = registry.module("backbone", "timm")
     targets = [
         name

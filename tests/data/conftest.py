@@ -50,7 +50,7 @@ class Workplace:
         return import_dataset(self.root / "images", masks, **folders)
 
     def refusal(self, **options: Any) -> str:
-        """The words of the refusal, after which nothing may be there that was not there before."""
+        """Returns the message of the refusal, and asserts that the import left nothing behind."""
         before = sorted(self.root.rglob("*"))
         with pytest.raises(DataError) as caught:
             self.run(**options)

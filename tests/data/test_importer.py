@@ -108,7 +108,7 @@ def test_opaque_alpha_is_dropped(place: Workplace) -> None:
 
 def test_exif_orientation_is_applied_and_reported(place: Workplace) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    exif[0x0112] = 6  # the camera was turned: a viewer shows the picture turned 90 degrees clockwise
     place.image("a.png", RGB, exif=exif)
     place.mask("a.png", np.rot90(BINARY, -1).copy())
     report = place.run()

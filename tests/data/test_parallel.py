@@ -1,4 +1,4 @@
-"""Several files at a time: in order, few in memory, and with the same outcome."""
+"""Reading several files at a time: results in order, few files in memory, and the same outcome."""
 
 import threading
 

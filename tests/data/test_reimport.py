@@ -1,4 +1,4 @@
-"""The same import a second time changes nothing; anything else is refused, or picked up where a kill left it."""
+"""Repeating an import changes nothing; another import is refused, and an interrupted one continues."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`nnvit list` and `nnvit show`, and what the shipped recipes say of themselves."""
+"""`nnvit list` and `nnvit show`, and the text in the shipped recipes."""
 
 import json
 from importlib.resources import files

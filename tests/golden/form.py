@@ -1,4 +1,4 @@
-"""The text form of goldens. Nothing here may change its meaning: every release's golden is read by it.
+"""The text form of goldens. Its meaning must never change: the golden of every release is read by this code.
 
 Weights of the small networks are computed, not stored: what a golden holds for ever is which tensors a network has, what
 its plans' keys mean and what it computes from given weights, and for that any weights do that differ from place to place.
@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 
 def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers in -1..1 that depend on the name and the place alone: splitmix64 of the place, begun at the name's CRC-32."""
+    """Numbers in -1..1 that depend on the name and the index alone: splitmix64 of the index, seeded with the name's CRC-32."""
     place = np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(zlib.crc32(name.encode()) << 32)
     mixed = place * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -65,7 +65,7 @@ def state_of(layout: dict[str, list[Any]]) -> State:
 
 
 def packed(layouts: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
-    """Layouts of many networks, with what several have in common written once."""
+    """Layouts of many networks, with the parts that they share written once."""
     groups: dict[str, dict[str, list[Any]]] = {}
     uses: dict[str, list[str]] = {}
     for network, layout in layouts.items():

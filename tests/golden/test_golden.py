@@ -86,7 +86,7 @@ def test_a_checkpoint_of_an_earlier_release_is_predicted_with_by_stock_nnunet(re
 
 
 def scrambled(state: dict[str, Tensor], tell: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Exchanges the tensors that `tell` names with others of their shape."""
+    """Swaps the tensors that `tell` names with others of the same shape."""
     names = [name for name in state if tell(name)]
     same = {name: [n for n in names if state[n].shape == state[name].shape] for name in names}
     return state | {n: state[same[n][(same[n].index(n) + 1) % len(same[n])]] for n in names}
@@ -94,7 +94,7 @@ def scrambled(state: dict[str, Tensor], tell: Callable[[str], bool]) -> dict[str
 
 @pytest.mark.parametrize("part", ["mlp.fc1.weight", "lora_A", "head.projections"])
 def test_the_golden_notices_tensors_that_change_places(part: str) -> None:
-    """The strict load does not: names and shapes stay."""
+    """The strict load does not notice it, because names and shapes stay."""
     release, name = next(entry for entry in NETWORKS if entry[1].startswith("eva-simple_pyramid-segformer-lora"))
     content = read(release / form.NETWORKS)
     golden = content["networks"][name]

@@ -100,7 +100,7 @@ class TestSemanticLogits:
 
 class TestSetLoss:
     def test_a_perfect_prediction_is_matched_whatever_its_order(self) -> None:
-        """Only points on an outline, where the target itself is between 0 and 1, then cost anything."""
+        """Only points on an outline, where the target itself is between 0 and 1, then have a loss."""
         logits, classes, masks = perfect(labels())
         loss, order = _SetLoss(CLASSES, 1.0, regions=False), torch.randperm(QUERIES, generator=seeded())
         for way in (slice(None), order):

@@ -62,7 +62,7 @@ def test_nnunets_flag_changes_nothing() -> None:
 
 
 def test_qkv_bias_lets_adapters_learn() -> None:
-    """timm's own `_qkvb` models call F.linear on the raw weight, which passes adapters by."""
+    """timm's own `_qkvb` models call F.linear on the raw weight, which bypasses adapters."""
     arch = ARCH | {
         "backbone": {"name": "dinov3", "size": "small", "taps": [1], "args": {"qkv_bias": True}},
         "tuning": "lora",

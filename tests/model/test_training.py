@@ -9,7 +9,7 @@ from nnvit.recipe.schema import TrainingConfig
 
 
 class Layered(Segmenter):
-    """Two backbone layers and a head, which is all that grouping looks at."""
+    """Two backbone layers and a head, which is all that grouping reads."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

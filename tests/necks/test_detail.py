@@ -35,7 +35,7 @@ def test_it_begins_close_to_the_heads_own_logits() -> None:
 
 
 def test_it_sees_what_is_thinner_than_a_patch() -> None:
-    """A line of one pixel changes the correction there, though neither map nor logits know of it."""
+    """A line of one pixel changes the correction there, although it is in neither the map nor the logits."""
     network, (logits, maps, image) = refinement(), inputs(4)
     line = image.clone()
     line[:, :, 16] += 3

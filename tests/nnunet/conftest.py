@@ -100,7 +100,7 @@ def fold_of(dataset: str, trainer: str, identifier: str) -> Path:
 
 
 def predict(fold: Path, dataset: str, out: Path, *flags: str) -> None:
-    """Stock nnUNetv2_predict on the fold's validation cases, knowing nothing of nnvit but that it is installed."""
+    """Stock nnUNetv2_predict on the fold's validation cases; nnvit is merely installed."""
     images = _validation_images(fold, dataset, out)
     trainer, plans, _ = fold.parent.name.split("__")
     words = ["-i", str(images), "-o", str(out), "-f", "0", "-device", "cpu", "--save_probabilities"]
@@ -223,7 +223,7 @@ def paired(crops: str, folders: Path) -> str:
 
 @pytest.fixture(scope="session")
 def vessels(crops: str) -> Path:
-    """A model folder that draws vessels, if not well."""
+    """A model folder that segments vessels, but not well."""
     return train(crops, "segformer_default", *VESSELS).parent
 
 
@@ -296,7 +296,7 @@ def plan(folders: Path, name: str, content: dict[str, Any]) -> None:
 
 
 def untrained(dataset: str, *keys: str, folds: Sequence[int] = (0,)) -> Path:
-    """A model folder as a training leaves it, without one: adapters do something, each fold another head."""
+    """A model folder like that of a training, made without one: its adapters are not zero, and the heads of its folds differ."""
     recipe = loading.load_recipe(["segformer_default"], keys)
     identifier = plans_file.plan(dataset, "2d", recipe).identifier
     for fold in folds:

@@ -1,4 +1,4 @@
-"""The audit reads what stock nnU-Net and nnvit really write; tests/compare plants its unfairnesses in imitations of it."""
+"""The audit reads the real records of stock nnU-Net and nnvit; tests/compare plants unfairness in imitations of them."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SHORT = ["training.num_iterations_per_epoch=2", "training.num_val_iterations_per
 
 @pytest.fixture(scope="module")
 def models(folders: Path, crops: str) -> list[Path]:
-    """A stock training and recipe `unet`, of the same plans and length; with the workers that real trainings have."""
+    """A stock training and one of recipe `unet`, with the same plans, length and data workers as real trainings."""
     base = folders / "preprocessed" / crops / "nnUNetPlans.json"
     plans = json.loads(base.read_text())
     plans["plans_name"] = "nnUNetPlansTiny"

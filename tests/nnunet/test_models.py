@@ -40,7 +40,7 @@ QUERIES = (
 )
 EOMT = ("model.num_queries=8", "model.num_blocks=2")
 
-# the trainer, the recipe, the patch (on the backbone's grid or not), and what makes it small
+# the trainer, the recipe, the patch (on the backbone's grid or not), and the keys that make it small
 MODELS: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
     "vit": ("nnUNetTrainer_vit", "vit_default", 140, ("model.decoder_channels=16", "model.stem_channels=4")),
     "segformer": ("nnUNetTrainer_segformer", "segformer_default", 150, (WIDTH, PYRAMID)),
@@ -116,7 +116,7 @@ def test_auxiliary_outputs_enter_the_loss(hippocampus: str) -> None:
     outputs = trainer.network(batch["data"])
     shapes = [tuple(output.shape[2:]) for output in outputs]
     assert shapes == [tuple(target.shape[2:]) for target in batch["target"]][: len(shapes)]
-    assert len(batch["target"]) == len(shapes) + 1  # of nnU-Net's scales, the last weighs nothing
+    assert len(batch["target"]) == len(shapes) + 1  # the last of nnU-Net's scales has weight 0
     weights = torch.tensor([1 / 2**i for i in range(len(shapes))])
     parts = [trainer.loss.loss(output, target) for output, target in zip(outputs, batch["target"], strict=False)]
     expected = sum(weight * part for weight, part in zip(weights / weights.sum(), parts, strict=True))

@@ -89,7 +89,7 @@ def test_what_is_written_on_top_of_a_name_is_told_apart_from_it(tmp_path: Path) 
 def test_overrides_never_share_a_name() -> None:
     names = {loading.load_recipe(["unet"], [f"training.num_epochs={n}"]).name for n in (10, 20, 1000)}
     assert len(names) == 3
-    assert "unet" in names  # 1000 is what the recipe says anyway
+    assert "unet" in names  # 1000 is the recipe's own value
     assert all("__" not in name for name in names)
 
 
@@ -100,7 +100,7 @@ def test_the_hash_leaves_out_name_and_seed() -> None:
 
 
 def test_hashes_stay_what_they_were() -> None:
-    """A changed hash cuts users off from the plans they made; change it only with SCHEMA."""
+    """If the hash changes, users' plans no longer match; change it only with SCHEMA."""
     hashes = {name: loading.load_recipe([name]).hash[:12] for name in loading.SHIPPED}
     assert hashes == {
         "dinov2_dpt": "e6cc4abeb7a0",

@@ -1,4 +1,4 @@
-"""Records are whole, whoever writes them at the same time."""
+"""Records stay whole when several processes write at the same time."""
 
 import multiprocessing
 from pathlib import Path

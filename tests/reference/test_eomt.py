@@ -125,9 +125,9 @@ def their_layers(theirs: EomtForUniversalSegmentation, masked: list[float]) -> l
 @pytest.mark.parametrize(
     ("training", "progress", "masked"),
     [
-        (False, 0.0, [1e-30, 1e-30]),  # as good as none, but at 0 transformers skips the predictions between
+        (False, 0.0, [1e-30, 1e-30]),  # almost none; at exactly 0, transformers skips the intermediate predictions
         (True, 0.0, [1.0, 1.0]),
-        (True, 0.5, [1e-30, 1.0]),  # the first block has faded, the last not begun
+        (True, 0.5, [1e-30, 1.0]),  # the first block's mask is gone, the last one's still whole
         (True, 1.0, [1e-30, 1e-30]),
     ],
 )

@@ -27,7 +27,7 @@ SIZES = [(64, 64), (72, 100)]
 
 
 class GivenMaps(nn.Module):
-    """Stands where transformers' backbone is, and gives the maps that the head gets."""
+    """Takes the place of transformers' backbone and returns the maps that the head gets."""
 
     def forward(self, image: Tensor) -> SimpleNamespace:
         return SimpleNamespace(feature_maps=pyramid(*image.shape[-2:]))

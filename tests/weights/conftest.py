@@ -8,6 +8,6 @@ from nnvit.weights import licences
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NNVIT_CACHE", str(tmp_path / "cache"))
-    # Set rather than deleted, so that what a test accepts is forgotten after it.
+    # Set rather than deleted, so that what a test accepts is undone after it.
     monkeypatch.setenv(licences.VARIABLE, "")
     return tmp_path / "cache" / "weights"

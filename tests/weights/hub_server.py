@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks as much of the hub's protocol as huggingface_hub asks for."""
+"""A real HTTP server for the part of the hub's protocol that huggingface_hub uses."""
 
 import hashlib
 import json

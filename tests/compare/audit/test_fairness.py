@@ -1,4 +1,4 @@
-"""The audit finds what is unfair, one by one, and says only what is on record."""
+"""The audit finds each unfairness, and states only what is recorded."""
 
 import json
 import os
@@ -240,7 +240,7 @@ def test_an_unknown_key_of_allow_is_refused_with_the_nearest(study: Study) -> No
 
 
 def test_a_mask_left_over_from_an_earlier_training_is_found(study: Study) -> None:
-    """nnU-Net scores every file in the folder, so that summary.json knows it as well."""
+    """nnU-Net scores every file in the folder, so summary.json lists it as well."""
     fold = vit(study) / "fold_0"
     for model in study.results.iterdir():
         shutil.copy(fold / "validation" / "case_02.png", model / "fold_0" / "validation" / "case_99.png")
@@ -360,10 +360,10 @@ def test_runs_without_later_keys_are_read_from_debug_file_and_log(study: Study) 
 
 @pytest.mark.parametrize("continuing", ["continuing after epoch 2 of 3", "continuing after 2 of 3 epochs"])
 def test_the_log_tells_that_the_best_checkpoint_was_validated(study: Study, continuing: str) -> None:
-    """The log lines of the first release and of today's trainer."""
+    """The log lines of the first release and of the present trainer."""
     _, other = two_of_ours(study)
     without_later_keys(study)
-    for fold in folds_of(other):  # as `nnvit train … --val_best` says it
+    for fold in folds_of(other):  # as `nnvit train … --val_best` writes it
         text = (
             f"2026-03-01 11:00:00.000000: {continuing}, from the checkpoint in fold \n"
             "2026-03-01 11:00:01.000000: validating 6 cases with nnU-Net's sliding window, with mirroring \n"
@@ -380,7 +380,7 @@ def test_a_seeded_run_tells_its_augmentation_where_the_debug_file_does_not(study
     assert {rows[key]["status"] for key in ("augmentation", "mirroring")} == {"equal"}
 
 
-# --- what nobody recorded ----------------------------------------------------------------------------------------------
+# --- what is not recorded -------------------------------------------------------------------------------------------------
 
 
 def test_masks_without_any_record_are_not_called_fair(study: Study) -> None:
@@ -406,7 +406,7 @@ def test_a_training_without_its_debug_file_leaves_loss_and_augmentation_unknown(
 
 
 def test_a_fork_may_write_what_nnunet_does_not(study: Study) -> None:
-    """Attributes that are named as nnU-Net's and hold something else are shown as they are, or unknown."""
+    """Attributes with a name of nnU-Net's and other content are shown as they are, or as unknown."""
     stock = study.results / "nnUNetTrainer__nnUNetPlans__2d"
     odd = dict.fromkeys(
         ("num_epochs", "initial_lr", "num_iterations_per_epoch", "loss", "optimizer"), "<object at 0x7f>"

@@ -99,7 +99,7 @@ def test_runs_of_a_stock_trainer_are_grouped_by_their_name(study: Study) -> None
 
 
 def test_equal_folder_names_are_no_proof_of_one_arm(study: Study) -> None:
-    """Two forks may call their trainers alike."""
+    """Two forks may give their trainers the same name."""
     other = study.root / "elsewhere" / "Dataset777_Planted" / stock(study).name
     shutil.copytree(stock(study), other)
     with pytest.raises(CompareError, match=r"would all be called 'nnUNetTrainer__nnUNetPlans__2d'.*NAME=PATH"):
@@ -151,7 +151,7 @@ def test_short_names_that_clash_give_way_to_long_ones(study: Study) -> None:
 
 
 def test_a_fold_that_is_still_trained_is_left_out_and_noted(study: Study) -> None:
-    """nnU-Net's picture of its progress, which lies in the fold from the first epoch on, is no mask."""
+    """progress.png, which nnU-Net writes into the fold from the first epoch on, is not a mask."""
     shutil.rmtree(vit(study) / "fold_1" / "validation")
     set_debug(vit(study))
     write_png(vit(study) / "fold_1" / "progress.png", np.zeros((4, 4)))

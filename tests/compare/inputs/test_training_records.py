@@ -9,7 +9,7 @@ from tests.compare.planted import FOLDS, LOSS, STOCK_LOSS, TRANSFORMS, TRANSFORM
 
 
 def recorded(**debug: str | None) -> Fold:
-    """A fold of which nothing but these texts in its debug.json is known."""
+    """A fold with nothing but these texts in its debug.json."""
     run = Run(dataset="", path=Path(), model=None, configuration="2d", plans={}, recipe={}, recipe_hash="")
     fold = Fold(run=run, name="0", folder=Path("nowhere"), predictions={})
     fold.debug = debug

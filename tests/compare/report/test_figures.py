@@ -148,7 +148,7 @@ def test_a_long_name_keeps_both_ends() -> None:
 
 
 def _named(svg: str) -> str:
-    """The namespaces that HTML has and XML wants."""
+    """The namespaces that are implied in HTML and needed in XML."""
     spaces = "" if "xmlns=" in svg.split(">")[0] else ' xmlns="http://www.w3.org/2000/svg"'
     spaces += "" if "xmlns:xlink" in svg.split(">")[0] else ' xmlns:xlink="http://www.w3.org/1999/xlink"'
     return svg.replace("<svg", f"<svg{spaces}", 1)

@@ -92,7 +92,7 @@ def square() -> np.ndarray:
 
 
 def test_an_empty_reference_leaves_all_metrics_out_whatever_was_predicted() -> None:
-    """nnU-Net scores NaN or 0, as the prediction has it."""
+    """nnU-Net scores NaN or 0, depending on the prediction."""
     for prediction, volume in ((empty(), 0.0), (square(), 100 * 0.5 * 2)):
         row = score(empty(), prediction, (0.5, 2), 2.0, tubular=True)
         assert all(math.isnan(row[metric.key]) for metric in METRICS if not metric.on_empty)

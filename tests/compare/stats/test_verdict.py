@@ -30,9 +30,9 @@ def _audit(*statuses: str, notes: tuple[str, ...] = ()) -> Audit:
         (0.1, 0.2, 0.5, 0.01, 0.01, 1),
         (-0.2, -0.1, -0.5, 0.01, 0.01, -1),
         (-0.1, 0.2, 0.5, 0.01, 0.01, 0),  # the interval holds zero
-        (0.1, 0.2, 0.5, 0.06, 0.01, 0),  # Wilcoxon does not say so
-        (0.1, 0.2, 0.5, 0.01, 0.06, 0),  # Friedman does not
-        (0.1, 0.2, -0.5, 0.01, 0.01, 0),  # most cases go the other way
+        (0.1, 0.2, 0.5, 0.06, 0.01, 0),  # Wilcoxon's test finds no difference
+        (0.1, 0.2, 0.5, 0.01, 0.06, 0),  # Friedman's test finds no difference
+        (0.1, 0.2, -0.5, 0.01, 0.01, 0),  # most cases favour the other arm
         (NAN, NAN, 0.5, 0.01, 0.01, 0),
         (0.1, 0.2, NAN, NAN, 0.01, 0),
         (0.1, 0.2, 0.5, 0.01, NAN, 0),

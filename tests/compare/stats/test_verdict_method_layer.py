@@ -1,4 +1,4 @@
-"""Folds and trainings as the sample: the test that applies, and the cases in which nothing can be claimed."""
+"""Tests over folds and trainings: which test applies, and when nothing can be claimed."""
 
 from typing import Any
 

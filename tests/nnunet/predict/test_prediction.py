@@ -194,7 +194,7 @@ def test_one_file_that_cannot_be_read_costs_only_itself(
 
 @pytest.fixture
 def masks_of_another_run(vessels: Path, crop: Image.Image, nnvit: Run, tmp_path: Path) -> tuple[Path, Path]:
-    """Three photographs, and their masks with vessels of 1; the tests go on with 255, so that a mask shows its run."""
+    """Three photographs and their masks, in which vessels are 1. Tests go on with 255: a mask shows which run wrote it."""
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     for name in "abc":
@@ -442,7 +442,7 @@ def save_with_measured_alpha(folder: Path) -> Path:
 def test_channels_that_were_named_at_the_import_are_channels_of_a_photograph(
     save: Callable[[Path], Path], channels: int, vessels: Path, nnvit: Run, tmp_path: Path
 ) -> None:
-    """A network that was not trained serves as well: what it gives for the imported twin is what is wanted."""
+    """The network need not be trained: its mask of the imported twin is the expected one."""
     for part in ("photos", "drawn", "stock"):
         (tmp_path / part).mkdir()
     photo = save(tmp_path / "photos")
@@ -475,7 +475,7 @@ def untrained(model: Path, dataset_json: Path, out: Path) -> Path:
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [False] * channels,
     }
-    intensities = "foreground_intensity_properties_per_channel"  # which z-scores do not look at
+    intensities = "foreground_intensity_properties_per_channel"  # which z-scores do not depend on
     plans[intensities] = {str(i): plans[intensities]["0"] for i in range(channels)}
     (out / "plans.json").write_text(json.dumps(plans))
     manager = PlansManager(plans)
@@ -512,7 +512,7 @@ def test_masks_of_an_earlier_training_are_not_kept(
 
 
 def stock_here(model: Path, folds: tuple[int, ...], images: Path, out: Path) -> None:
-    """Stock nnU-Net's predictor, which opens the checkpoints itself."""
+    """Stock nnU-Net's predictor, which loads the checkpoints itself."""
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), folds)
     predictor.predict_from_files_sequential(str(images), str(out), save_probabilities=True)

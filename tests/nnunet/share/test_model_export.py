@@ -51,7 +51,7 @@ def model(hippocampus: str, base: Path) -> Path:
 
 @contextmanager
 def without(path: Path) -> Iterator[None]:
-    """The file is away within it."""
+    """The file is missing within the context."""
     external.forget()
     path.rename(path.with_name("away"))
     try:
@@ -128,7 +128,9 @@ def test_the_card_says_what_it_is_and_how_to_predict(model: Path, base: Path, tm
     text = (tmp_path / "out" / "README.txt").read_text()
     assert "background = 0, anterior = 1, posterior = 2" in text
     assert "the licence of the backbone's weights (base.safetensors) is not known to nnvit" in text
-    assert "-d DATASET -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_export -c 2d -f 0" in text  # whoever gets it names it
+    assert (
+        "-d DATASET -tr nnUNetTrainer_nnvit -p nnUNetPlans_to_export -c 2d -f 0" in text
+    )  # the receiver chooses the name
 
 
 def test_a_backbone_that_is_not_free_is_pointed_out(model: Path, tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_onnx_gives_torchs_logits_for_any_batch(model: Path, tmp_path: Path) -> 
 def test_an_onnx_file_that_is_not_the_network_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_export, "_ONNX_CLOSE", 0.0)  # which no rounding keeps
+    monkeypatch.setattr(model_export, "_ONNX_CLOSE", 0.0)  # a value that rounding always changes
     with pytest.raises(WeightsError, match=r"onnxruntime's logits of model.onnx differ from torch's by"):
         export(model, tmp_path / "out", options=ExportOptions(onnx=True))
     assert not list(tmp_path.iterdir())

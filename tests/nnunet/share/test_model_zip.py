@@ -66,7 +66,7 @@ def stock_zip(model: Path, hippocampus: str, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def results(folders: Path) -> Iterator[Path]:
-    """nnUNet_results, from which what a test installed goes again."""
+    """nnUNet_results; what a test installs is removed at its end."""
     home = folders / "results"
     before = set(home.iterdir())
     yield home
@@ -150,7 +150,7 @@ def test_a_model_that_refers_to_a_file_says_what_it_needs(hippocampus: str, resu
 
 
 class RunsCode:
-    """Code that an attacker puts into a checkpoint."""
+    """An object with code that an attacker might put into a checkpoint."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return os.mkdir, ("owned",)
@@ -320,7 +320,7 @@ def test_every_kind_of_file_that_export_writes_arrives(
 
 
 def referring_zip(source: Path, out: Path, **forged: object) -> Path:
-    """A zip whose checkpoint leaves weights out and says of them what no nnvit wrote."""
+    """A zip whose checkpoint leaves weights out and describes them as nnvit never does."""
     plain = {"file": "base.pth", "sha256": hashlib.sha256().hexdigest(), "tensors_sha256": "", "family": "", "spec": ""}
     text = json.dumps(plain | {"source": "file", "licence": "", "shapes": {}, "dtypes": {}} | forged)
 
@@ -351,7 +351,7 @@ def test_a_reference_reads_no_device_and_searches_no_pattern(
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    # /dev/null ends at once, and is what its hash says; /dev/zero would be read for ever
+    # /dev/null ends at once and has the hash that is given; /dev/zero would be read for ever
     (note,) = install(referring_zip(stock_zip, tmp_path / "forged.zip", path=os.devnull, file="*")).notes
     assert f"{os.devnull} (a device or pipe)" in note
     assert "mine.bin" not in note

@@ -1,4 +1,4 @@
-"""An interrupted training that goes on is the uninterrupted one, to the last bit."""
+"""An interrupted training that continues equals the uninterrupted one, to the last bit."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ KEYS = (
 
 
 class Killed(BaseException):
-    """An error that nothing in the trainer expects."""
+    """An error that the trainer does not expect."""
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def test_batches_are_the_same_with_any_number_of_workers(hippocampus: str, monke
         batches, _ = trainer.get_dataloaders()
         stream = torch.get_rng_state(), np.random.get_state()[1].tolist()
         seen.append([next(batches) for _ in range(ITERATIONS * (2 - epoch))])
-        assert torch.equal(torch.get_rng_state(), stream[0])  # the network's own draws do not hear of it
+        assert torch.equal(torch.get_rng_state(), stream[0])  # the network's own random stream is not affected
         assert np.random.get_state()[1].tolist() == stream[1]
         del batches
     assert len({tuple(batch["keys"]) for batch in seen[0]}) > 1

@@ -141,7 +141,7 @@ def test_a_checkpoint_gives_back_weights_optimiser_and_log(trained: Path, chase:
 
 @pytest.mark.parametrize("stock", [False, True])
 def test_pretrained_weights_start_a_network_whoever_loads_them(trained: Path, chase: str, stock: bool) -> None:
-    """Holds through stock nnUNetv2_train too, which initialises the network and then loads; nothing overwrites it after."""
+    """Holds for stock nnUNetv2_train too, which initialises the network, then loads, and overwrites nothing afterwards."""
     loader = run_training.maybe_load_checkpoint if stock else training.maybe_load_checkpoint
     file = str(trained / "checkpoint_final.pth")
     trainer = training.get_trainer_from_args(

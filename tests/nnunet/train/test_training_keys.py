@@ -42,7 +42,7 @@ def trainer_of(dataset: str, *overrides: str) -> nnUNetTrainer_nnvit:
 
 
 def described(variant: type[nnUNetTrainer], trainer: nnUNetTrainer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """All transforms of the training data with all their settings, before any was used (some keep state)."""
+    """All transforms of the training data with all their settings, before any is used (some keep state)."""
     descriptions: list[str] = []
 
     def describing(*args: Any, **settings: Any) -> BasicTransform:
@@ -87,7 +87,7 @@ def test_augmentation_is_that_of_nnunets_own_class(
     overrides, name = AUGMENTED[keys]
     ours = trainer_of(hippocampus, *TINY, *overrides, f"name=augmented_{keys}")
     theirs = stock_trainer("102", "2d", 0, name, "nnUNetPlans", device=CPU)
-    theirs.enable_deep_supervision = False  # its targets are not what is compared here
+    theirs.enable_deep_supervision = False  # its targets are not compared here
     theirs.initialize()
     theirs.batch_size = ours.batch_size
     variant = recipe_trainer.AUGMENTATIONS[ours.recipe.training.augmentation]
@@ -157,7 +157,7 @@ class Recording:
         self._around(patch, "validation_step", self._before_validation)
 
     def mean(self, start: dict[str, Tensor], steps: int, decay: float, already: int = 0) -> dict[str, Tensor]:
-        """The running mean by hand, from `start`, which `already` updates have gone into."""
+        """The running mean computed by hand from `start`, which already holds `already` updates."""
         mean = {name: value.clone() for name, value in start.items()}
         for n, values in enumerate(self.steps[:steps], start=already):
             share = 1 - min(decay, (1 + n) / (10 + n))
@@ -242,7 +242,7 @@ def test_an_interrupted_training_takes_up_the_mean_and_the_weights(
 
 
 def dying_after(updates: int) -> Callable[[WeightAverage], None]:
-    """An update that is interrupted once, after so many of them."""
+    """An update that is interrupted once, after the given number of updates."""
     original, count = WeightAverage.update, iter(range(updates))
 
     def update(self: WeightAverage) -> None:
