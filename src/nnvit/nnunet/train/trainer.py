@@ -15,7 +15,7 @@ from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
 from nnvit.model.training import training_step
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
+from nnvit.nnunet.predict.predictors import FastPredictor
 from nnvit.records.model_name import ModelName
 from nnvit.records.run_record import RunRecord, split_hash
 

@@ -2,7 +2,6 @@
 
 import io
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -13,8 +12,8 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.nnunet.progress import bar, duration
+from nnvit.nnunet.predict.predictors import FastPredictor
+from nnvit.nnunet.progress import bar
 
 _Say = Callable[[str], None]
 
@@ -22,16 +21,15 @@ _Say = Callable[[str], None]
 @contextmanager
 def validation_progress(total: int, say: _Say, *, visible: bool) -> Iterator[Callable[[], None]]:
     """Shows a line and a step of the bar for every case; yields what is called as each of `total` cases begins."""
-    start, done = time.perf_counter(), 0
-    with bar("  validation", total, visible) as advance:
+    with bar("  validation", total, visible) as step:
+        first = True
 
         def begins() -> None:
-            nonlocal done
-            if done:
-                left = (time.perf_counter() - start) / done * (total - done)
-                say(f"  {done}/{total} predicted, ETA {duration(left)}")
-                advance("")
-            done += 1
+            nonlocal first
+            if not first:
+                done, left = step()
+                say(f"  {done} predicted, {left}")
+            first = False
 
         yield begins
 

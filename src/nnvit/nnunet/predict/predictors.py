@@ -1,25 +1,32 @@
-"""nnU-Net's predictor with the same tiles, mirrors and Gaussian, but batched tiles, bf16, and weights loaded once.
+"""Stock nnU-Net's predictor of a trained model folder, and a fast one: batched tiles, bf16, and weights loaded once.
 
-C input channels, K classes. A tile has the patch's two or three axes; an image has the same axes, preceded by a slice axis if
-the slices of a volume are predicted one by one. Memory grows with the image, never with the number of tiles.
+The fast one has the same tiles, mirrors and Gaussian; its memory grows with the image, never with the number of tiles. C input
+channels, K classes. A tile has the patch's two or three axes; an image has the same axes, preceded by a slice axis if the slices
+of a volume are predicted one by one.
 """
 
+import io
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Self
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor, nn
 
 from nnvit.model.precision import Precision
+from nnvit.nnunet.model_folder import TrainedModel
+from nnvit.records.hashes import sha256_of
 
 from .ensemble import Ensemble
-from .stock_predictor import StockPredictor
+from .prediction_options import PredictionOptions
 
 _Place = tuple[slice | int, ...]
 """Index that cuts a tile out of (C, *image) or (K, *image)."""
@@ -31,6 +38,59 @@ _CUDA_SHARE = 0.7
 """Largest share of free GPU memory for a batch; the rest allows for fragmentation by other batch sizes."""
 
 
+class StockPredictor(nnUNetPredictor):
+    """Stock nnU-Net's predictor, which calls `on_case` after each case. precision: the fast predictor's."""
+
+    on_case: Callable[[], None] | None = None
+    precision: Precision | None = None
+
+    @classmethod
+    def of(cls, model: TrainedModel, device: torch.device, options: PredictionOptions) -> Self:
+        """Makes a predictor of a model, without the batch size of its tiles."""
+        with redirect_stdout(sys.stdout if options.verbose else io.StringIO()):
+            predictor = cls(
+                tile_step_size=options.step_size,
+                use_mirroring=options.mirroring,
+                perform_everything_on_device=options.on_device,
+                device=device,
+                verbose=options.verbose,
+                verbose_preprocessing=options.verbose,
+                allow_tqdm=False,
+            )
+            predictor.manual_initialization(
+                model.network(),
+                model.plans,
+                model.configuration,
+                model.parameters,
+                model.dataset_json,
+                model.trainer,
+                model.mirroring_axes,
+            )
+        return predictor
+
+    def settings(self, model: TrainedModel) -> dict[str, Any]:
+        """Returns the settings that determine a mask: the model, the hashes of its weights, and the predictor's settings."""
+        return {
+            "model": str(model.folder.resolve()),
+            "folds": list(model.folds),
+            "checkpoint": model.checkpoint,
+            "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
+            "step_size": self.tile_step_size,
+            "mirroring": self.use_mirroring,
+            "fast": self.precision.name if self.precision else None,
+        }
+
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        """Predicts logits (K, *image) of a preprocessed image (C, *image) as nnU-Net does."""
+        logits = super().predict_logits_from_preprocessed_data(data)
+        self._case_done()
+        return logits
+
+    def _case_done(self) -> None:
+        if self.on_case is not None:
+            self.on_case()
+
+
 class FastPredictor(StockPredictor):
     """Stock nnU-Net's predictor with another sliding window; `lines` describes the differences.
 
@@ -38,7 +98,7 @@ class FastPredictor(StockPredictor):
     """
 
     wanted = "auto"
-
+    precision: Precision
     ensemble: Ensemble
     batches: "_TileBatches"
 
