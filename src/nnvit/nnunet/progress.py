@@ -7,18 +7,16 @@ from contextlib import contextmanager, nullcontext
 from itertools import count
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def columns() -> tuple[ProgressColumn, ...]:
-    """Returns what a bar shows: title, bar, count, time left, and the text of its task's field `text`."""
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[text]}"),
+)
+"""What a bar shows: title, bar, count, time left, and the text of its task's field `text`."""
 
 
 @contextmanager
@@ -27,7 +25,7 @@ def bar(title: str, total: int, visible: bool = True) -> Iterator[Callable[[], t
 
     Yields a function that counts one more, and returns the count and the time left in words, such as ("3/8", "ETA 5 min").
     """
-    progress = Progress(*columns(), console=Console(stderr=True), transient=True)
+    progress = Progress(*COLUMNS, console=Console(stderr=True), transient=True)
     task = progress.add_task(title, total=total, text="")
     start, numbers = time.perf_counter(), count(1)
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from nnvit.nnunet.progress import columns
+from nnvit.nnunet.progress import COLUMNS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _TAGS = {
@@ -40,7 +40,7 @@ class Screen:
         self.title, self.classes = title, list(classes)
         self.visible = visible and sys.stderr.isatty()
         self.console = console or Console(stderr=True)
-        self.progress = Progress(*columns())
+        self.progress = Progress(*COLUMNS)
         self.task = self.progress.add_task("", total=None, text="")
         self.curves: dict[str, list[float]] = {}
         self.pace = ""
