@@ -249,21 +249,17 @@ def _fitted(model: TrainedModel, photo: Photo) -> tuple[Photo, list[str]]:
     if photo.channels == 1 and model.channels == 3:
         pixels, notes = np.stack(photo.planes() * 3, axis=-1), ["grey, taken as three equal channels"]
     elif photo.channels == 3 and model.channels == 1:
-        pixels, notes = _one_of_three(pixels), ["three equal channels, taken as grey"]
+        differ = int((pixels != pixels[..., :1]).any(axis=-1).sum())
+        if differ:
+            raise DataError(
+                f"it is in colour (its channels differ in {differ} pixels), the model was trained on grey; save it as grey"
+            )
+        pixels, notes = pixels[..., 0], ["three equal channels, taken as grey"]
     elif photo.channels != model.channels:
         raise DataError(f"it has {photo.channels} channels, the model takes {model.channels}")
     if pixels.max() > 255 and "RGBTo01Normalization" in model.configuration.normalization_schemes:
         raise DataError(f"it has 16 bits (up to {pixels.max()}), the model was trained on 8; save it with 8 bits")
     return replace(photo, pixels=pixels), notes
-
-
-def _one_of_three(pixels: np.ndarray) -> np.ndarray:
-    differ = int((pixels != pixels[..., :1]).any(axis=-1).sum())
-    if differ:
-        raise DataError(
-            f"it is in colour (its channels differ in {differ} pixels), the model was trained on grey; save it as grey"
-        )
-    return pixels[..., 0]
 
 
 def _overlapped(

@@ -41,7 +41,7 @@ _CUDA_SHARE = 0.7
 class StockPredictor(nnUNetPredictor):
     """Stock nnU-Net's predictor, which calls `on_case` after each case. precision: the fast predictor's."""
 
-    on_case: Callable[[], None] | None = None
+    on_case: Callable[[], None] = staticmethod(lambda: None)
     precision: Precision | None = None
 
     @classmethod
@@ -83,12 +83,8 @@ class StockPredictor(nnUNetPredictor):
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
         """Predicts logits (K, *image) of a preprocessed image (C, *image) as nnU-Net does."""
         logits = super().predict_logits_from_preprocessed_data(data)
-        self._case_done()
+        self.on_case()
         return logits
-
-    def _case_done(self) -> None:
-        if self.on_case is not None:
-            self.on_case()
 
 
 class FastPredictor(StockPredictor):
@@ -148,7 +144,7 @@ class FastPredictor(StockPredictor):
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
         """(C, *image) -> fp32 logits (K, *image) in main memory: the mean over folds, mirrors and tiles."""
         logits = self.predict_sliding_window_return_logits(data).cpu()
-        self._case_done()
+        self.on_case()
         return logits
 
     @torch.inference_mode()
@@ -178,12 +174,21 @@ class FastPredictor(StockPredictor):
         return self._collected(image, views, torch.device("cpu"))
 
     def _collected(self, image: Tensor, views: "list[_View]", where: torch.device) -> Tensor:
+        """Adds up the logits of all views on a device, weighted by a Gaussian, and divides them by the weights."""
         patch = tuple(self.configuration_manager.patch_size)
-        gaussian = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=where)
-        total = _TiledSum(self.label_manager.num_segmentation_heads, image.shape[1:], gaussian, where)
+        gaussian = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=where).float()
+        total = torch.zeros((self.label_manager.num_segmentation_heads, *image.shape[1:]), device=where)
         for view, logits in self.batches.run(image, views):
-            total.add(view, logits)
-        return total.mean(views, len(self.ensemble))
+            total[view.place].addcmul_(view.mirrored(logits).to(where), gaussian)
+        dims = gaussian.ndim
+        weights = torch.zeros(total.shape[-dims:], device=where)
+        for view in views:
+            if view.place[1:-dims] in (
+                (),
+                (0,),
+            ):  # all slices of a volume have the same tiles: one slice's weights serve
+                weights[view.place[-dims:]] += gaussian
+        return total.div_(weights.mul_(len(self.ensemble)))
 
     def _logits(self, tiles: Tensor) -> Tensor:
         with torch.inference_mode(), self.precision.autocast(self.device):
@@ -213,33 +218,6 @@ def _views_of(places: Sequence[_Place], mirror_axes: Sequence[int] | None) -> li
     axes = [axis + 1 for axis in mirror_axes or ()]
     forms = [form for count in range(len(axes) + 1) for form in combinations(axes, count)]
     return [_View(place, form) for place in places for form in forms]
-
-
-class _TiledSum:
-    """The sum of all views' logits, each weighted by `gaussian` (*patch) and added at the place of its tile.
-
-    classes: K; image: the image's shape. The sum is fp32 on `device`; `mean` turns it into logits without a copy.
-    """
-
-    def __init__(self, classes: int, image: Sequence[int], gaussian: Tensor, device: torch.device) -> None:
-        self.gaussian = gaussian.to(device, torch.float32)
-        self.sum = torch.zeros((classes, *image), device=device)
-
-    def add(self, view: _View, logits: Tensor) -> None:
-        """Adds the logits (K, *patch) of a mirrored tile."""
-        self.sum[view.place].addcmul_(view.mirrored(logits).to(self.sum.device), self.gaussian)
-
-    def mean(self, views: Sequence[_View], networks: int) -> Tensor:
-        """Divides the sum over `networks` by the weights added at each place; returns (K, *image).
-
-        All slices of a volume have the same tiles, so the weights of one slice serve for all.
-        """
-        dims = self.gaussian.ndim
-        weights = torch.zeros(self.sum.shape[-dims:], device=self.sum.device)
-        for view in views:
-            if view.place[1:-dims] in ((), (0,)):
-                weights[view.place[-dims:]] += self.gaussian
-        return self.sum.div_(weights.mul_(networks))
 
 
 class _TileBatches:
