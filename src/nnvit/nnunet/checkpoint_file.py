@@ -50,7 +50,7 @@ class FrozenWeights:
 
     def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
         self.wanted, self.spec, self.say = wanted, spec, say
-        self.reference: external.ExternalWeights | None = None
+        self.external: external.ExternalWeights | None = None
         self.decided = not wanted
 
     def decide(self, network: nn.Module, origin: Mapping[str, Any]) -> None:
@@ -61,9 +61,9 @@ class FrozenWeights:
         if self.decided:
             return
         try:
-            self.reference = external.ExternalWeights.of(network, origin.get("base", origin), self.spec)
-            words = self.reference.file_words()
-            self.say(f"checkpoints leave {len(self.reference.dtypes)} frozen tensors out: {words}")
+            self.external = external.ExternalWeights.of(network, origin.get("base", origin), self.spec)
+            words = self.external.file_words()
+            self.say(f"checkpoints leave {len(self.external.dtypes)} frozen tensors out: {words}")
             self.say("  they are read where that file is; `nnvit export` makes one that needs no other file")
         except WeightsError as error:
             self.say(f"checkpoints hold the frozen weights, against checkpoint.frozen_weights=reference: {error}")
@@ -72,11 +72,11 @@ class FrozenWeights:
 
     def left_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the network's state dict as a checkpoint holds it, once it is decided."""
-        return self.reference.leave_out(state) if self.reference else dict(state)
+        return self.external.leave_out(state) if self.external else dict(state)
 
     def described(self) -> dict[str, Any] | None:
         """Describes the file and the tensors left out, None where checkpoints are whole."""
-        return asdict(self.reference) if self.reference else None
+        return asdict(self.external) if self.external else None
 
     def resume(self, state: Mapping[str, Any], network: nn.Module) -> None:
         """Goes on with what the checkpoint that was loaded left out, if the network holds just these values.
@@ -85,7 +85,7 @@ class FrozenWeights:
         """
         held = external.ExternalWeights.named_in(state)
         if self.wanted and held and held.describes(network):
-            self.reference, self.decided = held, True
+            self.external, self.decided = held, True
         external.forget()
 
     def origin(self, path: Path) -> dict[str, Any]:
