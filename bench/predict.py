@@ -30,7 +30,7 @@ import harness
 from nnvit.data.synthetic import fundus
 from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter, arch_kwargs
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
+from nnvit.nnunet.predict.predictors import FastPredictor
 from nnvit.recipe import loading
 from nnvit.weights import load_backbone
 from peak import reset, resident, trim

@@ -13,6 +13,7 @@ from nnvit.model import Segmenter, arch_kwargs
 from nnvit.model.training import prepare_for_training
 from nnvit.nnunet import checkpoint_file
 from nnvit.nnunet.share.foreign_checkpoints import _network_state
+from nnvit.nnunet.train.recipe_trainer import _transfer
 from nnvit.recipe import loading
 from nnvit.recipe.schema import TrainingConfig
 from nnvit.weights import external, load_backbone, packaged
@@ -211,7 +212,7 @@ def test_weights_are_taken_over_from_a_checkpoint_that_refers(tmp_path: Path) ->
     network, state = referring(pretrained(tmp_path / "base.safetensors"))
     checkpoint_file.write(tmp_path / "other.pth", {"network_weights": state})
     mine = build(seed=5)
-    assert checkpoint_file.transfer(mine, tmp_path / "other.pth") > len(state)
+    assert _transfer(mine, tmp_path / "other.pth") > len(state)
     assert torch.equal(mine.backbone.model.pos_embed, network.backbone.model.pos_embed)
 
 

@@ -147,7 +147,7 @@ def _predict(
     Photographs need no renaming: the mask of `My photo.JPG` is `My photo.png`, of the same size, turned as a viewer shows the
     photograph. A file that cannot be predicted is listed at the end, the others are predicted, and the exit code is 1.
     """
-    from nnvit.nnunet.predict import MaskValues, StockFlags, predict
+    from nnvit.nnunet.predict import MaskValues, PredictionOptions, predict
 
     try:
         outcome = predict(
@@ -155,29 +155,29 @@ def _predict(
             out,
             o.model_folder(m, d, c, tr, p),
             o.torch_device(device),
-            folds=[o.parse_fold(name) for name in f] if f else None,
-            checkpoint=chk,
-            kind=as_,
-            flags=StockFlags(
+            PredictionOptions(
+                values=MaskValues(values) if values else None,
+                probabilities=probabilities,
+                recursive=recursive,
                 save_probabilities=save_probabilities,
-                continue_prediction=continue_prediction,
                 npp=npp,
                 nps=nps,
                 prev_stage_predictions=prev_stage_predictions,
+                overlay=overlay,
+                continue_prediction=continue_prediction,
                 num_parts=num_parts,
                 part_id=part_id,
+                step_size=step_size,
+                mirroring=not disable_tta,
+                on_device=not not_on_device,
+                exact=exact,
+                tile_batch=tile_batch,
+                verbose=verbose,
+                bar=not disable_progress_bar,
             ),
-            values=MaskValues(values) if values else None,
-            overlay=overlay,
-            probabilities=probabilities,
-            recursive=recursive,
-            step_size=step_size,
-            mirroring=not disable_tta,
-            on_device=not not_on_device,
-            exact=exact,
-            tile_batch=tile_batch,
-            verbose=verbose,
-            bar=not disable_progress_bar,
+            folds=[o.parse_fold(name) for name in f] if f else None,
+            checkpoint=chk,
+            kind=as_,
         )
     except KeyboardInterrupt:
         print("\ninterrupted; the same command with --continue_prediction goes on", file=sys.stderr)

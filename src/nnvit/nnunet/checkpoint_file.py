@@ -28,12 +28,6 @@ def write(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def sweep(fold: Path) -> None:
-    """Removes temporary files, of checkpoints and of JSON, left by a process that was killed while writing."""
-    for partial in fold.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
-
-
 def find(fold: Path) -> Path | None:
     """Returns the checkpoint that `--c` continues from, or None."""
     return next((fold / name for name in NAMES if (fold / name).is_file()), None)
@@ -47,33 +41,6 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def transfer(network: nn.Module, path: Path) -> int:
-    """Copies all weights except the last layer's from another nnU-Net checkpoint (`-pretrained_weights`).
-
-    The last layer (`classifier`; `seg_layers` in nnU-Net's own networks) is left unchanged. Returns the number of tensors
-    copied. Raises WeightsError, and copies nothing, if any other tensor is missing, unexpected or of another shape, or if the
-    checkpoint refers to a weights file that is missing on this machine.
-    """
-    given = external.filled(read(path)["network_weights"])
-    own = network.state_dict()
-    wanted = {name for name in own if not _is_last_layer(name)}
-    missing = sorted(wanted - given.keys())
-    unexpected = sorted(name for name in given.keys() - own.keys() if not _is_last_layer(name))
-    misshapen = sorted(name for name in wanted & given.keys() if given[name].shape != own[name].shape)
-    if missing or unexpected or misshapen:
-        raise WeightsError(
-            f"{path} was trained with another network: of {len(wanted)} tensors, {len(missing)} are missing {missing[:3]}, "
-            f"{len(unexpected)} unexpected {unexpected[:3]}, {len(misshapen)} of another shape {misshapen[:3]}. "
-            "-pretrained_weights needs a checkpoint of the same plans' network; give a bare backbone as model.weights=PATH."
-        )
-    network.load_state_dict(own | {name: given[name] for name in wanted})
-    return len(wanted)
-
-
-def _is_last_layer(name: str) -> bool:
-    return ".seg_layers." in name or name.startswith(("head.classifier.", "refine.classifier.", "auxiliary."))
-
-
 class FrozenWeights:
     """The frozen weights of one training, which follow `checkpoint.frozen_weights`.
 
@@ -83,7 +50,7 @@ class FrozenWeights:
 
     def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
         self.wanted, self.spec, self.say = wanted, spec, say
-        self.reference: external.ExternalWeights | None = None
+        self.external: external.ExternalWeights | None = None
         self.decided = not wanted
 
     def decide(self, network: nn.Module, origin: Mapping[str, Any]) -> None:
@@ -94,9 +61,9 @@ class FrozenWeights:
         if self.decided:
             return
         try:
-            self.reference = external.ExternalWeights.of(network, origin.get("base", origin), self.spec)
-            words = self.reference.file_words()
-            self.say(f"checkpoints leave {len(self.reference.dtypes)} frozen tensors out: {words}")
+            self.external = external.ExternalWeights.of(network, origin.get("base", origin), self.spec)
+            words = self.external.file_words()
+            self.say(f"checkpoints leave {len(self.external.dtypes)} frozen tensors out: {words}")
             self.say("  they are read where that file is; `nnvit export` makes one that needs no other file")
         except WeightsError as error:
             self.say(f"checkpoints hold the frozen weights, against checkpoint.frozen_weights=reference: {error}")
@@ -105,11 +72,11 @@ class FrozenWeights:
 
     def left_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the network's state dict as a checkpoint holds it, once it is decided."""
-        return self.reference.leave_out(state) if self.reference else dict(state)
+        return self.external.leave_out(state) if self.external else dict(state)
 
     def described(self) -> dict[str, Any] | None:
         """Describes the file and the tensors left out, None where checkpoints are whole."""
-        return asdict(self.reference) if self.reference else None
+        return asdict(self.external) if self.external else None
 
     def resume(self, state: Mapping[str, Any], network: nn.Module) -> None:
         """Goes on with what the checkpoint that was loaded left out, if the network holds just these values.
@@ -118,7 +85,7 @@ class FrozenWeights:
         """
         held = external.ExternalWeights.named_in(state)
         if self.wanted and held and held.describes(network):
-            self.reference, self.decided = held, True
+            self.external, self.decided = held, True
         external.forget()
 
     def origin(self, path: Path) -> dict[str, Any]:

@@ -147,6 +147,11 @@ class ModelFolder:
             f"{held or 'no fold at all'}. Leave -f out to take all trained folds, or choose another checkpoint with -chk."
         )
 
+    def open(self, folds: Sequence[FoldId] | None = None, checkpoint: str = FINAL) -> TrainedModel:
+        """Opens the model with the checkpoints of some folds; arguments and errors as in `folds`."""
+        chosen = self.folds(folds, checkpoint)
+        return self.model({fold: self.checkpoint(fold, checkpoint) for fold in chosen}, checkpoint)
+
     def checkpoint(self, fold: FoldId, name: str) -> dict[str, Any]:
         """Reads a fold's checkpoint by the safe loader."""
         return checkpoint_file.read(self.path / f"fold_{fold}" / name)
@@ -196,13 +201,6 @@ def build_network(
     classes = plans.get_label_manager(dataset_json).num_segmentation_heads
     channels = determine_num_input_channels(plans, configuration, dataset_json)
     return build(*described, channels, classes, enable_deep_supervision=False)
-
-
-def open_model(path: Path, folds: Sequence[FoldId] | None = None, checkpoint: str = FINAL) -> TrainedModel:
-    """Opens a model folder with the checkpoints of some folds; arguments and errors as in `ModelFolder`."""
-    folder = ModelFolder.read(path)
-    chosen = folder.folds(folds, checkpoint)
-    return folder.model({fold: folder.checkpoint(fold, checkpoint) for fold in chosen}, checkpoint)
 
 
 def _models_in(folder: Path) -> list[ModelName]:

@@ -1,36 +1,42 @@
 """A progress bar on a terminal, and durations in words."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import count
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Advance = Callable[[str], None]
-"""Advances a bar by one and shows a short text beside it."""
-
-
-def columns() -> tuple[ProgressColumn, ...]:
-    """Returns what a bar shows: title, bar, count, time left, and the text of its task's field `text`."""
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[text]}"),
+)
+"""What a bar shows: title, bar, count, time left, and the text of its task's field `text`."""
 
 
 @contextmanager
-def bar(title: str, total: int, visible: bool = True) -> Iterator[Advance]:
-    """Shows a progress bar that disappears at the end; shows nothing if stderr is not a terminal. Yields its `Advance`."""
-    if not (visible and sys.stderr.isatty()):
-        yield lambda text: None
-        return
-    with Progress(*columns(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total, text="")
-        yield lambda text: progress.update(task, advance=1, text=text)
+def bar(title: str, total: int, visible: bool = True) -> Iterator[Callable[[], tuple[str, str]]]:
+    """Shows a progress bar that disappears at the end; shows nothing if stderr is not a terminal.
+
+    Yields a function that counts one more, and returns the count and the time left in words, such as ("3/8", "ETA 5 min").
+    """
+    progress = Progress(*COLUMNS, console=Console(stderr=True), transient=True)
+    task = progress.add_task(title, total=total, text="")
+    start, numbers = time.perf_counter(), count(1)
+
+    def step() -> tuple[str, str]:
+        progress.advance(task)
+        done = next(numbers)
+        left = (time.perf_counter() - start) / done * (total - done)
+        return f"{done}/{total}", f"ETA {duration(left)}"
+
+    with progress if visible and sys.stderr.isatty() else nullcontext():
+        yield step
 
 
 def duration(seconds: float) -> str:

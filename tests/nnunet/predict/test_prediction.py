@@ -1,6 +1,6 @@
 """`nnvit predict`: photographs as they are give the masks of their imported twins; nnU-Net's naming gives nnUNetv2_predict's.
 
-To the last pixel with --exact; how far the fast way agrees is held by test_fast_predictor.py.
+To the last pixel with --exact; how far the fast way agrees is held by test_predictors.py.
 """
 
 import json
@@ -24,11 +24,11 @@ from nnvit.data.image_reading import Photo, read_image
 from nnvit.data.importer import import_dataset
 from nnvit.errors import DataError, PlansError, WeightsError
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.model_folder import TrainedModel, open_model
-from nnvit.nnunet.predict.cases import is_case_folder
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
+from nnvit.nnunet.model_folder import ModelFolder, TrainedModel
+from nnvit.nnunet.predict.cases import CaseFolder
 from nnvit.nnunet.predict.mask_legend import MaskLegend, MaskValues
-from nnvit.nnunet.predict.photograph_pipeline import _fitted
+from nnvit.nnunet.predict.photographs import _fitted
+from nnvit.nnunet.predict.predictors import FastPredictor
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from tests.nnunet.conftest import (
     ONE_PROCESS,
@@ -350,7 +350,7 @@ def test_a_model_of_stock_nnunet_predicts_photographs_as_it_predicts_cases(
 
 @pytest.fixture(scope="module")
 def model(vessels: Path) -> TrainedModel:
-    return open_model(vessels)
+    return ModelFolder.read(vessels).open()
 
 
 def with_channels(model: TrainedModel, count: int) -> TrainedModel:
@@ -408,7 +408,7 @@ def test_regions_are_predicted_as_by_stock_nnunet(vessels: Path, crop: Image.Ima
     described = json.loads((folder / "dataset.json").read_text())
     described |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
     (folder / "dataset.json").write_text(json.dumps(described))
-    model = open_model(folder)
+    model = ModelFolder.read(folder).open()
     assert MaskLegend.of(model, None).names == {1: "whole", 2: "core"}
     assert MaskLegend.of(model, None).channels == {0: "whole", 1: "core"}
     (tmp_path / "in").mkdir()
@@ -537,7 +537,7 @@ def test_nnunets_naming_is_told_from_a_cameras(
 ) -> None:
     for name in names:
         (tmp_path / name).touch()
-    assert is_case_folder(tmp_path, model) is cases
+    assert CaseFolder(tmp_path, model).has_nnunets_naming() is cases
 
 
 def test_an_ensemble_of_all_trained_folds_is_nnunets(
@@ -561,7 +561,7 @@ def test_an_ensemble_of_all_trained_folds_is_nnunets(
     assert np.array_equal(pixels(tmp_path / "out" / "eye.png"), pixels(tmp_path / "eye.png"))
     assert pixels(tmp_path / "out" / "overlays" / "eye.png").shape == (*crop.size[::-1], 3)
     with pytest.raises(WeightsError, match=r"fold_2 of .* lacks checkpoint_final.pth.*fold_2: checkpoint_latest.pth"):
-        open_model(model, [0, 2])
+        ModelFolder.read(model).open([0, 2])
 
 
 def test_regions_of_volumes_are_nnunets_with_nnunets_flags(regions: str, nnvit: Run, tmp_path: Path) -> None:
@@ -589,9 +589,9 @@ def test_regions_of_volumes_are_nnunets_with_nnunets_flags(regions: str, nnvit: 
 
 def test_a_folder_that_is_no_model_is_told_apart(vessels: Path, nnvit: Run, tmp_path: Path) -> None:
     with pytest.raises(PlansError, match=r"it looks like a fold of one: give .*__2d and -f 0"):
-        open_model(vessels / "fold_0")
+        ModelFolder.read(vessels / "fold_0").open()
     with pytest.raises(PlansError, match=f"give one of those within: .*{vessels.name}"):
-        open_model(vessels.parent)
+        ModelFolder.read(vessels.parent).open()
     code, _, errors = nnvit("-i", tmp_path, "-o", tmp_path, "-d", "103", "-c", "2d")
     assert code == 2
     assert "-tr nnUNetTrainer_nnvit -p nnUNetPlans_vessels -c 2d" in errors

@@ -24,6 +24,7 @@ from nnvit.errors import NnvitError, PlansError, WeightsError
 from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import checkpoint_file, paths
 from nnvit.nnunet.share.foreign_checkpoints import convert
+from nnvit.nnunet.train.recipe_trainer import _transfer
 from nnvit.recipe import loading
 from nnvit.weights import load_backbone
 
@@ -207,7 +208,7 @@ def test_the_result_starts_a_training_by_pretrained_weights(tmp_path: Path) -> N
     reference, given = fork(lora=True), yaml(tmp_path)
     out = convert(saved(reference, tmp_path / "fork.pth"), tmp_path / "ours.pth", [given]).paths[0]
     network = Segmenter(3, 5, **arch_kwargs(loading.load_recipe(["segformer_fork", given])))
-    assert checkpoint_file.transfer(network, out) == len(network.state_dict()) - 2
+    assert _transfer(network, out) == len(network.state_dict()) - 2
     fuse = reference.decode_head.linear_fuse.weight
     assert torch.equal(network.head.fuse.weight, fuse)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from nnvit import registry
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.model_folder import open_model
+from nnvit.nnunet.model_folder import ModelFolder
 from nnvit.nnunet.plan import plans_file
 from nnvit.recipe import loading
 from nnvit.weights import external
@@ -68,7 +68,7 @@ def test_the_checkpoint_holds_what_was_trained_and_names_the_rest(embedding: Pat
     external.forget()
     assert all(torch.equal(whole[name], tensor) for name, tensor in external.filled(left).items())
     assert checkpoint_file.read(embedding / "checkpoint_final.pth")["nnvit"]["reference"] is None
-    opened = open_model(referring.parent)  # what nnvit predict runs
+    opened = ModelFolder.read(referring.parent).open()  # what nnvit predict runs
     assert all(torch.equal(whole[name], tensor) for name, tensor in opened.parameters[0].items())
     assert opened.parameters[0].keys() == whole.keys()
 

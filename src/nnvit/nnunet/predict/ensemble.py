@@ -74,12 +74,6 @@ class Ensemble(nn.Module):
         """
         if precision.dtype is None:
             return 0
-        under = self._layers_under_autocast(precision, patch)
-        for layer in under:
-            layer.to(precision.dtype)
-        return len(under)
-
-    def _layers_under_autocast(self, precision: Precision, patch: Tensor) -> list[nn.Module]:
         met: dict[nn.Module, bool] = {}
 
         def watch(layer: nn.Module, _: object) -> None:
@@ -90,7 +84,10 @@ class Ensemble(nn.Module):
             self(patch)
         for hook in hooks:
             hook.remove()
-        return [layer for layer, always in met.items() if always]
+        under = [layer for layer, always in met.items() if always]
+        for layer in under:
+            layer.to(precision.dtype)
+        return len(under)
 
 
 def _have_one_backbone(folds: Sequence[Mapping[str, Tensor]]) -> bool:

@@ -1,11 +1,14 @@
-"""The names of the labels in the masks of photographs, and the value that each label is written with."""
+"""The names of the labels in the masks of photographs, the value of each in a mask, and the pictures that show them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from nnvit.data import mask_drawing
 from nnvit.errors import DataError
 from nnvit.nnunet.model_folder import TrainedModel
 
@@ -70,15 +73,49 @@ class MaskLegend:
             table[label] = value
         return table[labels]
 
-    def lines(self) -> list[str]:
-        """Returns lines for the user that say what the masks hold."""
+    def lines(self, overlay: bool = False) -> list[str]:
+        """Returns lines for the user that say what the masks hold, and the colours of the labels in overlays."""
         pairs = ", ".join(f"{name}={value}" for name, value in self.by_name().items())
         lines = [f"values in the masks: {pairs} ({_DESCRIBED[self.kind]})"]
         if max(self.values.values()) < _DARK:
             lines.append(
                 "  they look black in a viewer; --values visible spreads them over 0..255, --overlay shows them"
             )
+        if overlay:
+            colours = ", ".join(f"{name} {mask_drawing.colour_of(i)}" for i, name in enumerate(self.names.values()))
+            lines.append(f"colours in the overlays: {colours}")
         return lines
+
+    def probability_folders(self) -> dict[int, str]:
+        """Returns channel of the probabilities -> the folder of its pictures, `probabilities/<label>`."""
+        return {channel: f"probabilities/{_safe(name)}" for channel, name in self.channels.items()}
+
+    def write_mask(self, path: Path, labels: np.ndarray) -> None:
+        """Writes the values of (H, W) labels."""
+        _write_png(path, Image.fromarray(self.translate(labels)))
+
+    def write_overlay(self, path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+        """Draws (H, W) labels on a photograph, (H, W) or (H, W, C)."""
+        _write_png(path, mask_drawing.draw(pixels, labels, list(self.names)))
+
+    def write_probabilities(self, out: Path, name: str, probabilities: np.ndarray) -> None:
+        """Writes a 16-bit picture `name` of each label's probabilities into its folder in `out`. probabilities: (K, H, W)."""
+        for channel, folder in self.probability_folders().items():
+            scaled = (probabilities[channel] * 65535).round().astype(np.uint16)
+            _write_png(out / folder / name, Image.fromarray(scaled))
+
+
+def _safe(label: str) -> str:
+    """Returns a label's name as the name of a folder."""
+    return "".join(c if c.isalnum() or c in " -_.()" else "_" for c in label).strip(". ") or "_"
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
+    """Writes a picture atomically (temporary file, rename), weakly compressed for speed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    image.save(partial, format="PNG", compress_level=1)
+    partial.replace(path)
 
 
 def _names(model: TrainedModel) -> tuple[dict[int, str], dict[int, str]]:

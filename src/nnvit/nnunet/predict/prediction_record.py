@@ -6,12 +6,7 @@ from typing import Any
 
 from nnvit import __version__
 from nnvit.errors import ConfigError, DataError
-from nnvit.nnunet.model_folder import TrainedModel
-from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import read_json, write_json
-
-from .fast_predictor import FastPredictor
-from .stock_predictor import StockPredictor
 
 _NAME = "nnvit_predict.json"
 
@@ -30,25 +25,6 @@ class PredictionOutcome:
         kept = f", {len(self.kept)} kept" if self.kept else ""
         failed = f", {len(self.failed)} FAILED" if self.failed else ""
         return [f"{len(self.predicted)} predicted{kept}{failed}: {self.out}"]
-
-
-def notes_on_existing(count: int, total: str, *, keep: bool) -> list[str]:
-    """Returns a line on existing masks, [] if there are none. total: such as "5 cases"; keep: they are kept."""
-    fate = "kept (--continue_prediction)" if keep else "overwritten; --continue_prediction keeps them"
-    return [f"{count} of {total} are predicted already and {fate}"] if count else []
-
-
-def prediction_settings(model: TrainedModel, predictor: StockPredictor) -> dict[str, Any]:
-    """Returns the settings that determine a mask: the model, the hashes of its weights, and the predictor's settings."""
-    return {
-        "model": str(model.folder.resolve()),
-        "folds": list(model.folds),
-        "checkpoint": model.checkpoint,
-        "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
-        "step_size": predictor.tile_step_size,
-        "mirroring": predictor.use_mirroring,
-        "fast": predictor.precision.name if isinstance(predictor, FastPredictor) else None,
-    }
 
 
 class PredictionRecord:

@@ -1,7 +1,7 @@
 """Draws the curves of a training: live on a terminal, and in TensorBoard files beside nnU-Net's own log."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from nnvit.nnunet.progress import Advance, columns
+from nnvit.nnunet.progress import COLUMNS
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _TAGS = {
@@ -40,7 +40,7 @@ class Screen:
         self.title, self.classes = title, list(classes)
         self.visible = visible and sys.stderr.isatty()
         self.console = console or Console(stderr=True)
-        self.progress = Progress(*columns())
+        self.progress = Progress(*COLUMNS)
         self.task = self.progress.add_task("", total=None, text="")
         self.curves: dict[str, list[float]] = {}
         self.pace = ""
@@ -57,7 +57,7 @@ class Screen:
         """Shows the frame within the context."""
         return self.live if self.visible else nullcontext()
 
-    def phase(self, description: str, total: int, done: int = 0) -> Advance:
+    def phase(self, description: str, total: int, done: int = 0) -> Callable[[str], None]:
         """Restarts the bar; returns a function that advances it by one, with a short text."""
         self.progress.reset(self.task, total=total, completed=done, description=description, text="")
         return lambda text: self.progress.update(self.task, advance=1, text=text)

@@ -24,7 +24,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoD
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from nnvit.errors import ConfigError, PlansError
+from nnvit.errors import ConfigError, PlansError, WeightsError
 from nnvit.model.precision import Precision
 from nnvit.model.training import EpochSchedule, WeightAverage, build_optimizer, prepare_for_training
 from nnvit.nnunet import checkpoint_file
@@ -33,6 +33,7 @@ from nnvit.recipe import loading
 from nnvit.recipe.schema import Recipe
 from nnvit.records.plans_block import PlansBlock
 from nnvit.weights import load_backbone
+from nnvit.weights.external import filled
 
 from .iterations import Signals
 from .randomness import RandomStreams
@@ -164,7 +165,7 @@ class RecipeTrainer(nnUNetTrainer):
     def _load_weights(self) -> dict[str, Any]:
         """Loads another checkpoint's weights or the pretrained backbone's; returns the report."""
         if self.pretrained is not None:
-            taken = checkpoint_file.transfer(self.bare_network, self.pretrained)
+            taken = _transfer(self.bare_network, self.pretrained)
             self.say(f"weights: {taken} tensors from {self.pretrained}")
             origin = self.frozen.origin(self.pretrained)
             return {"source": "-pretrained_weights", "path": self.pretrained.name, "loaded": taken} | origin
@@ -281,3 +282,30 @@ class RecipeTrainer(nnUNetTrainer):
         self.print_to_log_file(line)
         if self.local_rank == 0:
             print(line, flush=True)
+
+
+def _transfer(network: nn.Module, path: Path) -> int:
+    """Copies all weights except the last layer's from another nnU-Net checkpoint (`-pretrained_weights`).
+
+    The last layer (`classifier`; `seg_layers` in nnU-Net's own networks) is left unchanged. Returns the number of tensors
+    copied. Raises WeightsError, and copies nothing, if any other tensor is missing, unexpected or of another shape, or if the
+    checkpoint refers to a weights file that is missing on this machine.
+    """
+    given = filled(checkpoint_file.read(path)["network_weights"])
+    own = network.state_dict()
+    wanted = {name for name in own if not _is_last_layer(name)}
+    missing = sorted(wanted - given.keys())
+    unexpected = sorted(name for name in given.keys() - own.keys() if not _is_last_layer(name))
+    misshapen = sorted(name for name in wanted & given.keys() if given[name].shape != own[name].shape)
+    if missing or unexpected or misshapen:
+        raise WeightsError(
+            f"{path} was trained with another network: of {len(wanted)} tensors, {len(missing)} are missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}, {len(misshapen)} of another shape {misshapen[:3]}. "
+            "-pretrained_weights needs a checkpoint of the same plans' network; give a bare backbone as model.weights=PATH."
+        )
+    network.load_state_dict(own | {name: given[name] for name in wanted})
+    return len(wanted)
+
+
+def _is_last_layer(name: str) -> bool:
+    return ".seg_layers." in name or name.startswith(("head.classifier.", "refine.classifier.", "auxiliary."))

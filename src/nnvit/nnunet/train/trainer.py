@@ -11,13 +11,16 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils._pytree import tree_map
 
+from nnvit.estimate.fake_tensors import forward_flops
 from nnvit.model import Segmenter
 from nnvit.model.training import training_step
 from nnvit.nnunet import checkpoint_file
+from nnvit.records.run_record import RunRecord
 
 from .curves import Screen, TensorBoardLogger
 from .iterations import Interrupted, Meter, Signals
 from .recipe_trainer import Outputs
+from .run_account import found_facts
 from .validation import ValidatingTrainer
 
 
@@ -62,10 +65,10 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
 
     def on_train_start(self) -> None:
         """Refuses a fold that holds another training, then starts as nnU-Net does."""
-        self.account.refuse_taken_fold()
+        self.account.refuse_taken_fold(self.block, self.configuration_name, resumed=self.resumed)
         super().on_train_start()
         self.meter.forget_peak()
-        self.account.begin()
+        self.account.begin(self._run_record(), resumed=self.resumed)
         if self.local_rank == 0:
             board = TensorBoardLogger(Path(self.output_folder) / "tensorboard", self.classes, self.current_epoch)
             self.logger.loggers.append(board)
@@ -73,10 +76,40 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
             self.random_streams.restore(self.random_states)
         else:
             self.random_streams.start(self.current_epoch, self.local_rank)
-        for line in self.account.opening_lines():
+        for line in self.account.opening_lines(self.recipe.tuning):
             self.say(line)
         if self.local_rank == 0 and not self.disable_checkpointing:
             self.frozen.decide(self.bare_network, self.weights_report)
+
+    def _run_record(self) -> RunRecord:
+        """Gathers the facts of this training."""
+        block, planned, channels = self.block, self.configuration_manager, self.num_input_channels
+        split = dict(zip(("train", "val"), self.do_split(), strict=True))
+        described = self.plans_manager, planned, channels, self.label_manager.num_segmentation_heads, False
+        build = partial(self.build_network_architecture, *described)
+        return RunRecord(
+            schema=block.schema,
+            recipe=block.recipe,
+            recipe_hash=block.hash,
+            base_plans=block.base_plans,
+            base_plans_hash=block.base_plans_hash,
+            plans=self.plans_manager.plans_name,
+            configuration=self.configuration_name,
+            fold=self.fold,
+            split_hash=RunRecord.hash_of_split(split),
+            cases={part: len(names) for part, names in split.items()},
+            batch_size=planned.batch_size,
+            patch_size=list(planned.patch_size),
+            seed=self.recipe.training.seed,
+            precision={"name": self.precision.name, "reason": self.precision.reason},
+            weights=self.weights_report,
+            flops_per_patch=forward_flops(build, (1, channels, *planned.patch_size)),
+            augmentation=self.augmentation,
+            mirroring_axes=self.inference_allowed_mirroring_axes,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            epochs_done=self.current_epoch,
+            **found_facts(self.bare_network, Path(self.preprocessed_dataset_folder), self.device),
+        )
 
     def _train_epoch(self) -> None:
         """Runs the training iterations that are left of this epoch. Raises Interrupted after a signal."""
@@ -139,7 +172,7 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
         """Ends the epoch as nnU-Net does (log, best checkpoint, plot), writes the latest checkpoint and a line."""
         super().on_epoch_end()
         self.outputs = []
-        self.account.epoch(self.meter.medians(), self.meter.peak())
+        self.account.epoch(self.current_epoch, self.meter.medians(), self.meter.peak())
         self._show_epoch()
         if self.current_epoch < self.num_epochs and self.current_epoch % self.recipe.training.save_every == 0:
             self.save_latest()

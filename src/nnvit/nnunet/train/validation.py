@@ -2,7 +2,6 @@
 
 import io
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -14,8 +13,8 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.predict.fast_predictor import FastPredictor
-from nnvit.nnunet.progress import bar, duration
+from nnvit.nnunet.predict.predictors import FastPredictor
+from nnvit.nnunet.progress import bar
 from nnvit.records.model_name import ModelName
 
 from .recipe_trainer import RecipeTrainer
@@ -34,7 +33,7 @@ class ValidatingTrainer(RecipeTrainer):
     on_case: Callable[[], None] | None = None  # called as each case of the final validation begins
 
     def _prepare(self) -> None:
-        self.account = RunAccount(self)
+        self.account = RunAccount(Path(self.output_folder), writes=self.local_rank == 0)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validates as nnU-Net does or, with `fast_validation`, by the fast predictor.
@@ -55,7 +54,7 @@ class ValidatingTrainer(RecipeTrainer):
             else:
                 super().perform_actual_validation(save_probabilities)
         self.on_case = None
-        self.account.validated(self.validated, precision)
+        self.account.validated(self.validated, self.inference_allowed_mirroring_axes, precision)
         model = ModelName.parse(Path(self.output_folder_base).name)
         if model is not None and not self.disable_checkpointing:
             dataset = self.plans_manager.dataset_name
@@ -71,16 +70,15 @@ class ValidatingTrainer(RecipeTrainer):
     @contextmanager
     def _shown_cases(self, total: int) -> Iterator[Callable[[], None]]:
         """Shows a line and a step of the bar for every case; yields what is called as each of `total` cases begins."""
-        start, done = time.perf_counter(), 0
-        with bar("  validation", total, self.local_rank == 0) as advance:
+        with bar("  validation", total, self.local_rank == 0) as step:
+            first = True
 
             def begins() -> None:
-                nonlocal done
-                if done:
-                    left = (time.perf_counter() - start) / done * (total - done)
-                    self.say(f"  {done}/{total} predicted, ETA {duration(left)}")
-                    advance("")
-                done += 1
+                nonlocal first
+                if not first:
+                    done, left = step()
+                    self.say(f"  {done} predicted, {left}")
+                first = False
 
             yield begins
 

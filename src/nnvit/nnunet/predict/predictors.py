@@ -1,25 +1,32 @@
-"""nnU-Net's predictor with the same tiles, mirrors and Gaussian, but batched tiles, bf16, and weights loaded once.
+"""Stock nnU-Net's predictor of a trained model folder, and a fast one: batched tiles, bf16, and weights loaded once.
 
-C input channels, K classes. A tile has the patch's two or three axes; an image has the same axes, preceded by a slice axis if
-the slices of a volume are predicted one by one. Memory grows with the image, never with the number of tiles.
+The fast one has the same tiles, mirrors and Gaussian; its memory grows with the image, never with the number of tiles. C input
+channels, K classes. A tile has the patch's two or three axes; an image has the same axes, preceded by a slice axis if the slices
+of a volume are predicted one by one.
 """
 
+import io
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Self
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor, nn
 
 from nnvit.model.precision import Precision
+from nnvit.nnunet.model_folder import TrainedModel
+from nnvit.records.hashes import sha256_of
 
 from .ensemble import Ensemble
-from .stock_predictor import StockPredictor
+from .prediction_options import PredictionOptions
 
 _Place = tuple[slice | int, ...]
 """Index that cuts a tile out of (C, *image) or (K, *image)."""
@@ -31,6 +38,55 @@ _CUDA_SHARE = 0.7
 """Largest share of free GPU memory for a batch; the rest allows for fragmentation by other batch sizes."""
 
 
+class StockPredictor(nnUNetPredictor):
+    """Stock nnU-Net's predictor, which calls `on_case` after each case. precision: the fast predictor's."""
+
+    on_case: Callable[[], None] = staticmethod(lambda: None)
+    precision: Precision | None = None
+
+    @classmethod
+    def of(cls, model: TrainedModel, device: torch.device, options: PredictionOptions) -> Self:
+        """Makes a predictor of a model, without the batch size of its tiles."""
+        with redirect_stdout(sys.stdout if options.verbose else io.StringIO()):
+            predictor = cls(
+                tile_step_size=options.step_size,
+                use_mirroring=options.mirroring,
+                perform_everything_on_device=options.on_device,
+                device=device,
+                verbose=options.verbose,
+                verbose_preprocessing=options.verbose,
+                allow_tqdm=False,
+            )
+            predictor.manual_initialization(
+                model.network(),
+                model.plans,
+                model.configuration,
+                model.parameters,
+                model.dataset_json,
+                model.trainer,
+                model.mirroring_axes,
+            )
+        return predictor
+
+    def settings(self, model: TrainedModel) -> dict[str, Any]:
+        """Returns the settings that determine a mask: the model, the hashes of its weights, and the predictor's settings."""
+        return {
+            "model": str(model.folder.resolve()),
+            "folds": list(model.folds),
+            "checkpoint": model.checkpoint,
+            "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
+            "step_size": self.tile_step_size,
+            "mirroring": self.use_mirroring,
+            "fast": self.precision.name if self.precision else None,
+        }
+
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        """Predicts logits (K, *image) of a preprocessed image (C, *image) as nnU-Net does."""
+        logits = super().predict_logits_from_preprocessed_data(data)
+        self.on_case()
+        return logits
+
+
 class FastPredictor(StockPredictor):
     """Stock nnU-Net's predictor with another sliding window; `lines` describes the differences.
 
@@ -38,7 +94,7 @@ class FastPredictor(StockPredictor):
     """
 
     wanted = "auto"
-
+    precision: Precision
     ensemble: Ensemble
     batches: "_TileBatches"
 
@@ -88,7 +144,7 @@ class FastPredictor(StockPredictor):
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
         """(C, *image) -> fp32 logits (K, *image) in main memory: the mean over folds, mirrors and tiles."""
         logits = self.predict_sliding_window_return_logits(data).cpu()
-        self._case_done()
+        self.on_case()
         return logits
 
     @torch.inference_mode()
@@ -118,12 +174,21 @@ class FastPredictor(StockPredictor):
         return self._collected(image, views, torch.device("cpu"))
 
     def _collected(self, image: Tensor, views: "list[_View]", where: torch.device) -> Tensor:
+        """Adds up the logits of all views on a device, weighted by a Gaussian, and divides them by the weights."""
         patch = tuple(self.configuration_manager.patch_size)
-        gaussian = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=where)
-        total = _TiledSum(self.label_manager.num_segmentation_heads, image.shape[1:], gaussian, where)
+        gaussian = compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=where).float()
+        total = torch.zeros((self.label_manager.num_segmentation_heads, *image.shape[1:]), device=where)
         for view, logits in self.batches.run(image, views):
-            total.add(view, logits)
-        return total.mean(views, len(self.ensemble))
+            total[view.place].addcmul_(view.mirrored(logits).to(where), gaussian)
+        dims = gaussian.ndim
+        weights = torch.zeros(total.shape[-dims:], device=where)
+        for view in views:
+            if view.place[1:-dims] in (
+                (),
+                (0,),
+            ):  # all slices of a volume have the same tiles: one slice's weights serve
+                weights[view.place[-dims:]] += gaussian
+        return total.div_(weights.mul_(len(self.ensemble)))
 
     def _logits(self, tiles: Tensor) -> Tensor:
         with torch.inference_mode(), self.precision.autocast(self.device):
@@ -153,33 +218,6 @@ def _views_of(places: Sequence[_Place], mirror_axes: Sequence[int] | None) -> li
     axes = [axis + 1 for axis in mirror_axes or ()]
     forms = [form for count in range(len(axes) + 1) for form in combinations(axes, count)]
     return [_View(place, form) for place in places for form in forms]
-
-
-class _TiledSum:
-    """The sum of all views' logits, each weighted by `gaussian` (*patch) and added at the place of its tile.
-
-    classes: K; image: the image's shape. The sum is fp32 on `device`; `mean` turns it into logits without a copy.
-    """
-
-    def __init__(self, classes: int, image: Sequence[int], gaussian: Tensor, device: torch.device) -> None:
-        self.gaussian = gaussian.to(device, torch.float32)
-        self.sum = torch.zeros((classes, *image), device=device)
-
-    def add(self, view: _View, logits: Tensor) -> None:
-        """Adds the logits (K, *patch) of a mirrored tile."""
-        self.sum[view.place].addcmul_(view.mirrored(logits).to(self.sum.device), self.gaussian)
-
-    def mean(self, views: Sequence[_View], networks: int) -> Tensor:
-        """Divides the sum over `networks` by the weights added at each place; returns (K, *image).
-
-        All slices of a volume have the same tiles, so the weights of one slice serve for all.
-        """
-        dims = self.gaussian.ndim
-        weights = torch.zeros(self.sum.shape[-dims:], device=self.sum.device)
-        for view in views:
-            if view.place[1:-dims] in ((), (0,)):
-                weights[view.place[-dims:]] += self.gaussian
-        return self.sum.div_(weights.mul_(networks))
 
 
 class _TileBatches:

@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nnvit.model import Segmenter, precision
 from nnvit.model.precision import Precision
 from nnvit.nnunet import checkpoint_file
-from nnvit.nnunet.model_folder import TrainedModel, open_model
+from nnvit.nnunet.model_folder import ModelFolder, TrainedModel
 from nnvit.nnunet.predict.ensemble import Ensemble
-from nnvit.nnunet.predict.fast_predictor import FastPredictor, _TileBatches, _views_of
-from nnvit.nnunet.predict.photograph_pipeline import _overlapped
-from nnvit.nnunet.predict.stock_predictor import StockPredictor
+from nnvit.nnunet.predict.photographs import _overlapped
+from nnvit.nnunet.predict.prediction_options import PredictionOptions
+from nnvit.nnunet.predict.predictors import FastPredictor, StockPredictor, _TileBatches, _views_of
 from nnvit.nnunet.train import run_training
 from tests.contract.cells import HEADS, Cell, build, neck_for
 from tests.nnunet.conftest import SHORT, VESSELS, Run, masks, train
@@ -86,7 +86,11 @@ def assert_differ_only_where_undecided(got: Tensor, wanted: Tensor) -> None:
 
 
 def fast(model: TrainedModel, **settings: Any) -> FastPredictor:
-    return FastPredictor.of(model, CPU, **settings)
+    return FastPredictor.of(model, CPU, PredictionOptions(**settings))
+
+
+def stock_of(model: TrainedModel, **settings: Any) -> StockPredictor:
+    return StockPredictor.of(model, CPU, PredictionOptions(**settings))
 
 
 def folds_of(model: Path, out: Path, change: Callable[[str], bool], count: int = 3) -> TrainedModel:
@@ -102,7 +106,7 @@ def folds_of(model: Path, out: Path, change: Callable[[str], bool], count: int =
                 weights[name] = weights[name] + 0.1 * noise * weights[name].abs()
         (out / f"fold_{fold}").mkdir()
         checkpoint_file.write(out / f"fold_{fold}" / "checkpoint_final.pth", content | {"network_weights": weights})
-    return open_model(out)
+    return ModelFolder.read(out).open()
 
 
 # --- one network -------------------------------------------------------------------------------------------------------
@@ -110,8 +114,8 @@ def folds_of(model: Path, out: Path, change: Callable[[str], bool], count: int =
 
 @pytest.mark.parametrize("mirroring", [True, False])
 def test_in_fp32_the_logits_are_nnunets(vessels: Path, image: Tensor, mirroring: bool, without_bf16: None) -> None:
-    model = open_model(vessels)
-    ours, stock = fast(model, mirroring=mirroring), StockPredictor.of(model, CPU, mirroring=mirroring)
+    model = ModelFolder.read(vessels).open()
+    ours, stock = fast(model, mirroring=mirroring), stock_of(model, mirroring=mirroring)
     wanted, got = tile_by_tile(stock, image), ours.predict_logits_from_preprocessed_data(image)
     assert got.dtype == torch.float32
     assert wanted.abs().max() > 1
@@ -124,16 +128,16 @@ def test_in_fp32_the_logits_are_nnunets(vessels: Path, image: Tensor, mirroring:
 def test_an_image_smaller_than_a_patch_is_padded_as_nnunet_does(
     vessels: Path, image: Tensor, without_bf16: None
 ) -> None:
-    model = open_model(vessels)
+    model = ModelFolder.read(vessels).open()
     small = image[..., :90, :150].contiguous()
     got = fast(model).predict_logits_from_preprocessed_data(small)
-    wanted = StockPredictor.of(model, CPU).predict_logits_from_preprocessed_data(small)
+    wanted = stock_of(model).predict_logits_from_preprocessed_data(small)
     torch.testing.assert_close(got, wanted.float(), rtol=0, atol=2e-3 * float(wanted.abs().max()))  # nnU-Net's fp16
 
 
 def test_in_bf16_the_masks_agree(vessels: Path, image: Tensor, with_bf16: None) -> None:
-    model = open_model(vessels)
-    ours, stock = fast(model), StockPredictor.of(model, CPU)
+    model = ModelFolder.read(vessels).open()
+    ours, stock = fast(model), stock_of(model)
     got, wanted = (one.predict_logits_from_preprocessed_data(image).float() for one in (ours, stock))
     assert_differ_only_where_undecided(got, wanted)
     assert "bf16 (auto: this cpu has bf16 matrix instructions)" in ours.lines[0]
@@ -238,8 +242,8 @@ def test_folds_with_one_frozen_backbone_run_it_once(
     assert sum(backbone) == views
     assert len(heads) == len(backbone)
     assert "the 3 folds have one backbone, which runs once for all of them" in ours.lines
-    torch.testing.assert_close(got, tile_by_tile(StockPredictor.of(model, CPU), image), rtol=0, atol=1e-4)
-    one = fast(open_model(vessels)).predict_logits_from_preprocessed_data(image)
+    torch.testing.assert_close(got, tile_by_tile(stock_of(model), image), rtol=0, atol=1e-4)
+    one = fast(ModelFolder.read(vessels).open()).predict_logits_from_preprocessed_data(image)
     assert (got - one).abs().max() > 0.1
     distinct = {parameter.data_ptr() for parameter in ours.ensemble.networks[1].backbone.parameters()}
     assert distinct == {parameter.data_ptr() for parameter in ours.ensemble.networks[0].backbone.parameters()}
@@ -252,7 +256,7 @@ def test_folds_whose_backbones_differ_run_whole_whatever_the_recipe_says(
     ours = fast(model)
     assert not any("one backbone" in line for line in ours.lines)
     got = ours.predict_logits_from_preprocessed_data(image)
-    torch.testing.assert_close(got, tile_by_tile(StockPredictor.of(model, CPU), image), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got, tile_by_tile(stock_of(model), image), rtol=0, atol=1e-4)
 
 
 def test_folds_of_a_head_within_the_encoder_run_whole() -> None:
@@ -303,9 +307,9 @@ def test_lora_is_merged_and_agrees(crops: str, image: Tensor, tmp_path: Path, wi
     (line,) = [line for line in ours.lines if "LoRA" in line]
     assert float(line.split(" ")[-1]) < 1e-4
     got = ours.predict_logits_from_preprocessed_data(image)
-    torch.testing.assert_close(got, tile_by_tile(StockPredictor.of(model, CPU), image), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got, tile_by_tile(stock_of(model), image), rtol=0, atol=1e-4)
     without = [{n: t * 0 if ".lora_B." in n else t for n, t in fold.items()} for fold in model.parameters]
-    stock = StockPredictor.of(model, CPU)
+    stock = stock_of(model)
     stock.list_of_parameters = without
     assert (tile_by_tile(stock, image) - got).abs().max() > 0.01
 
@@ -330,7 +334,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("size", [1, 3, 16])
 def test_as_many_passes_as_the_batch_size_asks_for(vessels: Path, image: Tensor, size: int, without_bf16: None) -> None:
-    ours = fast(open_model(vessels))
+    ours = fast(ModelFolder.read(vessels).open())
     ours.set_tile_batch(size)
     batches = calls_of(ours.ensemble)
     got = ours.predict_logits_from_preprocessed_data(image)
@@ -344,7 +348,7 @@ def test_as_many_passes_as_the_batch_size_asks_for(vessels: Path, image: Tensor,
 
 def test_what_is_held_grows_only_as_the_image(vessels: Path, without_bf16: None) -> None:
     """The largest tensors for an image far larger than a batch: the sum of the logits, and the weights, once each."""
-    ours = fast(open_model(vessels), mirroring=False, step_size=1.0)
+    ours = fast(ModelFolder.read(vessels).open(), mirroring=False, step_size=1.0)
     ours.set_tile_batch(1)
     ours.ensemble = ours.batches.network = Classes()  # type: ignore[assignment]
     sizes = [1024, 2048]
@@ -389,7 +393,7 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_logits_that_are_no_numbers_are_refused(vessels: Path, image: Tensor, without_bf16: None, value: float) -> None:
-    ours = fast(open_model(vessels))
+    ours = fast(ModelFolder.read(vessels).open())
     ours.ensemble.networks[0].head.classifier.bias.data[:] = value
     with pytest.raises(RuntimeError, match="logits in fp32 hold NaN or infinity"):
         ours.predict_logits_from_preprocessed_data(image)
