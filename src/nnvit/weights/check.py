@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from nnvit import registry
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.types import Backbone, Converted
+from nnvit.types import Backbone, BaseFamily, Converted
 
 from . import licences, packaged
 from .safe_reading import read_weights, weights_sha256
@@ -115,24 +114,26 @@ def check(path: str | Path) -> WeightsCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A backbone on the meta device. args: of model.backbone_args; statistics: mean and std that the recipe applies."""
+class _Trial:
+    """A file converted for one backbone, which is on the meta device.
+
+    recipe: the keys that choose it; statistics: mean and std that the recipe applies; converted: None if the family refuses
+    the file; why: the reason why it does not fit, or ""; matched: tensors that do; close: these are more than half.
+    """
 
     backbone: Backbone
-    args: Mapping[str, Any]
+    recipe: str
     statistics: Mapping[str, list[float]]
+    converted: Converted | None = None
+    why: str
+    matched: int = 0
+    close: bool = True
 
-    def __str__(self) -> str:
-        args = [f"model.backbone_args.{key}={str(value).lower()}" for key, value in self.args.items()]
-        return " ".join([f"model.backbone={self.backbone.family} model.backbone_size={self.backbone.size}", *args])
 
-
-def _families() -> Iterator[tuple[ModuleType, str]]:
-    """Yields every family and size that the registry can list."""
-    for family in registry.names("backbone"):
-        module = registry.module("backbone", family)
-        for size in module.SIZES:
-            yield module, size
+def _families() -> list[tuple[type[BaseFamily], str]]:
+    """Returns every family and size that the registry can list."""
+    families = [registry.family(name) for name in registry.names("backbone")]
+    return [(family, size) for family in families for size in family.SIZES]
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -148,79 +149,72 @@ class _WithoutInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _candidate(module: ModuleType, size: str, args: Mapping[str, Any]) -> _Candidate | None:
+def _candidate(family: BaseFamily, size: str) -> Backbone | None:
     """Builds a backbone on the meta device; None if the family was not published in this form."""
-    given = module.Args(**args)
     try:
         with torch.device("meta"), _WithoutInit():
-            backbone = module.build(size, module.resolve_taps(size, None), given)
+            return family.build(size, family.resolve_taps(size, None))
     except ConfigError:
         return None
-    defaults = vars(module.Args())
-    changed = {key: value for key, value in args.items() if value != defaults[key]}
-    return _Candidate(backbone=backbone, args=changed, statistics=module.statistics(size, given))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Trial:
-    """A file converted for one candidate. why: the reason why it does not fit, or ""; matched: tensors that do."""
-
-    candidate: _Candidate
-    converted: Converted | None
-    why: str
-    matched: int
-    close: bool
 
 
 def _try_all(unwrapped: Unwrapped, sha256: str) -> tuple[tuple[_Fit, ...], str]:
-    """Returns the fits, and the closest candidate with the reason why it fails."""
-    trials = [trial for module, size in _families() for trial in _try_variants(module, size, unwrapped)]
+    """Returns the fits, and the closest backbone with the reason why it fails."""
+    trials = [trial for family, size in _families() for trial in _try_variants(family, size, unwrapped)]
     fits: dict[tuple[str, str, str], _Fit] = {}
     for trial in trials:
         if trial.converted is not None and not trial.why:
-            fit, backbone = _fit(trial.candidate, trial.converted, sha256), trial.candidate.backbone
             # A variant with the same tensors and statistics is the same answer.
-            fits.setdefault((backbone.family, backbone.size, str(fit.statistics)), fit)
+            key = (trial.backbone.family, trial.backbone.size, str(trial.statistics))
+            fits.setdefault(key, _fit(trial, trial.converted, sha256))
     nearest = max(trials, key=lambda trial: trial.matched)
     own = tuple(fit for fit in fits.values() if not fit.ambiguity)
-    return own or tuple(fits.values()), f"{nearest.candidate}: {nearest.why}" if nearest.matched else "none"
+    return own or tuple(fits.values()), f"{nearest.recipe}: {nearest.why}" if nearest.matched else "none"
 
 
-def _try_variants(module: ModuleType, size: str, unwrapped: Unwrapped) -> Iterator[_Trial]:
+def _try_variants(family: type[BaseFamily], size: str, unwrapped: Unwrapped) -> Iterator[_Trial]:
     """Tries the defaults, and the other variants if these come close: building takes a second for the large ones."""
-    trial = _try(_candidate(module, size, {}), unwrapped)
+    trial = _try(family(), size, unwrapped)
     if trial is not None:
         yield trial
     if trial is None or trial.close:
-        trials = (_try(_candidate(module, size, args), unwrapped) for args in module.VARIANTS)
-        yield from (trial for trial in trials if trial is not None)
+        yield from filter(None, (_try(family(**keys), size, unwrapped) for keys in family.VARIANTS))
 
 
-def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
-    if candidate is None:
+def _try(family: BaseFamily, size: str, unwrapped: Unwrapped) -> _Trial | None:
+    backbone = _candidate(family, size)
+    if backbone is None:
         return None
-    targets = target_tensors(candidate.backbone.model)
+    defaults = vars(type(family)())
+    changed = {key: value for key, value in vars(family).items() if value != defaults[key]}
+    keys = [f"model.backbone_args.{key}={str(value).lower()}" for key, value in changed.items()]
+    recipe = " ".join([f"model.backbone={backbone.family} model.backbone_size={size}", *keys])
+    statistics, targets = family.statistics(size), target_tensors(backbone.model)
     try:
-        converted = unwrapped.convert(candidate.backbone.family, targets)
+        converted = unwrapped.convert(backbone.family, targets)
     except WeightsError as error:
-        return _Trial(candidate=candidate, converted=None, why=str(error), matched=0, close=True)
+        return _Trial(backbone=backbone, recipe=recipe, statistics=statistics, why=str(error))
     found = Faults.between(converted.state, targets)
-    close = 2 * found.matched > found.wanted
     return _Trial(
-        candidate=candidate, converted=converted, why=str(found) if found else "", matched=found.matched, close=close
+        backbone=backbone,
+        recipe=recipe,
+        statistics=statistics,
+        converted=converted,
+        why=str(found) if found else "",
+        matched=found.matched,
+        close=2 * found.matched > found.wanted,
     )
 
 
-def _fit(candidate: _Candidate, converted: Converted, sha256: str) -> _Fit:
-    backbone = candidate.backbone
-    published = backbone.publishes(sha256) or sha256 == packaged.SHA256
-    licence = licence_of(backbone, published=published)
+def _fit(trial: _Trial, converted: Converted, sha256: str) -> _Fit:
+    is_packaged = sha256 == packaged.SHA256
+    published = is_packaged or trial.backbone.publishes(sha256)
     return _Fit(
-        recipe=str(candidate),
+        recipe=trial.recipe,
         converted=converted,
-        licence=packaged.LICENCE if sha256 == packaged.SHA256 else licence,
-        statistics=candidate.statistics,
-        ambiguity="" if published else converted.origins(backbone.family, sha256),
+        licence=packaged.LICENCE if is_packaged else licence_of(trial.backbone, published=published),
+        statistics=trial.statistics,
+        ambiguity="" if published else converted.origins(trial.backbone.family, sha256),
     )
 
 

@@ -46,7 +46,7 @@ class Unwrapped:
         names, for the caller to refuse; dropped keys are spelled as in the file. Raises WeightsError if dropping a key would
         change the network's output.
         """
-        converted = recognise(self.state, family, names) or _timm_native(self.state, names)
+        converted = registry.family(family).recognise(self.state, names) or _timm_native(self.state, names)
         dropped = tuple(self.spelled[key] for key in converted.dropped)
         return replace(converted, dropped=self.heads + dropped)
 
@@ -109,12 +109,6 @@ def _without_prefix(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     if len(stripped) < len(kept):
         raise WeightsError(f"some of its keys exist both with and without '{prefix}'; keep one set.")
     return stripped
-
-
-def recognise(state: State, family: str, names: Collection[str] = ()) -> Converted | None:
-    """Converts a flat state dict by the first of the family's layouts that recognises it; None if none does."""
-    attempts = (layout(state, names) for layout in registry.module("backbone", family).LAYOUTS)
-    return next(filter(None, attempts), None)
 
 
 def _timm_native(state: State, names: Collection[str]) -> Converted:
