@@ -100,8 +100,8 @@ class BaseFamily:
 
     @classmethod
     def check_size(cls, size: str) -> None:
-        """Raises ConfigError that lists the family's sizes."""
-        if size not in cls.SIZES:
+        """Raises ConfigError that lists the family's sizes, for a name that is none of them."""
+        if cls.SIZES and size not in cls.SIZES:
             raise ConfigError(
                 f"model.backbone_size='{size}' is not a size of {cls.name()}; use one of {', '.join(cls.SIZES)}."
                 + did_you_mean(size, cls.SIZES)

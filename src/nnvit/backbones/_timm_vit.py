@@ -16,7 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError, did_you_mean
-from nnvit.types import BaseFamily, DefaultWeights, TokenBackbone
+from nnvit.types import Backbone, BaseFamily, DefaultWeights, TokenBackbone
+
+Network = tuple[VisionTransformer | Eva, DefaultWeights | None]
+"""timm's model with random weights, and the published weights that fill it, None if there are none."""
 
 
 class TimmViT(TokenBackbone):
@@ -141,7 +144,7 @@ class ViTFamily(BaseFamily):
     SIZES: ClassVar[Mapping[str, int]]
     LORA_TARGETS = ("qkv",)
     # blocks (0-based) that dense-prediction heads read in DINOv2's evaluations; quarters for 32
-    TAPS: ClassVar[Mapping[int, Sequence[int]]] = {
+    TAPS: ClassVar[dict[int, list[int]]] = {
         12: [2, 5, 8, 11],
         24: [5, 11, 17, 23],
         32: [7, 15, 23, 31],
@@ -176,22 +179,15 @@ class ViTFamily(BaseFamily):
                 + did_you_mean(value, choices)
             )
 
-    def wrap(
-        self,
-        model: VisionTransformer | Eva,
-        size: str,
-        taps: Sequence[int],
-        default_weights: DefaultWeights | None = None,
-    ) -> TimmViT:
-        """Puts timm's model behind the backbone contract, as a backbone of this family."""
-        return TimmViT(
-            model,
-            taps,
-            family=self.name(),
-            size=size,
-            default_weights=default_weights,
-            final_norm=self.final_norm,
-        )
+    def network(self, size: str) -> Network:
+        """Builds timm's model of this size with random weights, and names the published ones."""
+        raise NotImplementedError
+
+    def build(self, size: str, taps: Sequence[int]) -> Backbone:
+        """Puts the family's `network` behind the backbone contract. Raises ConfigError for a size that does not exist."""
+        self.check_size(size)
+        model, weights = self.network(size)
+        return TimmViT(model, taps, family=self.name(), size=size, default_weights=weights, final_norm=self.final_norm)
 
 
 def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:

@@ -1,13 +1,13 @@
 """DINOv2 (Oquab et al. 2023, arXiv 2304.07193): ViT-S to ViT-g, patch 14, with or without registers."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import TimmViT, ViTFamily, create, renamed
+from ._timm_vit import Network, ViTFamily, create, renamed
 
 _PAGE = "https://github.com/facebookresearch/dinov2"
 _NAMES = {"register_tokens": "reg_token", ".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
@@ -44,11 +44,10 @@ class Family(ViTFamily):
     VARIANTS = ({"registers": True},)
     LAYOUTS = (_hub,)
 
-    def build(self, size: str, taps: Sequence[int]) -> TimmViT:
+    def network(self, size: str) -> Network:
         """Builds a DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
-        self.check_size(size)
         registers = "reg4_" if self.registers else ""
         name = f"vit_{size}_patch14_{registers}dinov2"
         file = f"dinov2_vit{size[0]}14_{registers}pretrain.pth"
         weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0", page=_PAGE)
-        return self.wrap(create(name), size, taps, weights)
+        return create(name), weights

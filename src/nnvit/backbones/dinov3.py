@@ -1,14 +1,14 @@
 """DINOv3 (Siméoni et al. 2025, arXiv 2508.10104): ViT-S to ViT-7B, patch 16, four registers, rotary positions."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import TimmViT, ViTFamily, create, renamed
+from ._timm_vit import Network, ViTFamily, create, renamed
 
 _PAGE = "https://github.com/facebookresearch/dinov3"
 
@@ -108,9 +108,8 @@ class Family(ViTFamily):
         """Returns ImageNet's or those of the satellite images, for values in 0..1."""
         return _SATELLITE_STATISTICS if self.dataset == "sat493m" else super().statistics(size)
 
-    def build(self, size: str, taps: Sequence[int]) -> TimmViT:
+    def network(self, size: str) -> Network:
         """Builds a DINOv3 ViT with random weights. Raises ConfigError for a size that was not trained on the data set."""
-        self.check_size(size)
         published = DATASETS[self.dataset]
         if size not in published:
             raise ConfigError(
@@ -121,4 +120,4 @@ class Family(ViTFamily):
         name = f"vit_{size}_patch16_dinov3"
         hub = f"timm/{name}.{self.dataset}"
         weights = DefaultWeights(file=f"{file}-{sha256}.pth", sha256=sha256, hub=hub, licence="dinov3", page=_PAGE)
-        return self.wrap(create(name, qkv_bias=self.qkv_bias), size, taps, weights)
+        return create(name, qkv_bias=self.qkv_bias), weights

@@ -135,7 +135,8 @@ class MiT(Backbone):
         A key that the file lacks passes.
         """
         model: Any = self.model.config
-        expected = {key: _plain(value) for key, value in model.to_dict().items()}
+        # as JSON has them: a list for a tuple
+        expected = {key: list(value) if isinstance(value, tuple) else value for key, value in model.to_dict().items()}
         differing = [key for key in _CONFIG_KEYS if key in config and config[key] != expected[key]]
         if differing:
             listed = ", ".join(f"{key}={config[key]} (the model has {expected[key]})" for key in differing)
@@ -143,10 +144,6 @@ class MiT(Backbone):
                 f"its config.json says {listed}: the same weights would compute something else. Only the published MiT"
                 " sizes are built here."
             )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _transformers(state: State, names: Collection[str]) -> Converted | None:
@@ -157,7 +154,9 @@ def _transformers(state: State, names: Collection[str]) -> Converted | None:
     decode_head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
     dropped = (*(name for name in state if name.startswith("classifier.")), *decode_head)
     rest = {name: tensor for name, tensor in state.items() if name not in dropped}
-    encoder = {_own_name(name): tensor for name, tensor in rest.items()}
+    encoder = rest
+    for pattern, ours in _HUB_NAMES.items():
+        encoder = {re.sub(pattern, ours, name): tensor for name, tensor in encoder.items()}
     if _FIRST not in encoder:
         return None
     if len(encoder) < len(rest):
@@ -169,12 +168,6 @@ def _transformers(state: State, names: Collection[str]) -> Converted | None:
         ambiguity="every MiT of this size has this layout, whatever images it was trained on",
         decode_head=decode_head,
     )
-
-
-def _own_name(name: str) -> str:
-    for pattern, ours in _HUB_NAMES.items():
-        name = re.sub(pattern, ours, name)
-    return name
 
 
 class Family(BaseFamily):

@@ -1,6 +1,6 @@
 """RETFound (Zhou et al. 2023, doi 10.1038/s41586-023-06555-x): ViT-L trained on retinal images, by MAE or by DINOv2."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from nnvit.errors import ConfigError
 from nnvit.types import Converted, DefaultWeights, State
 
 from . import dinov2
-from ._timm_vit import TimmViT, ViTFamily, create
+from ._timm_vit import Network, ViTFamily, create
 
 _LICENCE = "cc-by-nc-4.0"
 _PAGE = "https://github.com/rmaphoh/RETFound"
@@ -58,10 +58,9 @@ class Family(ViTFamily):
                 " files have 224, and 518 with patch 14."
             )
 
-    def build(self, size: str, taps: Sequence[int]) -> TimmViT:
+    def network(self, size: str) -> Network:
         """Builds a ViT-L with random weights, its position embeddings on the grid of `img_size`."""
-        self.check_size(size)
         name, _, file, sha256 = _KINDS[self.variant]
         hub = f"YukunZhou/{file}"
         weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=hub, licence=_LICENCE, page=_PAGE)
-        return self.wrap(create(name, img_size=self.img_size), size, taps, weights)
+        return create(name, img_size=self.img_size), weights

@@ -1,6 +1,5 @@
 """Any plain ViT of timm by name: `model.backbone=timm model.backbone_size=vit_base_patch16_224`."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import timm
@@ -8,7 +7,7 @@ import torch
 
 from nnvit.types import DefaultWeights
 
-from ._timm_vit import TimmViT, ViTFamily, create
+from ._timm_vit import Network, ViTFamily, create
 
 
 class Family(ViTFamily):
@@ -28,10 +27,10 @@ class Family(ViTFamily):
         assert config is not None
         return {"mean": list(config.mean), "std": list(config.std)}
 
-    def build(self, size: str, taps: Sequence[int]) -> TimmViT:
+    def network(self, size: str) -> Network:
         """Builds the timm model `size` with random weights."""
         model = create(size)
         config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         hub, licence = config.get("hf_hub_id"), str(config.get("license") or "unknown")
         weights = DefaultWeights(file=f"{size}.safetensors", hub=str(hub), licence=licence) if hub else None
-        return self.wrap(model, size, taps, weights)
+        return model, weights

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ._timm_vit import TimmViT, ViTFamily
+from nnvit.types import Backbone
+
+from ._timm_vit import Network, ViTFamily
 from .mit import MiT
 
 _COMMON: dict[str, Any] = {
@@ -52,8 +54,12 @@ class Family(ViTFamily):
 
     SIZES: ClassVar = dict.fromkeys(_NETWORKS, 4)
 
-    def build(self, size: str, taps: Sequence[int]) -> TimmViT | MiT:
+    def network(self, size: str) -> Network:
+        """Builds a tiny ViT with random weights."""
+        return _NETWORKS[size](), None
+
+    def build(self, size: str, taps: Sequence[int]) -> Backbone:
         """Builds a tiny backbone with random weights."""
-        self.check_size(size)
-        model = _NETWORKS[size]()
-        return MiT(model, taps, family="tiny", size=size) if size == "mit" else self.wrap(model, size, taps)
+        if size == "mit":
+            return MiT(_NETWORKS[size](), taps, family="tiny", size=size)
+        return super().build(size, taps)

@@ -1,12 +1,12 @@
 """VisionFM (Qiu et al. 2024, arXiv 2310.04992): one iBOT ViT-B/16 for each of eight kinds of eye images."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import TimmViT, ViTFamily, create
+from ._timm_vit import Network, ViTFamily, create
 
 _LICENCE = "cc-by-nc-4.0"
 _PAGE = "https://github.com/ABILab-CUHK/VisionFM"
@@ -54,8 +54,7 @@ class Family(ViTFamily):
         _, mean, std = MODALITIES[self.modality]
         return {key: list(values) * (3 // len(values)) for key, values in (("mean", mean), ("std", std))}
 
-    def build(self, size: str, taps: Sequence[int]) -> TimmViT:
+    def network(self, size: str) -> Network:
         """Builds a ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
-        self.check_size(size)
         weights = DefaultWeights(file=f"VFM_{MODALITIES[self.modality][0]}_weights.pth", licence=_LICENCE, page=_PAGE)
-        return self.wrap(create("vit_base_patch16_224"), size, taps, weights)
+        return create("vit_base_patch16_224"), weights
