@@ -87,5 +87,6 @@ class Record:
     def add(self, new: dict[str, str]) -> None:
         """Adds names that the file does not hold yet, atomically; does nothing if the folder cannot be written to."""
         held = self.read()  # just before writing: another run may have written in the meantime
+        missing = {name: value for name, value in new.items() if not held.get(name)}
         with contextlib.suppress(OSError):
-            write_json(self.path, held | new | held, indent=1)
+            write_json(self.path, held | missing, indent=1)
