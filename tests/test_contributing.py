@@ -36,10 +36,10 @@ def example(heading: str) -> str:
 KINDS = {
     "head": "A new head in thirty lines",
     "neck": "A new neck in thirty lines",
-    "backbone": "A new backbone family in forty lines",
+    "backbone": "A new backbone family in thirty lines",
 }
 CODE = {kind: example(heading) for kind, heading in KINDS.items()}
-LINES = {"head": 30, "neck": 30, "backbone": 40}
+LINES = {"head": 30, "neck": 30, "backbone": 30}
 TINY = ["model.backbone=tiny", "model.backbone_size=vit"]
 NETWORKS = {
     "head": [*TINY, "model.head=mine", "model.width=16", "model.neck_args.out_channels=16"],

@@ -46,9 +46,9 @@ class _Trial:
     @property
     def licence(self) -> str:
         """The licence, as in WeightsReport."""
-        return (
-            packaged.LICENCE if self.sha256 == packaged.SHA256 else licence_of(self.backbone, published=self.published)
-        )
+        if self.sha256 == packaged.SHA256:
+            return packaged.LICENCE
+        return licence_of(self.backbone, published=self.published)
 
     @property
     def ambiguity(self) -> str:

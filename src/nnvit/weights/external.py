@@ -97,16 +97,14 @@ class ExternalWeights:
 
     def _check_types(self) -> None:
         """Raises TypeError for fields of the wrong type: a checkpoint may come from anybody."""
-        for name, value in asdict(self).items():
-            if name == "size":
-                fits = type(value) is int and value >= 0
-            elif name == "shapes":
-                fits = isinstance(value, dict) and all(_is_shape(shape) for shape in value.values())
-            elif name == "dtypes":
-                fits = isinstance(value, dict) and all(isinstance(v, str) and v in _DTYPES for v in value.values())
-            else:
-                fits = isinstance(value, str)
-            if not fits:
+        fits = {name: isinstance(value, str) for name, value in asdict(self).items()}
+        fits["size"] = type(self.size) is int and self.size >= 0
+        fits["shapes"] = isinstance(self.shapes, dict) and all(map(_is_shape, self.shapes.values()))
+        fits["dtypes"] = isinstance(self.dtypes, dict) and all(
+            isinstance(dtype, str) and dtype in _DTYPES for dtype in self.dtypes.values()
+        )
+        for name, fit in fits.items():
+            if not fit:
                 raise TypeError(f"its {name} is of another type")
 
     def file_words(self) -> str:
