@@ -49,7 +49,7 @@ PLACES = {
         "command": ["2", "cli/NAME.py, and its name in COMMANDS of cli/__init__.py"],
     },
 }
-ROLES = {"Args", "Config", "Head", "Neck"}
+ROLES = {"Args", "Config", "Family", "Head", "Neck"}
 """Class names by which the registry finds a component's parts: every component has its own."""
 Graph = dict[str, set[str]]
 
@@ -80,7 +80,7 @@ def measure(tree: Path, places: dict[str, Any]) -> dict[str, Any]:
         "file names used in more than one room": _repeated(
             (path.name, path.parent) for path in parsed if path.stem != "__init__"
         ),
-        "class names used more than once (except Args, Config, Head, Neck)": _repeated(
+        "class names used more than once (except Args, Config, Family, Head, Neck)": _repeated(
             (node.name, (path, node.lineno))
             for path, module in parsed.items()
             for node in ast.walk(module)

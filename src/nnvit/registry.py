@@ -28,7 +28,11 @@ def module(kind: str, name: str) -> ModuleType:
     return import_module(f"nnvit.{KINDS[kind]}.{name}")
 
 
+def family(name: str) -> Any:
+    """Returns the class of a backbone family, a BaseFamily. Raises ConfigError as `module` does."""
+    return module("backbone", name).Family
+
+
 def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> Any:
     """Builds a backbone with random weights from plain data. Raises ConfigError for an unknown one."""
-    family = module("backbone", name)
-    return family.build(size, taps, family.Args(**args))
+    return family(name)(**args).build(size, taps)

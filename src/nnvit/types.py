@@ -5,11 +5,11 @@ Shapes: B batch, C channels, H W the image's height and width, h w a feature map
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 
 State = dict[str, Tensor]
 """A state dict."""
@@ -61,33 +61,56 @@ Layout = Callable[[State, Collection[str]], Converted | None]
 """Converts a flat state dict for a model that has the given names. Returns None if the file does not have this layout."""
 
 
-@runtime_checkable
-class Family(Protocol):
-    """The members of a file under backbones/.
+@dataclass(kw_only=True)
+class BaseFamily:
+    """Base of the backbone families, each a class `Family`; its fields are the family's own keys, `model.backbone_args`.
 
-    Args: dataclass of the family's own recipe keys (`model.backbone_args`). SIZES: the values of `model.backbone_size`; empty
-    if any name of a library is taken. LORA_TARGETS: layers that get adapters unless a recipe names others. LAYOUTS: of the
-    family's published files; the first that recognises a file converts it, and timm's own names need none. VARIANTS: `Args` that
-    `nnvit weights check` tries besides the defaults.
+    SIZES: the values of `model.backbone_size`; empty if any name of a library is taken. LORA_TARGETS: layers that get adapters
+    unless a recipe names others. LAYOUTS: of the family's published files; the first that recognises a file converts it, and
+    timm's own names need none. VARIANTS: keys that `nnvit weights check` tries besides the defaults.
     """
 
-    Args: type
-    SIZES: Collection[str]
-    LORA_TARGETS: Sequence[str]
-    LAYOUTS: Sequence[Layout]
-    VARIANTS: Sequence[Mapping[str, Any]]
+    SIZES: ClassVar[Collection[str]]
+    LORA_TARGETS: ClassVar[Sequence[str]]
+    LAYOUTS: ClassVar[Sequence[Layout]] = ()
+    VARIANTS: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
-    def resolve_taps(self, size: str, taps: Sequence[int] | None) -> list[int]:
+    @classmethod
+    def name(cls) -> str:
+        """Returns the name of the family's file, the value of `model.backbone`."""
+        return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def resolve_taps(cls, size: str, taps: Sequence[int] | None) -> list[int]:
         """Returns the tapped layers, the published ones for None. Raises ConfigError for a size or layer that does not exist."""
-        ...
+        raise NotImplementedError
 
-    def statistics(self, size: str, args: Any) -> dict[str, list[float]]:
-        """Returns the `mean` and `std` of three channels that the weights were trained with, for values in 0..1."""
-        ...
+    def statistics(self, size: str) -> dict[str, list[float]]:
+        """Returns the `mean` and `std` of three channels that the weights were trained with, for values in 0..1.
 
-    def build(self, size: str, taps: Sequence[int], args: Any) -> "Backbone":
+        They are ImageNet's, as in DINOv2, DINOv3 and most of timm, unless a family has its own.
+        """
+        from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+        return {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
+
+    def build(self, size: str, taps: Sequence[int]) -> "Backbone":
         """Builds a backbone with random weights; downloads nothing and reads no file. Raises ConfigError."""
-        ...
+        raise NotImplementedError
+
+    @classmethod
+    def check_size(cls, size: str) -> None:
+        """Raises ConfigError that lists the family's sizes, for a name that is none of them."""
+        if cls.SIZES and size not in cls.SIZES:
+            raise ConfigError(
+                f"model.backbone_size='{size}' is not a size of {cls.name()}; use one of {', '.join(cls.SIZES)}."
+                + did_you_mean(size, cls.SIZES)
+            )
+
+    @classmethod
+    def recognise(cls, state: State, names: Collection[str] = ()) -> Converted | None:
+        """Converts a flat state dict by the first layout that recognises it; None if none does. names: those of the model."""
+        return next(filter(None, (layout(state, names) for layout in cls.LAYOUTS)), None)
 
 
 class Backbone(nn.Module):

@@ -19,7 +19,7 @@ from nnvit.recipe.schema import ARCH_VERSION
 from nnvit.weights import licences, load_backbone
 from nnvit.weights.load import _fill_head
 from nnvit.weights.safe_reading import read_config, read_weights
-from nnvit.weights.state_dicts import describe, recognise, target_tensors
+from nnvit.weights.state_dicts import describe, target_tensors
 
 CLASSES, HIDDEN = 5, 24
 MODELS = [SegformerModel, SegformerForSemanticSegmentation, SegformerForImageClassification]
@@ -64,7 +64,7 @@ def state_of(model, layout, folder):
 
 
 def split(state):
-    return recognise(state, "mit")
+    return registry.family("mit").recognise(state)
 
 
 def decode_head():
@@ -123,8 +123,7 @@ def test_both_layouts_in_one_file_are_refused(tmp_path):
 
 
 def test_another_familys_file_is_not_taken():
-    vit = registry.module("backbone", "tiny")
-    state = vit.build("vit", [3], vit.Args()).model.state_dict()
+    state = registry.family("tiny")().build("vit", [3]).model.state_dict()
     assert split(state) is None
     assert "MiT" not in describe(state)
 

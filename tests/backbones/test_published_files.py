@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nnvit import registry
+from nnvit.backbones import visionfm
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.weights import load_backbone
 from nnvit.weights.state_dicts import target_tensors
@@ -124,9 +125,9 @@ def test_a_fine_tuned_retfound_without_the_final_norm_is_refused(tmp_path):
 
 
 def build(family, size, **args):
-    module = registry.module("backbone", family)
+    chosen = registry.family(family)(**args)
     with torch.device("meta"):
-        return module.build(size, module.resolve_taps(size, None), module.Args(**args))
+        return chosen.build(size, chosen.resolve_taps(size, None))
 
 
 @pytest.mark.parametrize(
@@ -149,10 +150,9 @@ def test_the_backbones_have_the_published_sizes(family, size, args, tensors, par
 
 @pytest.mark.parametrize("modality", ["fundus", "oct", "ffa", "mri", "ubm", "ultrasound", "external_eye", "slit_lamp"])
 def test_each_modality_has_its_own_statistics_and_file(modality):
-    module = registry.module("backbone", "visionfm")
-    args = module.Args(modality=modality)
-    numbers = module.statistics("base", args)
-    others = [module.statistics("base", module.Args(modality=m)) for m in module.MODALITIES if m != modality]
+    family = registry.family("visionfm")
+    numbers = family(modality=modality).statistics("base")
+    others = [family(modality=m).statistics("base") for m in visionfm.MODALITIES if m != modality]
     assert {len(values) for values in numbers.values()} == {3}
     assert all(0 < value < 1 for values in numbers.values() for value in values)
     assert numbers not in others
@@ -160,17 +160,16 @@ def test_each_modality_has_its_own_statistics_and_file(modality):
 
 
 def test_single_numbers_stand_for_three_channels():
-    module = registry.module("backbone", "visionfm")
-    assert module.statistics("base", module.Args(modality="oct")) == {"mean": [0.2109] * 3, "std": [0.1760] * 3}
-    assert module.statistics("base", module.Args()) == {
+    family = registry.family("visionfm")
+    assert family(modality="oct").statistics("base") == {"mean": [0.2109] * 3, "std": [0.1760] * 3}
+    assert family().statistics("base") == {
         "mean": [0.4237, 0.2609, 0.1284],
         "std": [0.2948, 0.2017, 0.1367],
     }
 
 
 def test_satellite_models_have_their_own_statistics_file_and_repository():
-    module = registry.module("backbone", "dinov3")
-    assert module.statistics("large", module.Args(dataset="sat493m")) == {
+    assert registry.family("dinov3")(dataset="sat493m").statistics("large") == {
         "mean": [0.430, 0.411, 0.296],
         "std": [0.213, 0.156, 0.143],
     }
@@ -193,7 +192,7 @@ def test_satellite_models_have_their_own_statistics_file_and_repository():
 )
 def test_a_value_that_a_family_does_not_know_is_refused_with_the_nearest(family, args, words):
     with pytest.raises(ConfigError, match=words):
-        registry.module("backbone", family).Args(**args)
+        registry.family(family)(**args)
 
 
 def test_a_size_that_was_not_trained_on_satellite_images_is_refused():

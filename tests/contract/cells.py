@@ -23,7 +23,7 @@ from nnvit.recipe.loading import load_recipe
 from nnvit.recipe.schema import ModelConfig, Recipe
 from nnvit.types import TokenBackbone
 
-TINY = registry.module("backbone", "tiny")
+TINY = registry.family("tiny")
 FAMILIES = list(TINY.SIZES)
 NECKS, HEADS = registry.names("neck"), registry.names("head")
 TUNINGS = ["frozen", "lora", "full"]
@@ -81,12 +81,12 @@ def small(keys: Mapping[str, Any]) -> dict[str, Any]:
 def backbone(family: str) -> Any:
     """A tiny backbone on the meta device."""
     with torch.device("meta"):
-        return TINY.build(family, TINY.resolve_taps(family, None), TINY.Args())
+        return TINY().build(family, TINY.resolve_taps(family, None))
 
 
 def lora_targets(family: str) -> list[str]:
     """The layers to adapt, if the file of the class that wraps this size names any."""
-    return list(getattr(inspect.getmodule(type(backbone(family))), "LORA_TARGETS", TINY.LORA_TARGETS))
+    return list(getattr(inspect.getmodule(type(backbone(family))), "Family", TINY).LORA_TARGETS)
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------

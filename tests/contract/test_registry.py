@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nnvit import registry
 from nnvit.errors import ConfigError
 from nnvit.model import Segmenter
-from nnvit.types import Backbone, BaseHead, BaseNeck, Family, QueryHead
+from nnvit.types import Backbone, BaseFamily, BaseHead, BaseNeck, QueryHead
 
 from . import cells
 
@@ -157,21 +157,31 @@ def test_own_keys_have_defaults_so_that_older_plans_build(kind: str) -> None:
         assert names_and_shapes(old) == names_and_shapes(new)
 
 
-def test_every_family_declares_what_the_protocol_names() -> None:
+def assert_declared(family: type[BaseFamily]) -> None:
+    """A family has every member that BaseFamily names, and its own of those that have no default."""
+    assert issubclass(family, BaseFamily)
+    assert [name for name in BaseFamily.__annotations__ if not hasattr(family, name)] == [], family
+    assert family.build is not BaseFamily.build
+    assert family.resolve_taps.__func__ is not BaseFamily.resolve_taps.__func__  # type: ignore[attr-defined]
+
+
+def test_every_family_declares_what_its_base_names() -> None:
     for name in registry.names("backbone"):
-        assert isinstance(registry.module("backbone", name), Family), name
+        assert_declared(registry.family(name))
 
 
 def backbone_sizes(name: str) -> list[str]:
-    module = registry.module("backbone", name)
-    return list(module.SIZES or ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3_qkvb"])
+    return list(
+        registry.family(name).SIZES
+        or ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3_qkvb"]
+    )
 
 
 def on_meta(name: str, size: str) -> Any:
     """A backbone on the meta device, so that ViT-7B fits."""
-    module = registry.module("backbone", name)
+    family = registry.family(name)
     with torch.device("meta"):
-        built = module.build(size, module.resolve_taps(size, None), module.Args())
+        built = family().build(size, family.resolve_taps(size, None))
     return built.to("meta")  # timm makes rotations' periods on the CPU
 
 
@@ -180,9 +190,9 @@ BACKBONES = [(name, size) for name in registry.names("backbone") for size in bac
 
 @pytest.mark.parametrize(("name", "size"), BACKBONES)
 def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: str, size: str) -> None:
-    module, backbone = registry.module("backbone", name), on_meta(name, size)
+    family, backbone = registry.family(name), on_meta(name, size)
     assert isinstance(backbone, Backbone)
-    assert len(backbone.channels) == len(backbone.strides) == len(module.resolve_taps(size, None))
+    assert len(backbone.channels) == len(backbone.strides) == len(family.resolve_taps(size, None))
     height, width = 2 * backbone.grid, 3 * backbone.grid
     maps = backbone(torch.zeros(1, 3, height, width, device="meta"))
     said = zip(backbone.channels, backbone.strides, strict=True)
@@ -191,20 +201,20 @@ def test_every_backbone_says_what_it_gives_and_adapters_find_their_layers(name: 
     assert backbone.last_layer <= backbone.num_layers
     depths = {backbone.layer_of(parameter) for parameter, _ in backbone.named_parameters()}
     assert depths - {backbone.num_layers + 1} == set(range(backbone.num_layers + 1))
-    assert {len(v) for v in module.statistics(size, module.Args()).values()} == {3}
+    assert {len(v) for v in family().statistics(size).values()} == {3}
     layers = {layer.split(".")[-1] for layer, _ in backbone.named_modules()}
-    targets = cells.lora_targets(size) if module is cells.TINY else module.LORA_TARGETS
+    targets = cells.lora_targets(size) if family is cells.TINY else family.LORA_TARGETS
     assert set(targets) <= layers
 
 
 @pytest.mark.parametrize("size", ["vit_small_patch16_dinov3_qkvb", "eva02_tiny_patch14_224"])
 def test_adapters_learn_where_timm_adds_a_separate_bias(size: str) -> None:
     """timm's own forward calls F.linear on the raw weight there, which bypasses adapters."""
-    module = registry.module("backbone", "timm")
+    family = registry.family("timm")
     targets = [
         name
         for name in ("qkv", "q_proj")
-        if name in {n.split(".")[-1] for n, _ in module.build(size, [0], module.Args()).named_modules()}
+        if name in {n.split(".")[-1] for n, _ in family().build(size, [0]).named_modules()}
     ]
     network = Segmenter(
         3,

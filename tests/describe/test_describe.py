@@ -40,7 +40,7 @@ def test_own_keys_are_listed_as_a_recipe_takes_them() -> None:
 
 def test_every_size_is_listed_with_its_parameters_strides_taps_licence_and_file() -> None:
     rows = {tuple(line.split()[:2]): line.split() for line in describe.listing("sizes")[2:]}
-    known = {(name, size) for name in registry.names("backbone") for size in registry.module("backbone", name).SIZES}
+    known = {(name, size) for name in registry.names("backbone") for size in registry.family(name).SIZES}
     assert rows.keys() == known
     # weights.md counts these in the packaged file
     assert rows["dinov2", "small"][2:] == ["22,056,192", "14", "2,5,8,11", "apache-2.0", "dinov2_vits14_pretrain.pth"]

@@ -151,8 +151,7 @@ def train(work: Path, new: Path) -> None:
 
 def coarse_backbone(path: Path) -> Path:
     """A file for `model.weights`: values are multiples of 1/16, so that the frozen part of the checkpoint compresses."""
-    module = registry.module("backbone", "tiny")
-    layout = form.layout_of(module.build("eva", [0, 1, 2, 3], module.Args()).model)
+    layout = form.layout_of(registry.family("tiny")().build("eva", [0, 1, 2, 3]).model)
     save_file({name: (16 * value).round() / 16 for name, value in form.state_of(layout).items()}, path)
     return path
 

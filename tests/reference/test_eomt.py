@@ -267,8 +267,7 @@ def test_it_builds_without_memory() -> None:
 
 def tiny(size: str) -> tuple[TimmViT, Head]:
     torch.manual_seed(0)
-    module = registry.module("backbone", "tiny")
-    encoder = module.build(size, [0, 1, 2, 3], module.Args())
+    encoder = registry.family("tiny")().build(size, [0, 1, 2, 3])
     return encoder, Head(encoder.channels, encoder.strides, CLASSES, Config(num_queries=QUERIES, num_blocks=BLOCKS))
 
 

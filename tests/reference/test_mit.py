@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from nnvit import registry
-from nnvit.backbones import mit
+from nnvit.backbones.mit import Family as MitFamily
 from nnvit.errors import ConfigError
 from nnvit.heads.segformer import Head
 from nnvit.model import Segmenter
@@ -25,7 +25,7 @@ TINY_BLOCKS = 4
 def reference(size: str, drop_path: float = 0.0) -> SegformerForSemanticSegmentation:
     """transformers' SegFormer of a published size (its default reduction ratios, heads and strides are the paper's)."""
     torch.manual_seed(0)
-    widths, depths = mit.SIZES[size]
+    widths, depths = MitFamily.SIZES[size]
     config = SegformerConfig(
         hidden_sizes=widths,
         depths=depths,
@@ -54,7 +54,7 @@ def segmenter(name: str = "tiny", size: str = "mit", tuning: str = "full", taps:
         neck={"name": "same_scale", "args": {}},
         head={"name": "segformer", "decoder_hidden_size": HIDDEN, "num_encoder_blocks": len(taps), "dropout": 0.0},
         tuning=tuning,
-        lora={"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": list(mit.LORA_TARGETS)},
+        lora={"r": 2, "lora_alpha": 4, "lora_dropout": 0.0, "target_modules": list(MitFamily.LORA_TARGETS)},
     )
 
 
@@ -112,23 +112,25 @@ def head_gradients(theirs: SegformerForSemanticSegmentation) -> dict[str, Tensor
 )
 def test_every_size_has_the_papers_parameters_strides_and_depth(size: str, millions: float) -> None:
     with torch.device("meta"):
-        backbone = mit.build(size, mit.resolve_taps(size, None), mit.Args())
+        backbone = MitFamily().build(size, MitFamily.resolve_taps(size, None))
     assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
     assert backbone.strides == [4.0, 8.0, 16.0, 32.0]
     assert backbone.grid == 32
-    assert tuple(backbone.channels) == mit.SIZES[size][0]
-    assert backbone.num_layers == backbone.last_layer == sum(mit.SIZES[size][1])
+    assert tuple(backbone.channels) == MitFamily.SIZES[size][0]
+    assert backbone.num_layers == backbone.last_layer == sum(MitFamily.SIZES[size][1])
     assert isinstance(backbone, Backbone)
     assert {backbone.layer_of(name) for name, _ in backbone.named_parameters()} == set(range(backbone.num_layers + 1))
-    assert {backbone.model.get_parameter(name).shape[0] for name in first_projections()} == set(mit.SIZES[size][0])
+    assert {backbone.model.get_parameter(name).shape[0] for name in first_projections()} == set(
+        MitFamily.SIZES[size][0]
+    )
 
 
 def first_projections() -> list[str]:
-    return [f"stages.{s}.blocks.0.attention.{layer}.weight" for s in TAPS for layer in mit.LORA_TARGETS]
+    return [f"stages.{s}.blocks.0.attention.{layer}.weight" for s in TAPS for layer in MitFamily.LORA_TARGETS]
 
 
 def test_depths_count_the_blocks_of_all_stages() -> None:
-    backbone = mit.build("b0", TAPS, mit.Args())
+    backbone = MitFamily().build("b0", TAPS)
     expected = {
         "stages.0.patch_embeddings.proj.weight": 0,
         "stages.0.blocks.0.mlp.fc1.bias": 1,
@@ -156,12 +158,12 @@ def test_a_subset_of_stages_is_read_and_nothing_behind_it_trained() -> None:
 @pytest.mark.parametrize("taps", [[], [0, 4], [1, 0], [0, 0], [-1]])
 def test_stages_that_do_not_exist_are_refused(taps: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"must name stages of MiT from 0 to 3, ascending"):
-        mit.resolve_taps("b0", taps)
+        MitFamily.resolve_taps("b0", taps)
 
 
 def test_an_unknown_size_names_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="is not a size of mit; use one of b0, b1"):
-        mit.resolve_taps("large", None)
+        MitFamily.resolve_taps("large", None)
 
 
 def test_state_dict_names_stay_what_they_were() -> None:
@@ -261,8 +263,8 @@ def test_full_training_with_drop_path_learns_and_evaluates_without_it() -> None:
 
 @pytest.mark.parametrize("size", ["mit", "vit14"])
 def test_the_tiny_backbones_export_in_any_image_size(size: str) -> None:
-    module = registry.module("backbone", "tiny")
-    backbone = module.build(size, module.resolve_taps(size, None), module.Args()).eval()
+    family = registry.family("tiny")
+    backbone = family().build(size, family.resolve_taps(size, None)).eval()
     example = torch.randn(2, 3, 2 * backbone.grid, 3 * backbone.grid)
     maps = backbone(example)
     for map_BChw, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):

@@ -10,8 +10,7 @@ from nnvit.backbones._timm_vit import TimmViT
 
 def build(family: str, size: str, taps: list[int], **args: bool) -> TimmViT:
     torch.manual_seed(0)
-    module = registry.module("backbone", family)
-    return module.build(size, taps, module.Args(**args)).eval()
+    return registry.family(family)(**args).build(size, taps).eval()
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,21 @@ import json
 import os
 
 import pytest
+from torch import nn
 
 from nnvit.errors import WeightsError
 from nnvit.records.hashes import sha256_of
 from nnvit.types import DefaultWeights
 from nnvit.weights import cache
 
+from . import helpers
+
 PARAMETERS = 100
+
+
+def found(wanted):
+    """What the cache holds for a model of so many parameters."""
+    return cache.find_cached(helpers.StandIn("x", nn.Linear(PARAMETERS, 1, bias=False), default_weights=wanted))
 
 
 @pytest.fixture
@@ -48,38 +56,38 @@ def test_without_the_variable_the_folder_is_in_the_home(monkeypatch, tmp_path):
 
 def test_a_folder_that_does_not_exist_holds_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("NNVIT_CACHE", str(tmp_path / "absent"))
-    assert cache.find_cached(DefaultWeights(file="a.pth", sha256="ab", licence="x"), PARAMETERS) is None
+    assert found(DefaultWeights(file="a.pth", sha256="ab", licence="x")) is None
 
 
 def test_the_publishers_name_is_found(folder):
     path = write(folder / "publisher.pth")
-    assert cache.find_cached(wanted(path), PARAMETERS) == path
+    assert found(wanted(path)) == path
 
 
 def test_a_file_whose_publisher_names_no_hash_is_found_by_name_alone(folder):
     path = write(folder / "publisher.pth")
-    assert cache.find_cached(DefaultWeights(file=path.name, licence="x"), PARAMETERS) == path
-    assert cache.find_cached(DefaultWeights(file="other.pth", licence="x"), PARAMETERS) is None
+    assert found(DefaultWeights(file=path.name, licence="x")) == path
+    assert found(DefaultWeights(file="other.pth", licence="x")) is None
 
 
 def test_the_right_name_with_another_hash_is_refused_with_both(folder):
     path = write(folder / "publisher.pth")
     other = DefaultWeights(file=path.name, sha256="0123abcd", licence="x")
     with pytest.raises(WeightsError, match=rf"{sha256_of(path)}.*begins with 0123abcd"):
-        cache.find_cached(other, PARAMETERS)
+        found(other)
 
 
 def test_a_renamed_file_is_found_by_its_hash(folder):
     write(folder / "another.pth", 401)
     path = write(folder / "renamed.pt")
-    assert cache.find_cached(wanted(path), PARAMETERS) == path
+    assert found(wanted(path)) == path
 
 
 def test_files_that_cannot_be_it_are_not_hashed(folder, hashed):
     write(folder / "small.pth", 100)
     write(folder / "large.pth", 2**21)
     write(folder / "notes.txt")
-    assert cache.find_cached(DefaultWeights(file="a.pth", sha256="ab", licence="x"), PARAMETERS) is None
+    assert found(DefaultWeights(file="a.pth", sha256="ab", licence="x")) is None
     assert hashed == []
 
 

@@ -15,8 +15,7 @@ from . import helpers
 
 
 def network(family, size, **args):
-    module = registry.module("backbone", family)
-    return check._candidate(module, size, args).backbone.model
+    return check._candidate(registry.family(family)(**args), size).model
 
 
 @pytest.fixture
@@ -33,8 +32,8 @@ def few_candidates(monkeypatch):
     """Building all of them takes seconds; these are enough to tell right from wrong."""
     chosen = [("dinov2", "small"), ("dinov3", "base"), ("dinov3", "large"), ("retfound", "large"), ("visionfm", "base")]
     chosen.append(("mit", "b0"))
-    found = [(registry.module("backbone", family), size) for family, size in chosen]
-    monkeypatch.setattr(check, "_families", lambda: iter(found))
+    found = [(registry.family(family), size) for family, size in chosen]
+    monkeypatch.setattr(check, "_families", lambda: found)
 
 
 def recipes(result):
@@ -92,8 +91,8 @@ class TestFits:
 
     def test_a_published_hash_settles_the_data_set(self, checked, monkeypatch, tmp_path):
         torch.save(dinov3_file("large"), tmp_path / "same.pth")
-        module = registry.module("backbone", "dinov3")
-        monkeypatch.setitem(module.SATELLITE, "large", (24, "satellite", sha256_of(tmp_path / "same.pth")[:8]))
+        published = registry.module("backbone", "dinov3").DATASETS["sat493m"]
+        monkeypatch.setitem(published, "large", ("satellite", sha256_of(tmp_path / "same.pth")[:8]))
         result = check.check(tmp_path / "same.pth")
         assert recipes(result) == ["dinov3 backbone_size=large backbone_args.dataset=sat493m"]
         assert result.fits[0].ambiguity == ""
@@ -155,24 +154,24 @@ def network_of_zeros(family, size):
 
 def test_candidates_are_the_networks_that_the_families_build():
     """Leaving the initial values out leaves names and shapes as they are."""
-    for module, size in check._families():
+    for family, size in check._families():
         if size in ("small", "eva", "b0"):
-            quick = check._candidate(module, size, {}).backbone
+            quick = check._candidate(family(), size)
             with torch.device("meta"):
-                plain = module.build(size, module.resolve_taps(size, None), module.Args())
+                plain = family().build(size, family.resolve_taps(size, None))
             shapes = [{n: t.shape for n, t in target_tensors(b.model).items()} for b in (quick, plain)]
             assert shapes[0] == shapes[1]
             assert all(tensor.is_meta for tensor in target_tensors(quick.model).values())
 
 
 def test_every_variant_that_is_tried_is_one_that_a_recipe_may_ask_for():
-    for module in {module for module, _ in check._families()}:
-        for args in ({}, *module.VARIANTS):
-            assert module.Args(**args)
+    for family in {family for family, _ in check._families()}:
+        for keys in ({}, *family.VARIANTS):
+            assert family(**keys)
 
 
 def test_a_variant_that_was_not_published_is_no_candidate():
-    assert check._candidate(registry.module("backbone", "dinov3"), "base", {"dataset": "sat493m"}) is None
+    assert check._candidate(registry.family("dinov3")(dataset="sat493m"), "base") is None
 
 
 class Evil:

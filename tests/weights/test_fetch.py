@@ -155,7 +155,8 @@ def test_a_publishers_file_put_into_the_cache_by_hand_is_verified(own_cache: Pat
     path = own_cache / "dinov2_vits14_pretrain.pth"
     torch.save({"a": torch.ones(1)}, path)
     fetched = sources.fetch("dinov2/small")
-    assert (fetched.new, fetched.file and fetched.file.path) == (False, path)
+    assert fetched[0] == "dinov2/small: already here, content verified; nothing was downloaded"
+    assert fetched[2] == f"  file {path}"
     index = own_cache / ".sha256.json"
     assert not index.exists() or sha256(path.read_bytes()).hexdigest() in index.read_text()
     index.write_text(index.read_text().replace(sha256(path.read_bytes()).hexdigest(), "0" * 64))
@@ -164,9 +165,7 @@ def test_a_publishers_file_put_into_the_cache_by_hand_is_verified(own_cache: Pat
 
 
 def test_weights_that_need_no_file_say_so() -> None:
-    assert sources.fetch("tiny/vit", ["model.weights=random"]).lines() == [
-        "tiny/vit: model.weights=random needs no file"
-    ]
+    assert sources.fetch("tiny/vit", ["model.weights=random"]) == ["tiny/vit: model.weights=random needs no file"]
 
 
 def test_the_base_plans_own_network_has_nothing_to_fetch() -> None:

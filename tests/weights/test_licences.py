@@ -119,9 +119,9 @@ def test_random_and_packaged_weights_need_nothing():
     ],
 )
 def test_files_of_a_restricted_family_are_bound_by_its_licence_wherever_they_lie(family, size, licence, tmp_path):
-    module = registry.module("backbone", family)
+    chosen = registry.family(family)
     with torch.device("meta"):
-        backbone = module.build(size, module.resolve_taps(size, None), module.Args())
+        backbone = chosen().build(size, chosen.resolve_taps(size, None))
     (tmp_path / "mine.pth").write_bytes(b"derived")
     for spec in ("default", str(tmp_path / "mine.pth")):
         with pytest.raises(WeightsError, match=f"the licence '{licence}' must be accepted.*https://"):
@@ -133,8 +133,8 @@ def test_files_of_a_restricted_family_are_bound_by_its_licence_wherever_they_lie
 
 def test_every_licence_of_a_built_in_family_can_be_read_somewhere():
     for name in registry.names("backbone"):
-        module = registry.module("backbone", name)
-        for size in list(getattr(module, "SIZES", ()))[:1]:
+        family = registry.family(name)
+        for size in list(family.SIZES)[:1]:
             with torch.device("meta"):
-                wanted = module.build(size, module.resolve_taps(size, None), module.Args()).default_weights
+                wanted = family().build(size, family.resolve_taps(size, None)).default_weights
             assert wanted is None or wanted.licence in licences._FREE | licences.TEXTS.keys()

@@ -5,7 +5,7 @@ import torch
 from timm.models import eva, vision_transformer
 
 from nnvit.errors import WeightsError
-from nnvit.weights.state_dicts import target_tensors, unwrap
+from nnvit.weights.state_dicts import Unwrapped, target_tensors
 
 from . import helpers
 
@@ -44,7 +44,7 @@ def case(request):
 
 
 def converted(hub, backbone):
-    return unwrap(hub).convert(backbone.family, target_tensors(backbone.model))
+    return Unwrapped.of(hub).convert(backbone.family, target_tensors(backbone.model))
 
 
 def test_a_published_layout_makes_the_same_network(case):
@@ -113,13 +113,15 @@ def test_dinov2_blocks_chunked_for_fsdp_are_numbered_through():
 def test_timms_own_names_pass_through(family):
     backbone = helpers.dinov3() if family == "dinov3" else helpers.dinov2()
     state = backbone.model.state_dict()
-    result = unwrap(state).convert(family, state)
+    result = Unwrapped.of(state).convert(family, state)
     assert (result.layout, result.dropped) == ("timm", ())
     assert result.state.keys() == state.keys()
 
 
 def test_a_classifier_is_left_out_of_a_model_without_one():
-    result = unwrap({"norm.weight": torch.ones(2), "head.weight": torch.ones(3, 2)}).convert("timm", ["norm.weight"])
+    result = Unwrapped.of({"norm.weight": torch.ones(2), "head.weight": torch.ones(3, 2)}).convert(
+        "timm", ["norm.weight"]
+    )
     assert result.dropped == ("head.weight",)
     assert result.state.keys() == {"norm.weight"}
 
@@ -130,7 +132,7 @@ def test_training_wrappers_and_prefixes_are_taken_off(wrapper, prefix):
     backbone = helpers.dinov3()
     hub = helpers.dinov3_hub(backbone.model)
     raw = {wrapper: OrderedDict((prefix + key, value) for key, value in hub.items()), "epoch": 3}
-    found = unwrap(raw)
+    found = Unwrapped.of(raw)
     assert found.state.keys() == hub.keys()
     assert (found.wrappers, found.prefix) == ((wrapper,), prefix)
     assert found.spelled == {key: prefix + key for key in hub}
@@ -147,13 +149,13 @@ def test_training_heads_beside_a_backbone_are_reported_as_dropped():
 
 def test_a_prefix_that_few_keys_carry_stays():
     state = {"a": torch.ones(1), "b": torch.ones(1), "encoder.c": torch.ones(1)}
-    assert unwrap(state).state.keys() == state.keys()
+    assert Unwrapped.of(state).state.keys() == state.keys()
 
 
 def test_a_key_with_and_without_the_prefix_is_refused():
     state = {"backbone.a": torch.ones(1), "backbone.b": torch.ones(1), "a": torch.ones(1)}
     with pytest.raises(WeightsError, match=r"both with and without 'backbone\.'"):
-        unwrap(state)
+        Unwrapped.of(state)
 
 
 @pytest.mark.parametrize(
@@ -171,4 +173,4 @@ def test_a_key_with_and_without_the_prefix_is_refused():
 )
 def test_what_is_no_state_dict_is_refused(raw, words):
     with pytest.raises(WeightsError, match=f"no state dict.*{words}"):
-        unwrap(raw)
+        Unwrapped.of(raw)

@@ -1,11 +1,11 @@
-"""timm's plain vision transformers (VisionTransformer and Eva) behind nnvit's backbone contract.
+"""timm's plain vision transformers (VisionTransformer and Eva) behind nnvit's backbone contract, and the base of their families.
 
 B batch, H W height and width, N tokens, D their width, h w the patch grid's height and width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -16,16 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError, did_you_mean
-from nnvit.types import DefaultWeights, TokenBackbone
+from nnvit.types import Backbone, BaseFamily, DefaultWeights, TokenBackbone
 
-
-@dataclass(kw_only=True)
-class ViTArgs:
-    """final_norm: apply the final norm to every tap, as DINOv2's and DINOv3's evaluations do; false leaves the blocks' output
-    as it is, which is timm's default and may suit networks trained elsewhere. Heads that read tokens apply it themselves.
-    """
-
-    final_norm: bool = True
+Network = tuple[VisionTransformer | Eva, DefaultWeights | None]
+"""timm's model with random weights, and the published weights that fill it, None if there are none."""
 
 
 class TimmViT(TokenBackbone):
@@ -137,6 +131,65 @@ class TimmViT(TokenBackbone):
         return self.num_layers + 1 if parts[0] == "norm" else 0
 
 
+@dataclass(kw_only=True)
+class ViTFamily(BaseFamily):
+    """Base of families of plain ViTs. SIZES: size -> number of blocks; TAPS: number of blocks -> published taps.
+
+    final_norm: apply the final norm to every tap, as DINOv2's and DINOv3's evaluations do; false leaves the blocks' output
+    as it is, which is timm's default and may suit networks trained elsewhere. Heads that read tokens apply it themselves.
+    """
+
+    final_norm: bool = True
+
+    SIZES: ClassVar[Mapping[str, int]]
+    LORA_TARGETS = ("qkv",)
+    # blocks (0-based) that dense-prediction heads read in DINOv2's evaluations; quarters for 32
+    TAPS: ClassVar[dict[int, list[int]]] = {
+        12: [2, 5, 8, 11],
+        24: [5, 11, 17, 23],
+        32: [7, 15, 23, 31],
+        40: [9, 19, 29, 39],
+    }
+
+    @classmethod
+    def depth(cls, size: str) -> int:
+        """Returns the number of blocks. Raises ConfigError for a size that does not exist."""
+        cls.check_size(size)
+        return cls.SIZES[size]
+
+    @classmethod
+    def resolve_taps(cls, size: str, taps: Sequence[int] | None) -> list[int]:
+        """Returns the given blocks, else the published ones, else the last of each quarter. Raises ConfigError."""
+        depth = cls.depth(size)
+        if taps is None:
+            return list(cls.TAPS.get(depth) or (depth * (i + 1) // 4 - 1 for i in range(4)))
+        if not taps or sorted(set(taps)) != list(taps) or taps[0] < 0 or taps[-1] >= depth:
+            raise ConfigError(
+                f"model.feature_layers={list(taps)} must name blocks from 0 to {depth - 1}, ascending and without "
+                "repetition; null takes the published ones."
+            )
+        return list(taps)
+
+    def check_choice(self, key: str, choices: Iterable[str]) -> None:
+        """Raises ConfigError that lists the values of `model.backbone_args.KEY` and names the nearest."""
+        value, choices = getattr(self, key), list(choices)
+        if value not in choices:
+            raise ConfigError(
+                f"model.backbone_args.{key}='{value}' is not known; use one of {', '.join(choices)}."
+                + did_you_mean(value, choices)
+            )
+
+    def network(self, size: str) -> Network:
+        """Builds timm's model of this size with random weights, and names the published ones."""
+        raise NotImplementedError
+
+    def build(self, size: str, taps: Sequence[int]) -> Backbone:
+        """Puts the family's `network` behind the backbone contract. Raises ConfigError for a size that does not exist."""
+        self.check_size(size)
+        model, weights = self.network(size)
+        return TimmViT(model, taps, family=self.name(), size=size, default_weights=weights, final_norm=self.final_norm)
+
+
 def create(name: str, **kwargs: Any) -> VisionTransformer | Eva:
     """Builds a timm ViT with random weights and without classifier. Raises ConfigError if `name` is not a plain ViT."""
     if not timm.is_model(name):
@@ -165,3 +218,10 @@ def _not_plain(name: str) -> ConfigError:
         f"model.backbone_size='{name}' is not a plain vision transformer (timm's VisionTransformer or Eva classes), "
         "the only kind that backbone 'timm' takes; `vit_*`, `deit3_*` and `eva02_*` names are."
     )
+
+
+def renamed(key: str, rules: Mapping[str, str]) -> str:
+    """Replaces every `old` in a key by its `new`."""
+    for old, new in rules.items():
+        key = key.replace(old, new)
+    return key

@@ -1,31 +1,16 @@
 """DINOv2 (Oquab et al. 2023, arXiv 2304.07193): ViT-S to ViT-g, patch 14, with or without registers."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import check_size, imagenet_statistics, renamed, taps_by_depth
-from ._timm_vit import TimmViT, ViTArgs, create
+from ._timm_vit import Network, ViTFamily, create, renamed
 
-LORA_TARGETS = ("qkv",)
-
-PAGE = "https://github.com/facebookresearch/dinov2"
-
-SIZES = {"small": 12, "base": 12, "large": 24, "giant": 40}
-"""Size -> blocks."""
-
-VARIANTS = ({"registers": True},)
-
+_PAGE = "https://github.com/facebookresearch/dinov2"
 _NAMES = {"register_tokens": "reg_token", ".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
-
-
-@dataclass(kw_only=True)
-class Args(ViTArgs):
-    """registers: the models with four register tokens (Darcet et al. 2023, arXiv 2309.16588)."""
-
-    registers: bool = False
 
 
 def _hub(state: State, names: Collection[str]) -> Converted | None:
@@ -49,16 +34,20 @@ def _hub(state: State, names: Collection[str]) -> Converted | None:
     )
 
 
-LAYOUTS = (_hub,)
-resolve_taps = taps_by_depth("dinov2", SIZES)
-statistics = imagenet_statistics
+@dataclass(kw_only=True)
+class Family(ViTFamily):
+    """registers: the models with four register tokens (Darcet et al. 2023, arXiv 2309.16588)."""
 
+    registers: bool = False
 
-def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """Builds a DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
-    check_size("dinov2", size, SIZES)
-    registers = "reg4_" if args.registers else ""
-    name = f"vit_{size}_patch14_{registers}dinov2"
-    file = f"dinov2_vit{size[0]}14_{registers}pretrain.pth"
-    weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0", page=PAGE)
-    return TimmViT(create(name), taps, family="dinov2", size=size, default_weights=weights, final_norm=args.final_norm)
+    SIZES: ClassVar = {"small": 12, "base": 12, "large": 24, "giant": 40}
+    VARIANTS = ({"registers": True},)
+    LAYOUTS = (_hub,)
+
+    def network(self, size: str) -> Network:
+        """Builds a DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
+        registers = "reg4_" if self.registers else ""
+        name = f"vit_{size}_patch14_{registers}dinov2"
+        file = f"dinov2_vit{size[0]}14_{registers}pretrain.pth"
+        weights = DefaultWeights(file=file, hub=f"timm/{name}.lvd142m", licence="apache-2.0", page=_PAGE)
+        return create(name), weights

@@ -1,59 +1,34 @@
 """DINOv3 (Siméoni et al. 2025, arXiv 2508.10104): ViT-S to ViT-7B, patch 16, four registers, rotary positions."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import PUBLISHED_TAPS, check_choice, check_size, imagenet_statistics, renamed, taps_by_depth
-from ._timm_vit import TimmViT, ViTArgs, create
+from ._timm_vit import Network, ViTFamily, create, renamed
 
-LORA_TARGETS = ("qkv",)
+_PAGE = "https://github.com/facebookresearch/dinov3"
 
-PAGE = "https://github.com/facebookresearch/dinov3"
-
-# size -> blocks, and Meta's file with the start of its sha256, as the hub's own loader names them
-SIZES = {
-    "small": (12, "dinov3_vits16_pretrain_lvd1689m", "08c60483"),
-    "small_plus": (12, "dinov3_vits16plus_pretrain_lvd1689m", "4057cbaa"),
-    "base": (12, "dinov3_vitb16_pretrain_lvd1689m", "73cec8be"),
-    "large": (24, "dinov3_vitl16_pretrain_lvd1689m", "8aa4cbdd"),
-    "huge_plus": (32, "dinov3_vith16plus_pretrain_lvd1689m", "7c1da9a5"),
-    "7b": (40, "dinov3_vit7b16_pretrain_lvd1689m", "a955f4ea"),
+# data set -> size -> Meta's file with the start of its sha256, as the hub's own loader names them
+DATASETS = {
+    "lvd1689m": {
+        "small": ("dinov3_vits16_pretrain_lvd1689m", "08c60483"),
+        "small_plus": ("dinov3_vits16plus_pretrain_lvd1689m", "4057cbaa"),
+        "base": ("dinov3_vitb16_pretrain_lvd1689m", "73cec8be"),
+        "large": ("dinov3_vitl16_pretrain_lvd1689m", "8aa4cbdd"),
+        "huge_plus": ("dinov3_vith16plus_pretrain_lvd1689m", "7c1da9a5"),
+        "7b": ("dinov3_vit7b16_pretrain_lvd1689m", "a955f4ea"),
+    },
+    # satellite images, in the sizes that exist
+    "sat493m": {
+        "large": ("dinov3_vitl16_pretrain_sat493m", "eadcf0ff"),
+        "7b": ("dinov3_vit7b16_pretrain_sat493m", "a6675841"),
+    },
 }
-# the models trained on satellite images, in the sizes that exist
-SATELLITE = {
-    "large": (24, "dinov3_vitl16_pretrain_sat493m", "eadcf0ff"),
-    "7b": (40, "dinov3_vit7b16_pretrain_sat493m", "a6675841"),
-}
-SATELLITE_STATISTICS = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
-DATASETS = {"lvd1689m": SIZES, "sat493m": SATELLITE}
-
-VARIANTS = (
-    {"qkv_bias": True},
-    {"dataset": "sat493m"},
-    {"dataset": "sat493m", "qkv_bias": True},
-)
-
-# The paper's evaluations of ViT-L read block 4 where earlier work read block 5.
-TAPS = PUBLISHED_TAPS | {24: [4, 11, 17, 23]}
-
-
-@dataclass(kw_only=True)
-class Args(ViTArgs):
-    """qkv_bias: build the attention with query and value biases, for checkpoints whose biases are not zero.
-
-    dataset: what the weights were trained on, lvd1689m (photographs) or sat493m (satellite images; sizes large and 7b).
-    """
-
-    qkv_bias: bool = False
-    dataset: str = "lvd1689m"
-
-    def __post_init__(self) -> None:
-        check_choice("dataset", self.dataset, DATASETS)
-
+_SATELLITE_STATISTICS = {"mean": [0.430, 0.411, 0.296], "std": [0.213, 0.156, 0.143]}
 
 _NAMES = {
     "storage_tokens": "reg_token",
@@ -110,28 +85,39 @@ def _biases(state: State, key: str, names: Collection[str]) -> State:
     return {}
 
 
-LAYOUTS = (_hub,)
-resolve_taps = taps_by_depth("dinov3", {size: depth for size, (depth, *_) in SIZES.items()}, TAPS)
+@dataclass(kw_only=True)
+class Family(ViTFamily):
+    """qkv_bias: build the attention with query and value biases, for checkpoints whose biases are not zero.
 
+    dataset: what the weights were trained on, lvd1689m (photographs) or sat493m (satellite images; sizes large and 7b).
+    """
 
-def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Returns ImageNet's or those of the satellite images, for values in 0..1."""
-    return SATELLITE_STATISTICS if args.dataset == "sat493m" else imagenet_statistics(size, args)
+    qkv_bias: bool = False
+    dataset: str = "lvd1689m"
 
+    SIZES: ClassVar = {"small": 12, "small_plus": 12, "base": 12, "large": 24, "huge_plus": 32, "7b": 40}
+    VARIANTS = ({"qkv_bias": True}, {"dataset": "sat493m"}, {"dataset": "sat493m", "qkv_bias": True})
+    LAYOUTS = (_hub,)
+    # The paper's evaluations of ViT-L read block 4 where earlier work read block 5.
+    TAPS: ClassVar = ViTFamily.TAPS | {24: [4, 11, 17, 23]}
 
-def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """Builds a DINOv3 ViT with random weights. Raises ConfigError for a size that was not trained on the data set."""
-    check_size("dinov3", size, SIZES)
-    published = DATASETS[args.dataset]
-    if size not in published:
-        raise ConfigError(
-            f"model.backbone_args.dataset='{args.dataset}' exists for the sizes {', '.join(published)} of dinov3, not"
-            f" for '{size}'."
-        )
-    _, file, sha256 = published[size]
-    name = f"vit_{size}_patch16_dinov3"
-    model = create(name, qkv_bias=args.qkv_bias)
-    weights = DefaultWeights(
-        file=f"{file}-{sha256}.pth", sha256=sha256, hub=f"timm/{name}.{args.dataset}", licence="dinov3", page=PAGE
-    )
-    return TimmViT(model, taps, family="dinov3", size=size, default_weights=weights, final_norm=args.final_norm)
+    def __post_init__(self) -> None:
+        self.check_choice("dataset", DATASETS)
+
+    def statistics(self, size: str) -> dict[str, list[float]]:
+        """Returns ImageNet's or those of the satellite images, for values in 0..1."""
+        return _SATELLITE_STATISTICS if self.dataset == "sat493m" else super().statistics(size)
+
+    def network(self, size: str) -> Network:
+        """Builds a DINOv3 ViT with random weights. Raises ConfigError for a size that was not trained on the data set."""
+        published = DATASETS[self.dataset]
+        if size not in published:
+            raise ConfigError(
+                f"model.backbone_args.dataset='{self.dataset}' exists for the sizes {', '.join(published)} of dinov3, not"
+                f" for '{size}'."
+            )
+        file, sha256 = published[size]
+        name = f"vit_{size}_patch16_dinov3"
+        hub = f"timm/{name}.{self.dataset}"
+        weights = DefaultWeights(file=f"{file}-{sha256}.pth", sha256=sha256, hub=hub, licence="dinov3", page=_PAGE)
+        return create(name, qkv_bias=self.qkv_bias), weights

@@ -9,10 +9,9 @@ hub's, which transformers writes by default. The decode head's tensors are kept 
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
@@ -22,27 +21,9 @@ from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerModel
 
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.types import Backbone, Converted, DefaultWeights, State
+from nnvit.types import Backbone, BaseFamily, Converted, DefaultWeights, State
 
-from ._family import check_size, imagenet_statistics
-
-LORA_TARGETS = ("q_proj", "v_proj")
-
-STAGES = [0, 1, 2, 3]
-
-# size -> widths and numbers of blocks of the four stages
-SIZES = {
-    "b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
-    "b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
-    "b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
-    "b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
-    "b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
-    "b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
-}
-
-VARIANTS = ()
-
-LICENCE = "nvidia-segformer-noncommercial"
+_LICENCE = "nvidia-segformer-noncommercial"
 
 # transformers 5.23's own conversion of SegformerModel's names on the hub, after the prefix of the wrapping models
 _HUB_NAMES = {
@@ -64,11 +45,6 @@ _HUB_NAMES = {
 _FIRST = "stages.0.patch_embeddings.proj.weight"
 _CONFIG_KEYS = ("num_attention_heads", "hidden_act", "strides", "patch_sizes")
 """Entries of config.json that change the network's output but not the shapes of its tensors."""
-
-
-@dataclass(kw_only=True)
-class Args:
-    """No keys of its own."""
 
 
 class MiT(Backbone):
@@ -99,6 +75,14 @@ class MiT(Backbone):
         self.num_layers = self._first_layer[-1]
         self.last_layer = self._first_layer[max(self.taps) + 1]
         self._checkpointed = False
+
+    @staticmethod
+    def create(widths: Sequence[int], depths: Sequence[int], heads: Sequence[int] = (1, 2, 5, 8)) -> SegformerModel:
+        """Builds transformers' encoder of four stages with random weights and without drop path."""
+        config = SegformerConfig(
+            hidden_sizes=list(widths), depths=list(depths), num_attention_heads=list(heads), drop_path_rate=0.0
+        )
+        return SegformerModel(config)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W), H and W multiples of 32 -> one (B, C_i, H / stride_i, W / stride_i) per tapped stage."""
@@ -151,7 +135,8 @@ class MiT(Backbone):
         A key that the file lacks passes.
         """
         model: Any = self.model.config
-        expected = {key: _plain(value) for key, value in model.to_dict().items()}
+        # as JSON has them: a list for a tuple
+        expected = {key: list(value) if isinstance(value, tuple) else value for key, value in model.to_dict().items()}
         differing = [key for key in _CONFIG_KEYS if key in config and config[key] != expected[key]]
         if differing:
             listed = ", ".join(f"{key}={config[key]} (the model has {expected[key]})" for key in differing)
@@ -159,18 +144,6 @@ class MiT(Backbone):
                 f"its config.json says {listed}: the same weights would compute something else. Only the published MiT"
                 " sizes are built here."
             )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def create(widths: Sequence[int], depths: Sequence[int], heads: Sequence[int] = (1, 2, 5, 8)) -> SegformerModel:
-    """Builds transformers' encoder of four stages with random weights and without drop path."""
-    config = SegformerConfig(
-        hidden_sizes=list(widths), depths=list(depths), num_attention_heads=list(heads), drop_path_rate=0.0
-    )
-    return SegformerModel(config)
 
 
 def _transformers(state: State, names: Collection[str]) -> Converted | None:
@@ -181,7 +154,9 @@ def _transformers(state: State, names: Collection[str]) -> Converted | None:
     decode_head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
     dropped = (*(name for name in state if name.startswith("classifier.")), *decode_head)
     rest = {name: tensor for name, tensor in state.items() if name not in dropped}
-    encoder = {_own_name(name): tensor for name, tensor in rest.items()}
+    encoder = rest
+    for pattern, ours in _HUB_NAMES.items():
+        encoder = {re.sub(pattern, ours, name): tensor for name, tensor in encoder.items()}
     if _FIRST not in encoder:
         return None
     if len(encoder) < len(rest):
@@ -195,34 +170,37 @@ def _transformers(state: State, names: Collection[str]) -> Converted | None:
     )
 
 
-def _own_name(name: str) -> str:
-    for pattern, ours in _HUB_NAMES.items():
-        name = re.sub(pattern, ours, name)
-    return name
+class Family(BaseFamily):
+    """No keys of its own. SIZES: size -> widths and numbers of blocks of the four stages."""
 
+    SIZES: ClassVar[Mapping[str, tuple[Sequence[int], Sequence[int]]]] = {
+        "b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
+        "b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
+        "b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
+        "b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
+        "b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
+        "b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
+    }
+    LORA_TARGETS = ("q_proj", "v_proj")
+    LAYOUTS = (_transformers,)
 
-LAYOUTS = (_transformers,)
+    @classmethod
+    def resolve_taps(cls, size: str, taps: Sequence[int] | None) -> list[int]:
+        """Returns the tapped stages, all four for None. Raises ConfigError."""
+        cls.check_size(size)
+        stages = [0, 1, 2, 3]
+        if taps is None:
+            return stages
+        if not taps or sorted(set(taps)) != list(taps) or not set(taps) <= set(stages):
+            raise ConfigError(
+                f"model.feature_layers={list(taps)} must name stages of MiT from 0 to 3, ascending and without repetition; "
+                "null takes all four."
+            )
+        return list(taps)
 
-
-def resolve_taps(size: str, taps: Sequence[int] | None) -> list[int]:
-    """Returns the tapped stages, all four for None. Raises ConfigError."""
-    check_size("mit", size, SIZES)
-    if taps is None:
-        return STAGES.copy()
-    if not taps or sorted(set(taps)) != list(taps) or not set(taps) <= set(STAGES):
-        raise ConfigError(
-            f"model.feature_layers={list(taps)} must name stages of MiT from 0 to 3, ascending and without repetition; "
-            "null takes all four."
-        )
-    return list(taps)
-
-
-statistics = imagenet_statistics
-
-
-def build(size: str, taps: Sequence[int], args: Args) -> MiT:
-    """Builds a MiT with random weights."""
-    check_size("mit", size, SIZES)
-    name = f"mit-{size}"
-    weights = DefaultWeights(file=name, hub=f"nvidia/{name}", licence=LICENCE)
-    return MiT(create(*SIZES[size]), taps, family="mit", size=size, default_weights=weights)
+    def build(self, size: str, taps: Sequence[int]) -> MiT:
+        """Builds a MiT with random weights."""
+        self.check_size(size)
+        name = f"mit-{size}"
+        weights = DefaultWeights(file=name, hub=f"nvidia/{name}", licence=_LICENCE)
+        return MiT(MiT.create(*self.SIZES[size]), taps, family="mit", size=size, default_weights=weights)

@@ -1,51 +1,24 @@
 """RETFound (Zhou et al. 2023, doi 10.1038/s41586-023-06555-x): ViT-L trained on retinal images, by MAE or by DINOv2."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nnvit.errors import ConfigError
 from nnvit.types import Converted, DefaultWeights, State
 
 from . import dinov2
-from ._family import check_choice, check_size, imagenet_statistics, taps_by_depth
-from ._timm_vit import TimmViT, ViTArgs, create
+from ._timm_vit import Network, ViTFamily, create
 
-LORA_TARGETS = ("qkv",)
-
-SIZES = {"large": 24}
-
-LICENCE = "cc-by-nc-4.0"
-PAGE = "https://github.com/rmaphoh/RETFound"
+_LICENCE = "cc-by-nc-4.0"
+_PAGE = "https://github.com/rmaphoh/RETFound"
 
 # variant -> timm's model, its patch, the publisher's file for colour photographs (its hub repository has the same name),
 # and the start of its sha256, "" if it is not known
-KINDS = {
+_KINDS = {
     "mae": ("vit_large_patch16_224", 16, "RETFound_mae_natureCFP", "e1e4f66a1b792eeb"),
     "dinov2": ("vit_large_patch14_dinov2", 14, "RETFound_dinov2_meh", ""),
 }
-
-VARIANTS = ({"variant": "dinov2"}, {"variant": "dinov2", "img_size": 518})
-
-
-@dataclass(kw_only=True)
-class Args(ViTArgs):
-    """variant: the training method, mae (patch 16) or dinov2 (patch 14).
-
-    img_size: the image side in pixels that the file's position embeddings were trained for: 224, or 518 for
-    RETFound_dinov2_meh as published. Images may have any size.
-    """
-
-    variant: str = "mae"
-    img_size: int = 224
-
-    def __post_init__(self) -> None:
-        check_choice("variant", self.variant, KINDS)
-        patch = KINDS[self.variant][1]
-        if self.img_size < patch or self.img_size % patch:
-            raise ConfigError(
-                f"model.backbone_args.img_size={self.img_size} must be a multiple of the patch size, {patch}; published"
-                " files have 224, and 518 with patch 14."
-            )
 
 
 def _mae(state: State, names: Collection[str]) -> Converted | None:
@@ -61,15 +34,33 @@ def _mae(state: State, names: Collection[str]) -> Converted | None:
     )
 
 
-LAYOUTS = (_mae, *dinov2.LAYOUTS)
-resolve_taps = taps_by_depth("retfound", SIZES)
-statistics = imagenet_statistics
+@dataclass(kw_only=True)
+class Family(ViTFamily):
+    """variant: the training method, mae (patch 16) or dinov2 (patch 14).
 
+    img_size: the image side in pixels that the file's position embeddings were trained for: 224, or 518 for
+    RETFound_dinov2_meh as published. Images may have any size.
+    """
 
-def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """Builds a ViT-L with random weights, its position embeddings on the grid of `img_size`."""
-    check_size("retfound", size, SIZES)
-    name, _, file, sha256 = KINDS[args.variant]
-    weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=f"YukunZhou/{file}", licence=LICENCE, page=PAGE)
-    model = create(name, img_size=args.img_size)
-    return TimmViT(model, taps, family="retfound", size=size, default_weights=weights, final_norm=args.final_norm)
+    variant: str = "mae"
+    img_size: int = 224
+
+    SIZES: ClassVar = {"large": 24}
+    VARIANTS = ({"variant": "dinov2"}, {"variant": "dinov2", "img_size": 518})
+    LAYOUTS = (_mae, *dinov2.Family.LAYOUTS)
+
+    def __post_init__(self) -> None:
+        self.check_choice("variant", _KINDS)
+        patch = _KINDS[self.variant][1]
+        if self.img_size < patch or self.img_size % patch:
+            raise ConfigError(
+                f"model.backbone_args.img_size={self.img_size} must be a multiple of the patch size, {patch}; published"
+                " files have 224, and 518 with patch 14."
+            )
+
+    def network(self, size: str) -> Network:
+        """Builds a ViT-L with random weights, its position embeddings on the grid of `img_size`."""
+        name, _, file, sha256 = _KINDS[self.variant]
+        hub = f"YukunZhou/{file}"
+        weights = DefaultWeights(file=f"{file}.pth", sha256=sha256, hub=hub, licence=_LICENCE, page=_PAGE)
+        return create(name, img_size=self.img_size), weights

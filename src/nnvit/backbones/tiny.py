@@ -4,21 +4,16 @@ Adapters on size `mit` need `lora.target_modules=[q_proj,v_proj]`: LORA_TARGETS 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
-from ._family import check_size, imagenet_statistics, taps_by_depth
-from ._timm_vit import TimmViT, ViTArgs
-from .mit import MiT
-from .mit import create as create_mit
+from nnvit.types import Backbone
 
-LORA_TARGETS = ("qkv",)
-VARIANTS = ()
-LAYOUTS = ()
+from ._timm_vit import Network, ViTFamily
+from .mit import MiT
 
 _COMMON: dict[str, Any] = {
     "patch_size": 16,
@@ -46,26 +41,25 @@ _DINOV3: dict[str, Any] = {
 }
 
 # one of each class that the families are made of
-SIZES: dict[str, Callable[[], Any]] = {
+_NETWORKS: dict[str, Callable[[], Any]] = {
     "vit": partial(VisionTransformer, img_size=64, **_COMMON),  # learned positions, as in most families
     "vit14": partial(VisionTransformer, **_COMMON | _DINOV2),  # patch 14, layer scale, registers
     "eva": partial(Eva, img_size=64, init_values=1e-5, **_COMMON, **_DINOV3),  # rotary positions, registers
-    "mit": partial(create_mit, (16, 16, 32, 32), (1, 1, 1, 1), heads=(1, 1, 2, 2)),  # one block in each of four stages
+    "mit": partial(MiT.create, (16, 16, 32, 32), (1, 1, 1, 1), heads=(1, 1, 2, 2)),  # one block in each of four stages
 }
 
 
-@dataclass(kw_only=True)
-class Args(ViTArgs):
-    """final_norm: has no effect on size `mit`, whose stages end in norms of their own."""
+class Family(ViTFamily):
+    """No keys of its own; final_norm has no effect on size `mit`, whose stages end in norms of their own."""
 
+    SIZES: ClassVar = dict.fromkeys(_NETWORKS, 4)
 
-resolve_taps = taps_by_depth("tiny", dict.fromkeys(SIZES, 4), {4: [0, 1, 2, 3]})
-statistics = imagenet_statistics
+    def network(self, size: str) -> Network:
+        """Builds a tiny ViT with random weights."""
+        return _NETWORKS[size](), None
 
-
-def build(size: str, taps: Sequence[int], args: Args) -> TimmViT | MiT:
-    """Builds a tiny backbone with random weights."""
-    check_size("tiny", size, SIZES)
-    if size == "mit":
-        return MiT(SIZES[size](), taps, family="tiny", size=size)
-    return TimmViT(SIZES[size](), taps, family="tiny", size=size, final_norm=args.final_norm)
+    def build(self, size: str, taps: Sequence[int]) -> Backbone:
+        """Builds a tiny backbone with random weights."""
+        if size == "mit":
+            return MiT(_NETWORKS[size](), taps, family="tiny", size=size)
+        return super().build(size, taps)

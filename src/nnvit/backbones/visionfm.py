@@ -1,19 +1,15 @@
 """VisionFM (Qiu et al. 2024, arXiv 2310.04992): one iBOT ViT-B/16 for each of eight kinds of eye images."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._family import check_choice, check_size, taps_by_depth
-from ._timm_vit import TimmViT, ViTArgs, create
+from ._timm_vit import Network, ViTFamily, create
 
-LORA_TARGETS = ("qkv",)
-
-SIZES = {"base": 12}
-
-LICENCE = "cc-by-nc-4.0"
-PAGE = "https://github.com/ABILab-CUHK/VisionFM"
+_LICENCE = "cc-by-nc-4.0"
+_PAGE = "https://github.com/ABILab-CUHK/VisionFM"
 
 # modality -> the publisher's file (in its own spelling), mean and std of values in 0..1; one number means three equal ones
 MODALITIES = {
@@ -26,18 +22,6 @@ MODALITIES = {
     "external_eye": ("External", (0.4936, 0.3632, 0.2596), (0.3200, 0.2711, 0.2199)),
     "slit_lamp": ("SiltLamp", (0.5557, 0.4029, 0.3886), (0.2652, 0.2331, 0.2390)),
 }
-
-VARIANTS = tuple({"modality": modality} for modality in list(MODALITIES)[1:])
-
-
-@dataclass(kw_only=True)
-class Args(ViTArgs):
-    """modality: the kind of images that the encoder was trained on; it sets the statistics and the default file."""
-
-    modality: str = "fundus"
-
-    def __post_init__(self) -> None:
-        check_choice("modality", self.modality, MODALITIES)
 
 
 def _ibot(state: State, names: Collection[str]) -> Converted:
@@ -52,19 +36,25 @@ def _ibot(state: State, names: Collection[str]) -> Converted:
     )
 
 
-LAYOUTS = (_ibot,)
-resolve_taps = taps_by_depth("visionfm", SIZES)
+@dataclass(kw_only=True)
+class Family(ViTFamily):
+    """modality: the kind of images that the encoder was trained on; it sets the statistics and the default file."""
 
+    modality: str = "fundus"
 
-def statistics(size: str, args: Args) -> dict[str, list[float]]:
-    """Returns those of the modality, for values in 0..1."""
-    _, mean, std = MODALITIES[args.modality]
-    return {key: list(values) * (3 // len(values)) for key, values in (("mean", mean), ("std", std))}
+    SIZES: ClassVar = {"base": 12}
+    VARIANTS = tuple({"modality": modality} for modality in list(MODALITIES)[1:])
+    LAYOUTS = (_ibot,)
 
+    def __post_init__(self) -> None:
+        self.check_choice("modality", MODALITIES)
 
-def build(size: str, taps: Sequence[int], args: Args) -> TimmViT:
-    """Builds a ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
-    check_size("visionfm", size, SIZES)
-    weights = DefaultWeights(file=f"VFM_{MODALITIES[args.modality][0]}_weights.pth", licence=LICENCE, page=PAGE)
-    model = create("vit_base_patch16_224")
-    return TimmViT(model, taps, family="visionfm", size=size, default_weights=weights, final_norm=args.final_norm)
+    def statistics(self, size: str) -> dict[str, list[float]]:
+        """Returns those of the modality, for values in 0..1."""
+        _, mean, std = MODALITIES[self.modality]
+        return {key: list(values) * (3 // len(values)) for key, values in (("mean", mean), ("std", std))}
+
+    def network(self, size: str) -> Network:
+        """Builds a ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
+        weights = DefaultWeights(file=f"VFM_{MODALITIES[self.modality][0]}_weights.pth", licence=_LICENCE, page=_PAGE)
+        return create("vit_base_patch16_224"), weights

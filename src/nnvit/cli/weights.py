@@ -53,7 +53,7 @@ def _fetch(
     failed = []
     for name in wanted:
         try:
-            print("\n".join(fetch(name, overrides).lines()), flush=True)
+            print("\n".join(fetch(name, overrides)), flush=True)
         except NnvitError as error:
             failed.append(f"{name}: {error}")
     if len(failed) < len(wanted):

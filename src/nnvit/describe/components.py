@@ -25,20 +25,21 @@ def listing(kind: str) -> list[str]:
 def _backbones() -> list[str]:
     lines = ["backbones (model.backbone)"]
     for name in registry.names("backbone"):
-        module = registry.module("backbone", name)
-        sizes = ", ".join(module.SIZES) or "any name that timm knows"
-        lines += [f"  {name}: {_summary(module)}", f"    model.backbone_size: {sizes}"]
-        lines += _keys("model.backbone_args", fields(module.Args))
-        lines += [f"    lora.target_modules: {', '.join(module.LORA_TARGETS)}"]
+        family = registry.family(name)
+        sizes = ", ".join(family.SIZES) or "any name that timm knows"
+        summary = _summary(registry.module("backbone", name))
+        lines += [f"  {name}: {summary}", f"    model.backbone_size: {sizes}"]
+        lines += _keys("model.backbone_args", fields(family))
+        lines += [f"    lora.target_modules: {', '.join(family.LORA_TARGETS)}"]
     return lines
 
 
 def _sizes() -> list[str]:
     rows = [["backbone", "size", "parameters", "strides", "taps", "licence", "default weights"]]
     for name in registry.names("backbone"):
-        module = registry.module("backbone", name)
-        for size in module.SIZES:
-            taps = module.resolve_taps(size, None)
+        family = registry.family(name)
+        for size in family.SIZES:
+            taps = family.resolve_taps(size, None)
             with torch.device("meta"):
                 backbone = build_backbone(name, size, taps, {})
             weights = backbone.default_weights

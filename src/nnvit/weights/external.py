@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nnvit.errors import WeightsError
 from nnvit.types import State
 
-from . import hub, packaged
-from .cache import cache_folder, remembered_sha256
+from . import packaged
+from .cache import cache_folder, cached_files, remembered_sha256
 from .safe_reading import read_weights, weights_sha256
-from .state_dicts import FLOATS, Faults, target_tensors, unwrap
+from .state_dicts import FLOATS, Faults, Unwrapped, target_tensors
 
 KEY = "nnvit_reference"
 """The entry of a state dict that replaces the left-out tensors: JSON as bytes, because a state dict holds tensors."""
@@ -97,16 +97,14 @@ class ExternalWeights:
 
     def _check_types(self) -> None:
         """Raises TypeError for fields of the wrong type: a checkpoint may come from anybody."""
-        for name, value in asdict(self).items():
-            if name == "size":
-                fits = type(value) is int and value >= 0
-            elif name == "shapes":
-                fits = isinstance(value, dict) and all(_is_shape(shape) for shape in value.values())
-            elif name == "dtypes":
-                fits = isinstance(value, dict) and all(isinstance(v, str) and v in _DTYPES for v in value.values())
-            else:
-                fits = isinstance(value, str)
-            if not fits:
+        fits = {name: isinstance(value, str) for name, value in asdict(self).items()}
+        fits["size"] = type(self.size) is int and self.size >= 0
+        fits["shapes"] = isinstance(self.shapes, dict) and all(map(_is_shape, self.shapes.values()))
+        fits["dtypes"] = isinstance(self.dtypes, dict) and all(
+            isinstance(dtype, str) and dtype in _DTYPES for dtype in self.dtypes.values()
+        )
+        for name, fit in fits.items():
+            if not fit:
                 raise TypeError(f"its {name} is of another type")
 
     def file_words(self) -> str:
@@ -157,7 +155,7 @@ class ExternalWeights:
         yield folder / Path(self.file).name
         if self.size:
             yield from (p for p in sorted(folder.glob("*")) if p.is_file() and p.stat().st_size == self.size)
-        yield from hub.cached_files(Path(self.file).name)
+        yield from cached_files(Path(self.file).name)
 
     def _why_not(self, path: Path) -> str:
         """Says why this is not the file, "" if it is."""
@@ -243,13 +241,14 @@ def _versions(tensors: State) -> int:
 def _resolve(external: ExternalWeights) -> State:
     path = external.find()
     targets = {name: torch.empty(shape, device="meta") for name, shape in external.shapes.items()}
-    converted = unwrap(read_weights(path, Path(external.file).suffix)).convert(external.family, targets)
+    converted = Unwrapped.of(read_weights(path, Path(external.file).suffix)).convert(external.family, targets)
     if found := Faults.between(converted.state, targets):
         raise WeightsError(f"{path} is the file that the checkpoint names, but does not fill its network: {found}")
-    tensors = {
-        name: _cast(converted.state[name.removeprefix(BACKBONE).replace(".base_layer.", ".")], dtype)
-        for name, dtype in external.dtypes.items()
-    }
+    tensors = {}
+    for name, dtype in external.dtypes.items():
+        tensor = converted.state[name.removeprefix(BACKBONE).replace(".base_layer.", ".")]
+        # through fp32, in which networks are built and loaded
+        tensors[name] = tensor.float().to(_DTYPES[dtype]).contiguous()
     if _digest(tensors) != external.tensors_sha256:
         raise WeightsError(
             f"the {len(tensors)} frozen tensors read from {path} are not those that the checkpoint was trained with"
@@ -257,11 +256,6 @@ def _resolve(external: ExternalWeights) -> State:
             " reads the file in another way than the one that trained. Use `nnvit export` where it was trained."
         )
     return tensors
-
-
-def _cast(tensor: Tensor, dtype: str) -> Tensor:
-    """Casts through fp32, in which networks are built and loaded."""
-    return tensor.float().to(_DTYPES[dtype]).contiguous()
 
 
 def _digest(tensors: State) -> str:

@@ -4,11 +4,10 @@ import os
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from nnvit.errors import WeightsError
 
-from .cache import cache_folder, read_record, write_record
+from .cache import Record, cache_folder
 
 VARIABLE = "NNVIT_ACCEPT_LICENSE"
 FLAG = "--accept-license"
@@ -62,14 +61,12 @@ def accept(licences: Iterable[str]) -> None:
     """
     accepted = [licence_id(part) for item in licences for part in item.split(",") if part.strip()]
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_from_environment(), *accepted]))
-    today = datetime.now(UTC).date().isoformat()
-    write_record(_record(), dict.fromkeys(accepted, today) | read_record(_record()))
+    _record().add(dict.fromkeys(accepted, datetime.now(UTC).date().isoformat()))
 
 
-def _acceptance(name: str) -> str:
-    """Returns how the licence was accepted, or "" if it was not."""
-    licence = licence_id(name)
-    if date := read_record(_record()).get(licence):
+def _acceptance(licence: str) -> str:
+    """Returns how the licence with this ID was accepted, or "" if it was not."""
+    if date := _record().read().get(licence):
         return f"{FLAG}, {date}"
     return VARIABLE if licence in _from_environment() else ""
 
@@ -81,10 +78,10 @@ def require(name: str, what: str) -> bool | str:
     """
     if not is_restricted(name):
         return False
-    if how := _acceptance(name):
-        return how
     licence = licence_id(name)
-    given = sorted({*read_record(_record()), *_from_environment()})
+    if how := _acceptance(licence):
+        return how
+    given = sorted({*_record().read(), *_from_environment()})
     raise WeightsError(
         f"{what}: the licence '{licence}' must be accepted before the weights are used."
         f" Read it ({TEXTS.get(licence, 'on its publisher’s page')}), then give {FLAG} {licence} once,"
@@ -96,5 +93,5 @@ def _from_environment() -> list[str]:
     return [licence_id(part) for part in os.environ.get(VARIABLE, "").split(",") if part.strip()]
 
 
-def _record() -> Path:
-    return cache_folder() / ".licences.json"
+def _record() -> Record:
+    return Record(cache_folder() / ".licences.json")

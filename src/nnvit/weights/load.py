@@ -11,7 +11,7 @@ from nnvit.types import Backbone, BaseHead, Converted, State
 
 from .safe_reading import read_config, read_weights
 from .sources import WeightsFile, find_weights
-from .state_dicts import listed, not_finite, target_tensors, unwrap
+from .state_dicts import Unwrapped, listed, not_finite, target_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def load_backbone(
         return WeightsReport(source="random")
     raw, targets = read_weights(found.path), target_tensors(backbone.model)
     try:
-        unwrapped = unwrap(raw)
+        unwrapped = Unwrapped.of(raw)
         converted = unwrapped.convert(backbone.family, targets)
         unwrapped.check_fit(
             converted, targets, f"model.backbone={backbone.family}, model.backbone_size={backbone.size}"

@@ -25,6 +25,7 @@ _POSITION_NODES = {
     "/backbone/embeddings/Reshape_1": "backbone.patch_positions",
 }
 _NAMES = {
+    "backbone.": "",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "embeddings.cls_token": "cls_token",
     "encoder.layer.": "blocks.",
@@ -86,17 +87,11 @@ def _named_tensors(graph: "GraphProto") -> State:
 
 
 def _timm_names(named: State) -> State:
-    named = {_renamed(name): tensor for name, tensor in named.items()}
+    for old, new in _NAMES.items():
+        named = {name.replace(old, new): tensor for name, tensor in named.items()}
     positions = [named.pop("class_position"), named.pop("patch_positions")]
     named["pos_embed"] = torch.cat(positions, dim=1)
     for query in [name for name in named if ".query." in name]:
         parts = [named.pop(query.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
         named[re.sub(r"attention\.attention\.query", "attn.qkv", query)] = torch.cat(parts)
     return named
-
-
-def _renamed(name: str) -> str:
-    name = name.removeprefix("backbone.")
-    for old, new in _NAMES.items():
-        name = name.replace(old, new)
-    return name

@@ -114,7 +114,7 @@ def _read_directory(folder: str | Path) -> State:
         if not isinstance(shard, Mapping):
             raise WeightsError(f"{path} holds no state dict (names to tensors) but a {type(shard).__name__}.")
     counts = Counter(name for shard in shards.values() for name in shard)
-    index = _index(Path(folder))
+    index = _index(Path(folder))[1]
     listed = counts.keys() if index is None else index.keys()
     wrong = sorted(listed ^ counts.keys()) + sorted(name for name, count in counts.items() if count > 1)
     if wrong:
@@ -128,38 +128,31 @@ def _read_directory(folder: str | Path) -> State:
 def _weight_files(folder: str | Path) -> list[Path]:
     """Returns the files of a model directory's weights: one, or the shards of its index, sorted. Raises WeightsError."""
     folder = Path(folder)
-    index = _index(folder)
-    names = [_chosen(folder)] if index is None else sorted(set(index.values()))
+    chosen, index = _index(folder)
+    names = [chosen.name] if index is None else sorted(set(index.values()))
     for name in names:
         # The index may come from anybody, and must not reach files elsewhere.
         if Path(name).name != name or name in ("", ".", ".."):
-            raise WeightsError(
-                f"{folder / _chosen(folder)} names '{name}', which is not a file name within the directory."
-            )
+            raise WeightsError(f"{chosen} names '{name}', which is not a file name within the directory.")
         if not (folder / name).is_file():
             raise WeightsError(f"{folder}: the shard {name} is missing; fetch the directory again.")
     return [folder / name for name in names]
 
 
-def _chosen(folder: Path) -> str:
-    name = next((name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if name is None:
+def _index(folder: Path) -> tuple[Path, dict[str, str] | None]:
+    """Returns the file with all weights and None, or the index of shards and what it says: tensor name -> shard."""
+    path = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
         held = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
         raise WeightsError(
             f"{folder} is not a model directory of transformers: it holds {held}, but none of {', '.join(_WEIGHTS)}."
         )
-    return name
-
-
-def _index(folder: Path) -> dict[str, str] | None:
-    """Returns tensor name -> shard, or None if one file holds all."""
-    path = folder / _chosen(folder)
     if path.suffix != ".json":
-        return None
+        return path, None
     places = _json(path).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise WeightsError(f"{path} is not an index of shards: it has no weight_map of tensor names to file names.")
-    return places
+    return path, places
 
 
 def _json(path: Path) -> dict[str, Any]:

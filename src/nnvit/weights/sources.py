@@ -1,9 +1,11 @@
-"""The values of `model.weights`, the file that each means, and `nnvit weights fetch`, which gets it in advance."""
+"""The values of `model.weights`, the file that each means (here or on the hub), and `nnvit weights fetch`."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -13,8 +15,8 @@ from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig
 from nnvit.types import Backbone, DefaultWeights
 
-from . import hub, licences, packaged
-from .cache import cache_folder, find_cached, remembered_sha256
+from . import licences, packaged
+from .cache import cache_folder, cached_files, find_cached, remembered_sha256
 from .safe_reading import weights_sha256
 
 
@@ -63,11 +65,11 @@ def pin(spec: str, backbone: Backbone) -> str | None:
     Downloads nothing and requires no licence.
     """
     if spec.startswith("hf:"):
-        return hub.commit_of(*_parsed(spec))
+        return _Repository.of(spec).commit()
     wanted = backbone.default_weights
-    if spec != "default" or wanted is None or not wanted.hub or _cached(wanted, backbone):
+    if spec != "default" or wanted is None or not wanted.hub or find_cached(backbone):
         return None
-    return hub.commit_of(wanted.hub, None)
+    return _Repository(wanted.hub).commit()
 
 
 def _in_words(backbone: Backbone) -> str:
@@ -104,10 +106,6 @@ def licence_of(backbone: Backbone, *, published: bool) -> str:
     return licence if published or licences.is_restricted(licence) else licences.UNKNOWN
 
 
-def _cached(wanted: DefaultWeights, backbone: Backbone) -> Path | None:
-    return find_cached(wanted, sum(parameter.numel() for parameter in backbone.model.parameters()))
-
-
 def _default(backbone: Backbone, revision: str | None) -> WeightsFile:
     wanted = backbone.default_weights
     if wanted is None:
@@ -116,40 +114,28 @@ def _default(backbone: Backbone, revision: str | None) -> WeightsFile:
             " Set model.weights=/path/to/file or model.weights=random."
         )
     accepted = licences.require(wanted.licence, f"model.weights=default: {_in_words(backbone)}, {wanted.file}")
-    cached = _cached(wanted, backbone)
-    if cached is None:
-        return _default_from_hub(wanted, backbone, revision, accepted)
-    digest = weights_sha256(cached) if cached.is_dir() else remembered_sha256(cached)
+    cached = find_cached(backbone)
+    path, source = (cached, "cache") if cached else _default_from_hub(wanted, backbone, revision)
+    digest = remembered_sha256(path) if cached and path.is_file() else weights_sha256(path)
     return WeightsFile(
-        path=cached,
-        source="cache",
+        path=path,
+        source=source,
         sha256=digest,
         licence=licence_of(backbone, published=True),
         licence_accepted=accepted,
-        published=backbone.publishes(digest),
+        published=cached is None or backbone.publishes(digest),
     )
 
 
-def _hub_file(path: Path, place: str, licence: str, *, accepted: bool | str, published: bool) -> WeightsFile:
-    digest = weights_sha256(path)
-    return WeightsFile(
-        path=path, source=f"hub {place}", sha256=digest, licence=licence, licence_accepted=accepted, published=published
-    )
-
-
-def _default_from_hub(
-    wanted: DefaultWeights, backbone: Backbone, revision: str | None, accepted: bool | str
-) -> WeightsFile:
-    page = f" (see {wanted.page})" if wanted.page else ""
+def _default_from_hub(wanted: DefaultWeights, backbone: Backbone, revision: str | None) -> tuple[Path, str]:
+    """Returns the downloaded file and its source."""
     reason = "no hub repository holds it"
     if wanted.hub:
         try:
-            path, commit = hub.download(wanted.hub, (*hub.FILES, wanted.file), revision)
+            return _Repository(wanted.hub, revision).download((*_HUB_FILES, wanted.file))
         except WeightsError as error:
             reason = str(error)
-        else:
-            licence = licence_of(backbone, published=True)
-            return _hub_file(path, f"{wanted.hub}@{commit}", licence, accepted=accepted, published=True)
+    page = f" (see {wanted.page})" if wanted.page else ""
     raise WeightsError(
         f"model.weights=default: {_in_words(backbone)} needs {wanted.file} (licence"
         f" {wanted.licence}). It is not in {cache_folder()}, and {reason}."
@@ -159,70 +145,130 @@ def _default_from_hub(
     )
 
 
-def _parsed(spec: str) -> tuple[str, str | None]:
-    """hf:OWNER/NAME@REVISION -> the repository, and the revision or None."""
-    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", spec)
-    if match is None:
-        raise WeightsError(f"model.weights='{spec}' must read hf:OWNER/NAME, or hf:OWNER/NAME@REVISION for one commit.")
-    return match[1], match[2]
-
-
 def _from_repository(spec: str, backbone: Backbone | None, revision: str | None = None) -> WeightsFile:
     """Gets the file that "hf:REPO" or "hf:REPO@REVISION" means, from the hub or its cache on this machine.
 
     backbone: the one to fill; None to only fetch the file, under the licence on the repository's card.
     """
-    repo, asked = _parsed(spec)
+    repository = _Repository.of(spec, revision)
     own = False
     if backbone is None:
-        licence = licences.licence_id(hub.licence_on_card(repo, revision or asked))
+        licence = licences.licence_id(repository.licence())
         accepted = licences.require(licence, spec)
     else:
-        own = bool(backbone.default_weights and backbone.default_weights.hub == repo)
+        own = bool(backbone.default_weights and backbone.default_weights.hub == repository.name)
         licence = licence_of(backbone, published=own)
         accepted = licences.require(licence, f"model.weights={spec} for {_in_words(backbone)}")
     # RETFound's repositories name the file after themselves.
-    files = (*hub.FILES, f"{repo.partition('/')[2]}.pth")
+    files = (*_HUB_FILES, f"{repository.name.partition('/')[2]}.pth")
     try:
-        path, commit = hub.download(repo, files, revision or asked)
+        path, source = repository.download(files)
     except WeightsError as error:
         raise WeightsError(
             f"model.weights={spec}: {error}. Check the name, HF_HUB_OFFLINE and your access, or set"
             " model.weights=/path/to/file."
         ) from error
-    return _hub_file(path, f"{repo}@{commit}", licence, accepted=accepted, published=own)
+    digest = weights_sha256(path)
+    return WeightsFile(
+        path=path, source=source, sha256=digest, licence=licence, licence_accepted=accepted, published=own
+    )
+
+
+# --- repositories on Hugging Face -------------------------------------------------------------------------------------
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_TIMEOUT = 10.0  # seconds that a plan waits for a commit
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A Hugging Face repository. revision: a commit, a branch or a tag; None is the main branch."""
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, spec: str, revision: str | None = None) -> Self:
+        """hf:OWNER/NAME@REVISION -> the repository; the commit in the plans goes before the revision."""
+        match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", spec)
+        if match is None:
+            raise WeightsError(
+                f"model.weights='{spec}' must read hf:OWNER/NAME, or hf:OWNER/NAME@REVISION for one commit."
+            )
+        return cls(match[1], revision or match[2])
+
+    def download(self, files: tuple[str, ...]) -> tuple[Path, str]:
+        """Downloads the first of the files that the repository has; returns its path, and "hub REPO@COMMIT".
+
+        Raises WeightsError with the reason of the first failure.
+        """
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError
+
+        reason: Exception | None = None
+        for file in files:
+            try:
+                path = Path(huggingface_hub.hf_hub_download(self.name, file, revision=self.revision))
+            except EntryNotFoundError as error:
+                reason = reason or error
+            except Exception as error:  # offline, gated, no such repository: each has a class of its own
+                reason = error
+                break
+            else:
+                # The hub's cache keeps a file in a folder named after its commit.
+                return path, f"hub {self.name}@{path.parent.name}"
+        summary = str(reason).strip().splitlines()[0].rstrip(".")
+        raise WeightsError(
+            f"getting {' or '.join(files)} from {self.name} failed: {type(reason).__name__}: {summary}{self._advice(reason)}"
+        )
+
+    def _advice(self, error: BaseException | None) -> str:
+        """Says how to get access to the repository, for answers 401 and 403 (gated, private or absent)."""
+        answers = [getattr(e, "response", None) for e in (error, getattr(error, "__cause__", None))]
+        if not {getattr(answer, "status_code", None) for answer in answers} & {401, 403}:
+            return ""
+        from huggingface_hub import constants
+
+        page = f"{constants.ENDPOINT}/{self.name}"
+        return f". Visit {page}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
+
+    def licence(self) -> str:
+        """Returns the licence on the repository's card, or "" if it cannot be read or names none."""
+        import huggingface_hub
+
+        try:
+            card = huggingface_hub.model_info(self.name, revision=self.revision, timeout=_TIMEOUT).card_data
+        except Exception:  # as in `commit`; the download says why
+            return ""
+        # A licence that the hub has no ID for is "other", with its name in another field.
+        return str((card and (card.get("license_name") or card.get("license"))) or "")
+
+    def commit(self) -> str | None:
+        """Returns the commit that the revision means now, or offline that of the last download.
+
+        None if neither the hub nor its cache on this machine knows it.
+        """
+        if re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            return self.revision
+        import huggingface_hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        # offline, gated, no such repository: each is a class of its own
+        with contextlib.suppress(Exception):
+            return huggingface_hub.model_info(self.name, revision=self.revision, timeout=_TIMEOUT).sha
+        # not downloaded; not a possible name of a repository
+        with contextlib.suppress(LocalEntryNotFoundError, ValueError):
+            return Path(
+                huggingface_hub.snapshot_download(self.name, revision=self.revision, local_files_only=True)
+            ).name
+        return None
 
 
 # --- nnvit weights fetch ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Fetched:
-    """The outcome for one name. file: None for weights that need no file; new: it was downloaded now."""
-
-    name: str
-    spec: str
-    file: WeightsFile | None
-    new: bool = False
-
-    def lines(self) -> list[str]:
-        """Returns the outcome for a terminal."""
-        file = self.file
-        if file is None:
-            return [f"{self.name}: model.weights={self.spec} needs no file"]
-        size = sum(path.stat().st_size for path in (file.path.iterdir() if file.path.is_dir() else [file.path]))
-        accepted = f" (accepted: {file.licence_accepted})" if file.licence_accepted else ""
-        return [
-            f"{self.name}: {'fetched' if self.new else 'already here, content verified; nothing was downloaded'}",
-            f"  from {file.source}",
-            f"  file {file.path}",
-            f"  {size:,} bytes, sha256 {file.sha256}",
-            f"  licence {file.licence}{accepted}",
-        ]
-
-
-def fetch(name: str, overrides: Sequence[str] = ()) -> _Fetched:
-    """Downloads the weights that one name means, by the same steps as a training.
+def fetch(name: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Downloads the weights that one name means, by the same steps as a training; returns the outcome for a terminal.
 
     name: a recipe (shipped name or YAML file), `backbone/size`, or `hf:REPO@REVISION`; overrides: keys of a recipe. Raises
     WeightsError that says which licence to accept, which page to visit, or where to put a file that no hub holds.
@@ -230,17 +276,25 @@ def fetch(name: str, overrides: Sequence[str] = ()) -> _Fetched:
     from huggingface_hub import constants
 
     spec, backbone = _wanted(name, overrides)
-    before = {path.resolve() for path in hub.cached_files()}
+    before = {path.resolve() for path in cached_files()}
     try:
         file = _from_repository(spec, None) if backbone is None else find_weights(spec, backbone)
     except WeightsError as error:
         offline = " HF_HUB_OFFLINE is set here; unset it to fetch." if constants.HF_HUB_OFFLINE else ""
         raise WeightsError(f"{error}{offline}") from error
     if file is None:
-        return _Fetched(name=name, spec=spec, file=None)
+        return [f"{name}: model.weights={spec} needs no file"]
     _verify(file)
     new = file.source.startswith("hub ") and file.path.resolve() not in before
-    return _Fetched(name=name, spec=spec, file=file, new=new)
+    size = sum(path.stat().st_size for path in (file.path.iterdir() if file.path.is_dir() else [file.path]))
+    accepted = f" (accepted: {file.licence_accepted})" if file.licence_accepted else ""
+    return [
+        f"{name}: {'fetched' if new else 'already here, content verified; nothing was downloaded'}",
+        f"  from {file.source}",
+        f"  file {file.path}",
+        f"  {size:,} bytes, sha256 {file.sha256}",
+        f"  licence {file.licence}{accepted}",
+    ]
 
 
 def _wanted(name: str, overrides: Sequence[str]) -> tuple[str, Backbone | None]:

@@ -39,6 +39,18 @@ class Unwrapped:
     wrappers: tuple[str, ...] = ()
     prefix: str = ""
 
+    @classmethod
+    def of(cls, raw: Any) -> Self:
+        """Takes the state dict out of training wrappers and removes common prefixes. Raises WeightsError if there is none."""
+        wrappers, raw = flat(raw)
+        names, heads, taken = {key: key for key in raw}, (), ""
+        while prefix := _common_prefix(names):
+            heads += tuple(spelled for key, spelled in names.items() if key.startswith(_TRAINING_HEADS))
+            names = _without_prefix(names, prefix)
+            taken += prefix
+        state = {key: raw[spelled] for key, spelled in names.items()}
+        return cls(state=state, spelled=names, heads=heads, wrappers=wrappers, prefix=taken)
+
     def convert(self, family: str, names: Collection[str]) -> Converted:
         """Converts the tensors to the names of the family's model, by the first of the family's layouts that recognises it.
 
@@ -46,7 +58,7 @@ class Unwrapped:
         names, for the caller to refuse; dropped keys are spelled as in the file. Raises WeightsError if dropping a key would
         change the network's output.
         """
-        converted = recognise(self.state, family, names) or _timm_native(self.state, names)
+        converted = registry.family(family).recognise(self.state, names) or _timm_native(self.state, names)
         dropped = tuple(self.spelled[key] for key in converted.dropped)
         return replace(converted, dropped=self.heads + dropped)
 
@@ -56,21 +68,8 @@ class Unwrapped:
         targets: the model's tensors; model: the recipe keys that choose it.
         """
         if faults := Faults.between(converted.state, targets):
-            raise WeightsError(
-                f"{faults} The file looks like {describe(self.state)}; the model ({model}) is {_describe_shape(targets)}."
-            )
-
-
-def unwrap(raw: Any) -> Unwrapped:
-    """Takes the state dict out of training wrappers and removes common prefixes. Raises WeightsError if there is none."""
-    wrappers, raw = flat(raw)
-    names, heads, taken = {key: key for key in raw}, (), ""
-    while prefix := _common_prefix(names):
-        heads += tuple(spelled for key, spelled in names.items() if key.startswith(_TRAINING_HEADS))
-        names = _without_prefix(names, prefix)
-        taken += prefix
-    state = {key: raw[spelled] for key, spelled in names.items()}
-    return Unwrapped(state=state, spelled=names, heads=heads, wrappers=wrappers, prefix=taken)
+            shape = _mit_shape(targets) or ", ".join(_shape(targets)) or f"{len(targets)} tensors"
+            raise WeightsError(f"{faults} The file looks like {describe(self.state)}; the model ({model}) is {shape}.")
 
 
 def flat(raw: Any) -> tuple[tuple[str, ...], State]:
@@ -109,12 +108,6 @@ def _without_prefix(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     if len(stripped) < len(kept):
         raise WeightsError(f"some of its keys exist both with and without '{prefix}'; keep one set.")
     return stripped
-
-
-def recognise(state: State, family: str, names: Collection[str] = ()) -> Converted | None:
-    """Converts a flat state dict by the first of the family's layouts that recognises it; None if none does."""
-    attempts = (layout(state, names) for layout in registry.module("backbone", family).LAYOUTS)
-    return next(filter(None, attempts), None)
 
 
 def _timm_native(state: State, names: Collection[str]) -> Converted:
@@ -182,15 +175,14 @@ class Faults:
             wanted=len(targets),
             missing=tuple(name for name in targets if name not in state),
             unexpected=tuple(name for name in state if name not in targets),
-            mismatched=tuple(_difference(name, state, targets) for name in mismatched),
+            mismatched=tuple(f"{name} ({_difference(state[name], targets[name])})" for name in mismatched),
             hint=_positions(state, targets) if mismatched == ["pos_embed"] else "",
         )
 
 
-def _difference(name: str, state: State, targets: State) -> str:
-    got, expected = state[name], targets[name]
+def _difference(got: Tensor, expected: Tensor) -> str:
     kind = "" if got.dtype in FLOATS else f" {got.dtype}"
-    return f"{name} (got {tuple(got.shape)}{kind}, expected {tuple(expected.shape)})"
+    return f"got {tuple(got.shape)}{kind}, expected {tuple(expected.shape)}"
 
 
 def _positions(state: State, targets: State) -> str:
@@ -246,12 +238,8 @@ def describe(state: Mapping[str, Tensor]) -> str:
     return f"no vision transformer known here (its names begin {listed(list(state)[:3])})"
 
 
-def _describe_shape(state: Mapping[str, Tensor]) -> str:
-    """Describes a vision transformer's width, depth, patch and positions."""
-    return _mit_shape(state) or ", ".join(_shape(state)) or f"{len(state)} tensors"
-
-
 def _shape(state: Mapping[str, Tensor]) -> list[str]:
+    """Describes a plain vision transformer's width, depth, patch and positions; [] for another network."""
     if "cls_token" not in state:
         return []
     width = state["cls_token"].shape[-1]

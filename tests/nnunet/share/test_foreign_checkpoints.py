@@ -57,8 +57,8 @@ class SegFormerSegmentationModel(nn.Module):
 
 def fork(size: str = "eva", **keys: Any) -> SegFormerSegmentationModel:
     """A network as if trained: no tensor has its initial value."""
-    module = registry.module("backbone", "tiny")
-    return trained(SegFormerSegmentationModel(module.build(size, TAPS, module.Args()).model, 32, **keys))
+    backbone = registry.family("tiny")().build(size, TAPS)
+    return trained(SegFormerSegmentationModel(backbone.model, 32, **keys))
 
 
 def trained(network: Any) -> Any:
@@ -299,8 +299,7 @@ def test_the_backbone_alone_has_its_adapters_merged_and_is_loaded_by_its_path(lo
     torch.save(network.state_dict() | {"decoder.weight": torch.ones(1)}, source)
     done = convert(source, tmp_path / "backbone.safetensors", [yaml(tmp_path, lora=lora)], backbone_only=True)
     assert "  left out, not of the backbone: decoder.* (1)" in done.lines()
-    module = registry.module("backbone", "tiny")
-    backbone = module.build("eva", TAPS, module.Args()).eval()
+    backbone = registry.family("tiny")().build("eva", TAPS).eval()
     assert load_backbone(backbone, str(done.paths[0])).loaded == len(load_file(done.paths[0]))
     with torch.no_grad():
         expected = network.backbone.forward_intermediates(image(), indices=TAPS, norm=True, intermediates_only=True)

@@ -36,9 +36,9 @@ CHECKPOINT = "fold_0/checkpoint_final.pth"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    module, path = registry.module("backbone", "tiny"), tmp_path_factory.mktemp("base") / "base.safetensors"
+    family, path = registry.family("tiny"), tmp_path_factory.mktemp("base") / "base.safetensors"
     torch.manual_seed(12)
-    save_file(target_tensors(module.build("vit", [3], module.Args()).model), path)
+    save_file(target_tensors(family().build("vit", [3]).model), path)
     return path
 
 

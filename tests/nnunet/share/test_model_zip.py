@@ -135,8 +135,8 @@ def test_a_number_with_two_names_is_refused(stock_zip: Path, results: Path) -> N
 
 
 def test_a_model_that_refers_to_a_file_says_what_it_needs(hippocampus: str, results: Path, tmp_path: Path) -> None:
-    base, module = tmp_path / "base.safetensors", registry.module("backbone", "tiny")
-    save_file(target_tensors(module.build("vit", [3], module.Args()).model), base)
+    base, family = tmp_path / "base.safetensors", registry.family("tiny")
+    save_file(target_tensors(family().build("vit", [3]).model), base)
     keys = [*TINY, ONE_TILE, f"model.weights={base}", "checkpoint.frozen_weights=reference", "name=leaning"]
     model = untrained(hippocampus, *keys)
     base.unlink()

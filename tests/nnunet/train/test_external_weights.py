@@ -32,9 +32,9 @@ REFERENCE = "checkpoint.frozen_weights=reference"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of pretrained weights."""
-    module, path = registry.module("backbone", "tiny"), tmp_path_factory.mktemp("base") / "base.safetensors"
+    family, path = registry.family("tiny"), tmp_path_factory.mktemp("base") / "base.safetensors"
     torch.manual_seed(11)
-    save_file(target_tensors(module.build("vit", [3], module.Args()).model), path)
+    save_file(target_tensors(family().build("vit", [3]).model), path)
     return path
 
 

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nnvit import registry
 from nnvit.errors import PlansError, WeightsError
 from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet import checkpoint_file
@@ -30,7 +31,7 @@ from nnvit.records.json_files import write_json
 from nnvit.types import State
 from nnvit.weights.external import filled
 from nnvit.weights.safe_reading import read_config, read_weights, weights_sha256
-from nnvit.weights.state_dicts import Faults, describe, flat, listed, not_finite, recognise, target_tensors
+from nnvit.weights.state_dicts import Faults, describe, flat, listed, not_finite, target_tensors
 
 from . import ShareResult
 
@@ -341,7 +342,7 @@ def _kind_of(state: State) -> str:
     parts = {name.partition(".")[0] for name in state}
     if any(name.startswith("backbone.model.") for name in state) and "head" in parts:
         return _OURS
-    if recognise(state, "mit") is not None:
+    if registry.family("mit").recognise(state) is not None:
         return _SEGFORMER
     if "backbone" not in parts:
         return ""
@@ -370,7 +371,7 @@ def _map_names(state: State, network: Segmenter) -> _Mapped:
 
 def _map_segformer(state: State) -> tuple[_Mapped, State]:
     """Renames the backbone of transformers' SegFormer. Returns the decode head's tensors under the file's names, too."""
-    converted = recognise(state, "mit")
+    converted = registry.family("mit").recognise(state)
     assert converted is not None
     classifier = tuple(name for name in converted.dropped if name not in converted.decode_head)
     mapped = _Mapped(
