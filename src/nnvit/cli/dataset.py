@@ -134,12 +134,12 @@ def _synthesize(
 
 
 def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
-    from nnvit.data.label_values import parse_stored
+    from nnvit.data.label_values import LabelValues
 
     labels: dict[str, Stored] = {}
     for pair in pairs or []:
         name, _, text = pair.partition("=")
-        stored = parse_stored(text)
+        stored = LabelValues.parse(text)
         if not name or stored is None:
             raise ConfigError(
                 f"--label {pair} must be name=value with a whole number or a colour, such as vessel=255, "

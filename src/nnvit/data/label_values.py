@@ -70,6 +70,18 @@ class LabelValues:
         names = {f"label_{v}": v for v in range(1, highest + 1)} if highest > 1 else {"foreground": 1}
         return cls(stored=names, declared=False)
 
+    @staticmethod
+    def parse(text: str) -> Stored | None:
+        """Reads `255` as 255, and `#ff0000` or `255,0,0` as (255, 0, 0); returns None for anything else."""
+        if text.isdecimal():
+            return int(text)
+        if re.fullmatch("#[0-9a-fA-F]{6}", text):
+            return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+        parts = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+        if len(parts) == 3 == text.count(",") + 1 and max(parts) < 256:
+            return parts[0], parts[1], parts[2]
+        return None
+
     @property
     def numbers(self) -> dict[str, int]:
         """Label name -> the label that nnU-Net trains on: background 0, the others 1..n.
@@ -136,15 +148,3 @@ class LabelValues:
         if len(ordered) > 5 and not self.colours:
             return f"{ordered[0]}, {ordered[1]} ... {ordered[-1]}"
         return ", ".join(ordered)
-
-
-def parse_stored(text: str) -> Stored | None:
-    """Reads `255` as 255, and `#ff0000` or `255,0,0` as (255, 0, 0); returns None for anything else."""
-    if text.isdecimal():
-        return int(text)
-    if re.fullmatch("#[0-9a-fA-F]{6}", text):
-        return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
-    parts = [int(part) for part in text.split(",") if part.strip().isdecimal()]
-    if len(parts) == 3 == text.count(",") + 1 and max(parts) < 256:
-        return parts[0], parts[1], parts[2]
-    return None

@@ -55,8 +55,10 @@ class Declared:
         DataError for masks that are unreadable, lossy, transparent, of several pages, of the wrong kind, or overlapping.
         """
         if self.several:
-            return _joined({k: (path, _read_one(path)) for k, path in enumerate(pair.masks, 1) if path}, self.overlap)
-        (path,) = pair.masks
+            return _joined(
+                {k: (path, _read_one(path)) for k, path in enumerate(pair.masks.values(), 1) if path}, self.overlap
+            )
+        (path,) = pair.masks.values()
         assert path is not None  # one mask per image is never left out
         if self.colours:
             return _read_colours(path), 0
@@ -130,7 +132,7 @@ def _joined(masks: dict[int, tuple[Path, Photo]], overlap: str) -> tuple[Photo, 
 
 def _open(path: Path) -> OpenedPicture:
     """Opens a picture. Raises DataError if it has 16 bits per colour channel or is lossy."""
-    opened = OpenedPicture.open(path)
+    opened = OpenedPicture(path)
     if opened.deep:
         raise DataError(f"{path.name} has 16 bits per colour channel; save it with 8")
     if not opened.lossy:

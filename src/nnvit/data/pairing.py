@@ -24,8 +24,8 @@ class Pair:
 
     case: str
     image: Path
-    masks: tuple[Path | None, ...]
-    """One, or one per label in the order of the labels; None for a label without a mask."""
+    masks: dict[str, Path | None] = field(hash=False)
+    """Label -> its mask, None if it has none; one empty label if a mask shows all labels."""
 
     @property
     def stem(self) -> str:
@@ -36,50 +36,38 @@ class Pair:
     def mask_names(self) -> str:
         """The names of the masks; if there are several, with their folders, because they may share a name."""
         parts = 2 if len(self.masks) > 1 else 1
-        return ", ".join("/".join(mask.parts[-parts:]) for mask in self.masks if mask)
+        return ", ".join("/".join(mask.parts[-parts:]) for mask in self.masks.values() if mask)
 
     def digest(self) -> str:
         """Returns the SHA-256 of each of the pair's files."""
-        return " ".join(sha256_of(path) for path in (self.image, *self.masks) if path)
+        return " ".join(sha256_of(path) for path in (self.image, *self.masks.values()) if path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pairing:
-    """The cases of a data set, as its files tell."""
+def find_pairs(
+    images: Path, masks: Mapping[str, Path], mask_suffix: str, allow_missing: bool
+) -> tuple[list[Pair], list[str]]:
+    """Pairs each image `stem` with the mask `stem + suffix` of each folder of masks.
 
-    pairs: list[Pair]
-    labels: tuple[str, ...]
-    """The label of each of a pair's masks; one empty name if a mask shows all labels."""
-    warnings: list[str]
-    """On files that are neither image nor mask."""
+    Args:
+        masks: label -> folder of its masks; one empty label if the masks show all. A label's path that ends in
+            `*SUFFIX` (`masks/*_MA`) is a folder that is shared with other files, and the suffix.
+        allow_missing: an image may lack some of its masks, but not all.
 
-    @classmethod
-    def find(cls, images: Path, masks: Mapping[str, Path], mask_suffix: str, allow_missing: bool) -> "Pairing":
-        """Pairs each image `stem` with the mask `stem + suffix` of each folder of masks.
-
-        Args:
-            masks: label -> folder of its masks; one empty label if the masks show all. A label's path that ends in
-                `*SUFFIX` (`masks/*_MA`) is a folder that is shared with other files, and the suffix.
-            allow_missing: an image may lack some of its masks, but not all.
-
-        Raises DataError for absent folders, folders without a file of that kind, patterns that are not of this form,
-        files that would become one case, and files without a partner (in either direction).
-        """
-        folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in masks.items()]
-        found, others = _list_files(images, IMAGE_SUFFIXES.union(VOLUME_SUFFIXES), "image")
-        # images and masks of one folder are told apart by the masks' suffixes
-        endings = tuple(f.suffix for f in folders if f.suffix and f.path.resolve() == images.resolve())
-        found = [image for image in found if not _stem(image).endswith(endings)]
-        ignored = [(images, others), *((folder.path, folder.list_masks(found)) for folder in folders)]
-        return cls(
-            pairs=_paired(found, folders, allow_missing),
-            labels=tuple(masks),
-            warnings=[
-                f"{len(others)} other files in '{folder}' were ignored, e.g. {others[0].name}"
-                for folder, others in ignored
-                if others
-            ],
-        )
+    Returns the pairs, and warnings on files that are neither image nor mask. Raises DataError for absent folders, folders
+    without a file of that kind, patterns that are not of this form, files that would become one case, and files without a
+    partner (in either direction).
+    """
+    folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in masks.items()]
+    found, others = _list_files(images, IMAGE_SUFFIXES.union(VOLUME_SUFFIXES), "image")
+    # images and masks of one folder are told apart by the masks' suffixes
+    endings = tuple(f.suffix for f in folders if f.suffix and f.path.resolve() == images.resolve())
+    found = [image for image in found if not _stem(image).endswith(endings)]
+    ignored = [(images, others), *((folder.path, folder.list_masks(found)) for folder in folders)]
+    return _paired(found, folders, allow_missing), [
+        f"{len(others)} other files in '{folder}' were ignored, e.g. {others[0].name}"
+        for folder, others in ignored
+        if others
+    ]
 
 
 def refuse(heading: str, problems: list[str], advice: str = "") -> None:
@@ -168,13 +156,13 @@ def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool)
     _refuse_twins(images, _case_name, "images", "case")
     for folder in folders:
         _refuse_twins(folder.files, _stem, "masks", "name")
-    mask_of = [{_stem(mask): mask for mask in folder.files} for folder in folders]
+    mask_of = {folder.label: {_stem(mask): mask for mask in folder.files} for folder in folders}
     pairs, bare = [], []
     for image in images:
-        masks = tuple(found.get(folder.name_of(image)) for folder, found in zip(folders, mask_of, strict=True))
+        masks = {folder.label: mask_of[folder.label].get(folder.name_of(image)) for folder in folders}
         pairs.append(Pair(case=_case_name(image), image=image, masks=masks))
-        if None in masks and not (allow_missing and any(masks)):
-            lacking = [folder.lack_of(image) for folder, mask in zip(folders, masks, strict=True) if not mask]
+        lacking = [folder.lack_of(image) for folder in folders if not masks[folder.label]]
+        if lacking and not (allow_missing and any(masks.values())):
             bare.append(f"image {image.name}: {' and '.join(lacking)}")
     strays = []
     for folder in folders:

@@ -19,11 +19,9 @@ from PIL import Image
 from nnvit.errors import DataError
 from nnvit.records.json_files import read_json, write_json
 
-from .image_reading import read_image
+from .image_reading import Geometry, read_image
 from .pairing import Pair
-from .parallel import Workers
-from .survey import Survey
-from .volumes import Geometry
+from .survey import Survey, Workers
 
 BLOCK = "nnvit_import"
 """Key of dataset.json under which the import is described; nnU-Net ignores keys that it does not know."""
@@ -110,7 +108,7 @@ class RawFolder:
     @staticmethod
     def fingerprint(options: Mapping[str, Any], digests: Mapping[Pair, str]) -> str:
         """Returns a hash of the import's options, and of the names and contents (`Pair.digest`) of its files."""
-        files = [f"{p.image.name} {[mask and mask.name for mask in p.masks]} {d}" for p, d in digests.items()]
+        files = [f"{p.image.name} {[mask and mask.name for mask in p.masks.values()]} {d}" for p, d in digests.items()]
         return _hash([options, sorted(files)])
 
 

@@ -1,11 +1,16 @@
 """Reads every pair once before anything is written, and settles which channels and labels the data set has."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from nnvit.errors import DataError
 
@@ -13,7 +18,6 @@ from .image_reading import Photo, read_image
 from .label_values import LabelValues
 from .mask_reading import Declared
 from .pairing import Pair, refuse
-from .parallel import Workers
 
 _NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
 """Channel names (in any case) for which nnU-Net chooses another normalisation than the z-score."""
@@ -22,6 +26,38 @@ _MOST_VALUES = 1000
 """A mask with more values than this is a picture."""
 
 _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Threads, since Pillow, zlib, tifffile, SimpleITK and numpy release Python's lock.
+
+    progress: show a bar for their work if standard error is a terminal.
+    """
+
+    number: int
+    progress: bool
+
+    def each(self, function: Callable[[_Item], _Result], items: Sequence[_Item], what: str) -> Iterator[_Result]:
+        """Yields the function's results in the order of the items; `what` names the work beside the progress bar.
+
+        At most `number` items are in memory at a time, besides the results that wait for their turn.
+        """
+        console = Console(stderr=True)
+        waiting: deque[Future[_Result]] = deque()
+        rest = iter(items)
+        pool = ThreadPoolExecutor(self.number)
+        try:
+            waiting.extend(pool.submit(function, item) for item in islice(rest, 2 * self.number))
+            for _ in track(items, what, console=console, disable=not (self.progress and console.is_terminal)):
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+                yield result
+        finally:  # after Ctrl-C and errors too, so that nothing is written while the caller cleans up
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +144,7 @@ class Survey:
         turned = [s.name for s in seen if s.image.turned]
         opaque = [s.name for s in seen if s.image.opaque]
         empty = [s.pair.mask_names for s in seen if set(s.counts) == {background}]
-        bare = [s.name for s in seen if None in s.pair.masks]
+        bare = [s.name for s in seen if None in s.pair.masks.values()]
         overlaps = {s.pair.mask_names: s.overlap for s in seen if s.overlap}
         for words, names in (
             ("images were turned upright as their EXIF orientation says, e.g. {}; check that the masks fit", turned),

@@ -6,6 +6,7 @@ import traceback
 import unicodedata
 from collections import defaultdict
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 from nnvit.data import mask_drawing
@@ -166,5 +167,5 @@ def _delete(out: Path, outputs: list[str]) -> None:
 def _colours(options: PhotographOptions) -> list[str]:
     if not options.overlay:
         return []
-    colours = ", ".join(f"{name} {mask_drawing.colour_of(i)}" for i, name in enumerate(options.legend.names.values()))
-    return [f"colours in the overlays: {colours}"]
+    named = zip(options.legend.names.values(), cycle(mask_drawing.COLOURS), strict=False)
+    return [f"colours in the overlays: {', '.join(f'{name} {colour}' for name, colour in named)}"]
