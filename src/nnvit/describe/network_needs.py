@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from nnvit.estimate import GIB, Job, Need
 from nnvit.estimate.devices import LAUNCH, UNCERTAIN, Device, Speed
-from nnvit.estimate.fake_tensors import fake_network
-from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT
+from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT, fake_network
 from nnvit.model import Segmenter
 from nnvit.model.precision import Precision
 from nnvit.recipe import loading
