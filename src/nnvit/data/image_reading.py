@@ -32,7 +32,7 @@ _NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedima
 
 
 @dataclass(frozen=True)
-class Geometry:
+class _Geometry:
     """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z).
 
     spacing, origin: millimetres; direction: cosines, row by row.
@@ -43,7 +43,7 @@ class Geometry:
     direction: tuple[float, ...]
 
     @classmethod
-    def of(cls, image: SimpleITK.Image | SimpleITK.ImageFileReader) -> "Geometry":
+    def of(cls, image: SimpleITK.Image) -> "_Geometry":
         """Takes the geometry of the first three axes."""
         axes = min(image.GetDimension(), 3)
         direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:axes, :axes]
@@ -53,7 +53,7 @@ class Geometry:
             direction=tuple(direction.ravel().tolist()),
         )
 
-    def difference(self, other: "Geometry") -> str:
+    def difference(self, other: "_Geometry") -> str:
         """Describes how the two differ beyond rounding; empty if they agree."""
         for name, tolerance in (("spacing", 1e-3), ("origin", 1e-2 * min(self.spacing)), ("direction", 1e-3)):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -73,7 +73,7 @@ class Photo:
     """True if the file's EXIF orientation was applied."""
     opaque: bool = False
     """True if an alpha channel that was opaque throughout was dropped."""
-    geometry: Geometry | None = None
+    geometry: _Geometry | None = None
     """None for pictures."""
 
     @property
@@ -330,7 +330,7 @@ def _plain_numbers(path: Path, pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(pixels.dtype.newbyteorder("=") if kept else np.float32)
 
 
-def _read_volume(path: Path, channels: int | None) -> tuple[np.ndarray, Geometry]:
+def _read_volume(path: Path, channels: int | None) -> tuple[np.ndarray, _Geometry]:
     """Reads a 3D (or 2D) NIfTI file with SimpleITK, as nnU-Net does.
 
     A fourth dimension is taken for channels if it has as many as the user gave. Returns (D, H, W) voxels of the file's
@@ -354,7 +354,7 @@ def _read_volume(path: Path, channels: int | None) -> tuple[np.ndarray, Geometry
                 "channels, name them with --channel-names; if they are points in time, save each as a volume of its own"
             )
         voxels = np.moveaxis(voxels, 0, -1)
-    return voxels, Geometry.of(image)
+    return voxels, _Geometry.of(image)
 
 
 def _refuse_infinite(path: Path, values: np.ndarray, what: str) -> None:

@@ -266,7 +266,7 @@ def _describe(
         "fold_sizes": [(len(split["train"]), len(split["val"])) for split in division.splits],
         "warnings": [*warnings, *survey.warnings(), *target.stale(division.splits)],
     }
-    block["fingerprint"] = target.fingerprint(options, {seen.pair: seen.digest for seen in survey.seen})
+    block["fingerprint"] = target.fingerprint(options, {pair: seen.digest for pair, seen in survey.seen.items()})
     return {
         "name": target.name,
         "channel_names": survey.channel_names,

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +20,16 @@ _MOST_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One case: its identifier in nnU-Net, its image and its masks."""
+    """One case: its image and its masks."""
 
-    case: str
     image: Path
     masks: dict[str, Path | None] = field(hash=False)
     """Label -> its mask, None if it has none; one empty label if a mask shows all labels."""
+
+    @property
+    def case(self) -> str:
+        """The case's identifier in nnU-Net: the stem with `_` for every character that nnU-Net or a shell could misread."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.stem)
 
     @property
     def stem(self) -> str:
@@ -146,25 +150,18 @@ def _list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list
     return chosen, [p for p in visible if _suffix(p) not in suffixes]
 
 
-def _case_name(image: Path) -> str:
-    """Returns the image's stem with `_` for every character that nnU-Net or a shell could misread."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", _stem(image))
-
-
 def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool) -> list[Pair]:
     """Returns a pair per image. Raises DataError for twins, and for images and masks without a partner."""
-    _refuse_twins(images, _case_name, "images", "case")
-    for folder in folders:
-        _refuse_twins(folder.files, _stem, "masks", "name")
     mask_of = {folder.label: {_stem(mask): mask for mask in folder.files} for folder in folders}
-    pairs, bare = [], []
-    for image in images:
-        masks = {folder.label: mask_of[folder.label].get(folder.name_of(image)) for folder in folders}
-        pairs.append(Pair(case=_case_name(image), image=image, masks=masks))
-        lacking = [folder.lack_of(image) for folder in folders if not masks[folder.label]]
-        if lacking and not (allow_missing and any(masks.values())):
-            bare.append(f"image {image.name}: {' and '.join(lacking)}")
-    strays = []
+    pairs = [Pair(image=i, masks={f.label: mask_of[f.label].get(f.name_of(i)) for f in folders}) for i in images]
+    _refuse_twins([(pair.case, pair.image) for pair in pairs], "images", "case")
+    for folder in folders:
+        _refuse_twins([(_stem(mask), mask) for mask in folder.files], "masks", "name")
+    bare, strays = [], []
+    for pair in pairs:
+        lacking = [folder.lack_of(pair.image) for folder in folders if not pair.masks[folder.label]]
+        if lacking and not (allow_missing and any(pair.masks.values())):
+            bare.append(f"image {pair.image.name}: {' and '.join(lacking)}")
     for folder in folders:
         wanted = {folder.name_of(image) for image in images}
         strays += [f"mask {mask.name}: no image for it" for mask in folder.files if _stem(mask) not in wanted]
@@ -174,10 +171,10 @@ def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool)
     return pairs
 
 
-def _refuse_twins(paths: list[Path], key: Callable[[Path], str], kind: str, what: str) -> None:
+def _refuse_twins(named: list[tuple[str, Path]], kind: str, what: str) -> None:
     by_key = defaultdict(list)
-    for path in paths:
-        by_key[key(path)].append(path.name)
+    for key, path in named:
+        by_key[key].append(path.name)
     twins = [f"{' and '.join(names)}: {what} '{k}'" for k, names in by_key.items() if len(names) > 1]
     refuse(f"several {kind} would share one {what}", twins, "Rename or remove all but one of each.")
 

@@ -88,7 +88,7 @@ class _Seen:
 class Survey:
     """Findings in all pairs, and how the pixels on disk become what nnU-Net reads."""
 
-    seen: list[_Seen]
+    seen: dict[Pair, _Seen]
     declared: Declared
     values: LabelValues
     channel_names: dict[str, str]
@@ -118,7 +118,7 @@ class Survey:
         dtypes, channels, axes = {s.dtype for s in seen}, seen[0].image.channels, seen[0].image.axes
         ending = ".nii.gz" if axes else ".png" if dtypes <= {"uint8", "uint16"} else ".tif"
         return cls(
-            seen=seen,
+            seen={s.pair: s for s in seen},
             declared=declared,
             values=values,
             channel_names=_channel_names(channels, axes, normalization, declared.channel_names),
@@ -129,15 +129,15 @@ class Survey:
 
     def fractions(self, pairs: list[Pair]) -> dict[str, float]:
         """Returns label name -> share of the pixels of these pairs' masks, 0..1; background included."""
-        chosen, totals = set(pairs), Counter[int]()
-        for seen in self.seen:
-            totals.update(seen.counts if seen.pair in chosen else {})
+        totals = Counter[int]()
+        for pair in pairs:
+            totals.update(self.seen[pair].counts)
         background = self.values.background
         return {name: totals[self.values.stored.get(name, background)] / totals.total() for name in self.values.numbers}
 
     def warnings(self) -> Iterator[str]:
         """Lists what is legal but probably a mistake."""
-        seen, background = self.seen, self.values.background
+        seen, background = self.seen.values(), self.values.background
         for name, value in self.values.stored.items():
             if not any(value in s.counts for s in seen):
                 yield f"no mask holds the label '{name}' (value {value})"
