@@ -10,7 +10,7 @@ from nnvit.errors import ConfigError
 from . import options as o
 
 if TYPE_CHECKING:
-    from nnvit.data.label_values import Stored
+    from nnvit.data.mask_reading import Stored
 
 app = o.new_app(name="dataset", no_args_is_help=True, help="Make nnU-Net data sets from photographs and masks.")
 
@@ -134,7 +134,7 @@ def _synthesize(
 
 
 def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
-    from nnvit.data.label_values import LabelValues
+    from nnvit.data.mask_reading import LabelValues
 
     labels: dict[str, Stored] = {}
     for pair in pairs or []:

@@ -170,8 +170,7 @@ def read_image(path: Path, channels: int | None = None) -> Photo:
     nnU-Net cannot read.
     """
     if path.name.lower().endswith(VOLUME_SUFFIXES):
-        voxels, geometry = _read_volume(path, channels)
-        return Photo(pixels=voxels, geometry=geometry)
+        return _read_volume(path, channels)
     with path.open("rb") as file:  # Pillow would read a TIFF with another suffix, and drop channels
         if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _read_tiff(path, channels)
@@ -330,12 +329,11 @@ def _plain_numbers(path: Path, pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(pixels.dtype.newbyteorder("=") if kept else np.float32)
 
 
-def _read_volume(path: Path, channels: int | None) -> tuple[np.ndarray, _Geometry]:
+def _read_volume(path: Path, channels: int | None) -> Photo:
     """Reads a 3D (or 2D) NIfTI file with SimpleITK, as nnU-Net does.
 
-    A fourth dimension is taken for channels if it has as many as the user gave. Returns (D, H, W) voxels of the file's
-    type, or (D, H, W, C) if each voxel holds a vector, and their geometry. Raises DataError for files that are unreadable,
-    truncated, sheared, four-dimensional, complex, or not finite.
+    A fourth dimension is taken for channels if it has as many as the user gave. Raises DataError for files that are
+    unreadable, truncated, sheared, four-dimensional, complex, or not finite.
     """
     _refuse_damaged(path)
     try:
@@ -354,7 +352,7 @@ def _read_volume(path: Path, channels: int | None) -> tuple[np.ndarray, _Geometr
                 "channels, name them with --channel-names; if they are points in time, save each as a volume of its own"
             )
         voxels = np.moveaxis(voxels, 0, -1)
-    return voxels, _Geometry.of(image)
+    return Photo(pixels=voxels, geometry=_Geometry.of(image))
 
 
 def _refuse_infinite(path: Path, values: np.ndarray, what: str) -> None:

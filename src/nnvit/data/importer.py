@@ -11,9 +11,8 @@ from typing import Any
 from nnvit.errors import DataError
 from nnvit.records.json_files import write_json
 
-from .label_values import Stored
 from .mask_drawing import draw_preview
-from .mask_reading import Declared
+from .mask_reading import Declared, Stored
 from .pairing import Pair, find_pairs, refuse
 from .raw_folder import BLOCK, SPLITS_FILE, RawFolder, replacing, write_dataset
 from .survey import Survey, Workers

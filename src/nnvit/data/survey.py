@@ -15,8 +15,7 @@ from rich.progress import track
 from nnvit.errors import DataError
 
 from .image_reading import Photo, read_image
-from .label_values import LabelValues
-from .mask_reading import Declared
+from .mask_reading import Declared, LabelValues
 from .pairing import Pair, refuse
 
 _NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")

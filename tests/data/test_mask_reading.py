@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnvit.data.label_values import LabelValues
+from nnvit.data.mask_reading import LabelValues
 from nnvit.data.survey import _count
 
 
