@@ -27,8 +27,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 import harness
-from nnvit.data.synthetic import fundus
-from nnvit.estimate.fake_tensors import forward_flops
+from nnvit.data.synthetic import _fundus
+from nnvit.estimate import forward_flops
 from nnvit.model import Segmenter, arch_kwargs
 from nnvit.nnunet.predict.predictors import FastPredictor
 from nnvit.recipe import loading
@@ -65,7 +65,7 @@ def build() -> Segmenter:
 
 def picture(size: int, seed: int) -> tuple[Tensor, Tensor]:
     """(3, size, size) in 0..1 and its vessels (size, size)."""
-    pixels, vessels = fundus(np.random.default_rng(seed), size)
+    pixels, vessels = _fundus(np.random.default_rng(seed), size)
     return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255), torch.from_numpy(vessels).long()
 
 

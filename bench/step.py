@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import trainers
 from harness import Row, alternately, bound, device, gemm_peak, main, seconds, shares, timed
 from nnvit import estimate
-from nnvit.estimate.fake_tensors import forward_flops
+from nnvit.estimate import forward_flops
 from nnvit.model.precision import Precision
 from nnvit.nnunet.train.trainer import nnUNetTrainer_nnvit
 from nnvit.registry import build_backbone

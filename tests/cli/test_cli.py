@@ -182,7 +182,7 @@ def test_lists_shows_and_checks_are_printed(
     assert run(monkeypatch, "list", "necks") == 0
     assert capsys.readouterr().out.splitlines() == describe.listing("necks")
     assert run(monkeypatch, "list", "recipes", "--markdown") == 0
-    assert capsys.readouterr().out == describe.recipes_markdown()
+    assert capsys.readouterr().out == "\n".join(describe.listing("recipes_page")) + "\n"
     tiny = ["model.backbone=tiny", "model.backbone_size=vit"]
     assert (
         run(monkeypatch, "show", "segformer_default", *tiny, "--patch", "48", "32", "--channels", "1", "--batch", "1")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nnvit.describe.network_needs import _network_parts
-from nnvit.estimate.fake_tensors import flop_counter
+from nnvit.estimate.fake_training import _flop_counter
 from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
 
 
@@ -29,7 +29,7 @@ def test_what_is_said_of_a_network_holds_for_the_real_one(source: str, overrides
     assert sum(size for _, _, size in trained) == sum(row.trainable for row in parts)
     held = [*built.parameters(), *built.buffers()]
     assert said.parameters == sum(t.numel() * t.element_size() for t in held)
-    with flop_counter() as flops, torch.no_grad():
+    with _flop_counter() as flops, torch.no_grad():
         built.train()(torch.rand(IMAGE))
     assert said.forward_flops == flops.get_total_flops()
 

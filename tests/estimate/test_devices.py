@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnvit.errors import ConfigError
 from nnvit.estimate import devices
-from nnvit.estimate.fake_tensors import TensorLifetimes, flop_counter
+from nnvit.estimate.fake_training import _flop_counter, _TensorLifetimes
 
 
 def test_devices_hold_what_nvidia_smi_shows_of_them() -> None:
@@ -41,7 +41,7 @@ def test_this_machines_rates_are_measured_in_both_precisions() -> None:
 
 def test_a_gpu_is_timed_at_products_that_outlast_their_launch() -> None:
     """Counts, on fake tensors of a GPU, the FLOPs that are launched before the wait."""
-    with FakeTensorMode(), TensorLifetimes(), flop_counter() as flops:
+    with FakeTensorMode(), _TensorLifetimes(), _flop_counter() as flops:
         devices._gemm_rate(torch.device("cuda"), torch.bfloat16, wanted=0)
     fastest = max(device.tflops for device in devices.DEVICES) * 1e12
     assert flops.get_total_flops() / fastest > 100 * 5e-5  # against 50 microseconds of launch and wait

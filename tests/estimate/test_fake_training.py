@@ -1,16 +1,16 @@
-"""The estimate of a training against real tensors."""
+"""The estimate of a training against real tensors, and FLOPs counted on fake tensors against sums by hand."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnvit import estimate
 from nnvit.describe.network_needs import _network_parts
 from nnvit.estimate import fake_training
-from nnvit.estimate.fake_tensors import TensorLifetimes
+from nnvit.estimate.fake_training import _flop_counter, _TensorLifetimes, forward_flops
 from nnvit.model.training import WeightAverage, build_optimizer, prepare_for_training
 from nnvit.recipe import loading
 from tests.estimate.networks import FULL, IMAGE, needed, network, recipe
@@ -47,8 +47,8 @@ def test_what_is_alive_at_most_is_what_a_real_training_has_alive(tuning: str, dt
     built = of.build()
     prepare_for_training(built, of.training, dtype)
     optimizer = build_optimizer(built.train(), of.training)
-    with TensorLifetimes() as lifetimes:
-        fake_training._run_steps(built, of, dtype, optimizer, None)
+    with _TensorLifetimes() as lifetimes:
+        of._run_steps(built, dtype, optimizer, None)
     held = [*built.parameters(), *built.buffers()]
     assert said.parameters == sum(tensor.numel() * tensor.element_size() for tensor in held)
     assert said.tensors == pytest.approx(said.parameters + lifetimes.peak()[1], rel=0.02)
@@ -142,3 +142,55 @@ def test_nothing_is_allocated_for_the_largest_backbone() -> None:
     assert sum(row.parameters for row in rows if "." not in row.name) > 6.7e9
     resident: Any = pytest.importorskip("resource")
     assert resident.getrusage(resident.RUSAGE_SELF).ru_maxrss * 1024 < said.parameters
+
+
+def test_attention_costs_two_products_of_queries_and_keys_and_its_gradients_five() -> None:
+    """torch before 2.15 does not count the fused attention of a CPU."""
+    query, key, value = (torch.rand(2, 3, tokens, 16, requires_grad=True) for tokens in (10, 7, 7))
+    with _flop_counter() as flops:
+        out = nn.functional.scaled_dot_product_attention(query, key, value)
+        product = 2 * 2 * 3 * 10 * 7 * 16
+        assert flops.get_total_flops() == 2 * product
+        out.sum().backward()
+    assert flops.get_total_flops() == 7 * product  # the backward pass computes the product of queries and keys again
+
+
+@pytest.mark.parametrize(
+    ("layer", "image"),
+    [
+        (nn.Conv2d(8, 12, 3, stride=2, padding=1), (2, 8, 9, 10)),
+        (nn.Conv2d(8, 8, 3, groups=8), (2, 8, 9, 10)),
+        (nn.Conv2d(8, 12, 3, groups=4), (2, 8, 9, 10)),
+        (nn.ConvTranspose2d(8, 6, 2, stride=2), (2, 8, 9, 10)),
+        (nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8), (2, 8, 9, 10)),
+    ],
+    ids=["plain", "depthwise", "grouped", "transposed", "transposed depthwise"],
+)
+def test_both_gradients_of_a_convolution_cost_as_much_as_it_does(layer: nn.Module, image: tuple[int, ...]) -> None:
+    """torch's own formula multiplies a grouped convolution's by the number of groups."""
+    weight = layer.get_parameter("weight")
+    with _flop_counter() as flops:
+        out = layer(torch.rand(image, requires_grad=True))
+        places = (out if isinstance(layer, nn.Conv2d) else torch.empty(image)).shape[-2:].numel()
+        by_hand = 2 * image[0] * places * weight.numel()
+        assert flops.get_total_flops() == by_hand
+        out.sum().backward()
+    assert flops.get_total_flops() == 3 * by_hand
+
+
+def test_the_forward_pass_of_any_network_is_counted() -> None:
+    of = recipe()
+    assert forward_flops(lambda: network(of), IMAGE) == needed(of).forward_flops
+    assert forward_flops(Twice, (1, 2, 4, 6, 8)) == 2 * 2 * 5 * 27 * 4 * 6 * 8
+
+
+class Twice(nn.Module):
+    """A convolution under two names, as the blocks of nnU-Net's networks hold theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 5, 3, padding=1, bias=False)
+        self.all_modules = nn.Sequential(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all_modules(x)

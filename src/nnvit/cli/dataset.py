@@ -10,7 +10,7 @@ from nnvit.errors import ConfigError
 from . import options as o
 
 if TYPE_CHECKING:
-    from nnvit.data.label_values import Stored
+    from nnvit.data.mask_reading import Stored
 
 app = o.new_app(name="dataset", no_args_is_help=True, help="Make nnU-Net data sets from photographs and masks.")
 
@@ -134,12 +134,12 @@ def _synthesize(
 
 
 def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
-    from nnvit.data.label_values import parse_stored
+    from nnvit.data.mask_reading import LabelValues
 
     labels: dict[str, Stored] = {}
     for pair in pairs or []:
         name, _, text = pair.partition("=")
-        stored = parse_stored(text)
+        stored = LabelValues.parse(text)
         if not name or stored is None:
             raise ConfigError(
                 f"--label {pair} must be name=value with a whole number or a colour, such as vessel=255, "

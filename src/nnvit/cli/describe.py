@@ -30,7 +30,7 @@ def _list(
     if markdown and kind not in (None, _Listed.RECIPES):
         raise ConfigError(f"--markdown prints the page of recipes; `nnvit list {kind} --markdown` has none.")
     if markdown:
-        print(describe.recipes_markdown(), end="")
+        print("\n".join(describe.listing("recipes_page")))
         return
     print("\n\n".join("\n".join(describe.listing(listed)) for listed in ([kind] if kind else _Listed)))
 

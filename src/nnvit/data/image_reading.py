@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK
 import tifffile
@@ -17,7 +18,6 @@ from PIL import ExifTags, Image, ImageOps
 from nnvit.errors import DataError
 
 from .pairing import VOLUME_SUFFIXES
-from .volumes import Geometry, read_volume, refuse_infinite
 
 GREY16 = ("I;16", "I;16L", "I;16B")
 """Pillow's modes of 16-bit grey."""
@@ -28,6 +28,39 @@ _CHANNEL_AXES = "SC"
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.OJPEG)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _TIFF_ERRORS = (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error, zlib.error)
+_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Position of a volume's voxels in the patient, in ITK's order of axes (x, y, z).
+
+    spacing, origin: millimetres; direction: cosines, row by row.
+    """
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: SimpleITK.Image) -> "_Geometry":
+        """Takes the geometry of the first three axes."""
+        axes = min(image.GetDimension(), 3)
+        direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:axes, :axes]
+        return cls(
+            spacing=tuple(image.GetSpacing()[:axes]),
+            origin=tuple(image.GetOrigin()[:axes]),
+            direction=tuple(direction.ravel().tolist()),
+        )
+
+    def difference(self, other: "_Geometry") -> str:
+        """Describes how the two differ beyond rounding; empty if they agree."""
+        for name, tolerance in (("spacing", 1e-3), ("origin", 1e-2 * min(self.spacing)), ("direction", 1e-3)):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if len(mine) != len(theirs) or not np.allclose(mine, theirs, rtol=0, atol=tolerance):
+                shown = ["(" + ", ".join(f"{value:g}" for value in values) + ")" for values in (mine, theirs)]
+                return f"{name} {' against '.join(shown)}"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +73,7 @@ class Photo:
     """True if the file's EXIF orientation was applied."""
     opaque: bool = False
     """True if an alpha channel that was opaque throughout was dropped."""
-    geometry: Geometry | None = None
+    geometry: _Geometry | None = None
     """None for pictures."""
 
     @property
@@ -78,7 +111,6 @@ class Photo:
         return stacked, {"sitk_stuff": vars(self.geometry).copy(), "spacing": spacing}
 
 
-@dataclass(kw_only=True)
 class OpenedPicture:
     """A picture file, loaded by Pillow.
 
@@ -86,15 +118,11 @@ class OpenedPicture:
     per colour channel, of which Pillow kept 8; lossy: the file is JPEG-compressed.
     """
 
-    path: Path
     picture: Image.Image
-    orientation: int
-    deep: bool
-    lossy: bool
 
-    @classmethod
-    def open(cls, path: Path) -> "OpenedPicture":
+    def __init__(self, path: Path) -> None:
         """Loads a file of one picture. Raises DataError if it is unreadable or too large, or holds several pages."""
+        self.path = path
         try:
             with Image.open(path) as picture:
                 # A phone's MPO file is a JPEG whose further frames are previews of the first.
@@ -103,16 +131,12 @@ class OpenedPicture:
                     raise DataError(
                         f"{path.name} holds {pages} pages; expected one picture; save the page that is meant"
                     )
-                deep = ";16" in _raw_mode(picture) and picture.mode not in GREY16
+                self.deep = ";16" in _raw_mode(picture) and picture.mode not in GREY16
                 orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+                self.orientation = orientation if orientation in range(2, 9) else 1
                 picture.load()
-                return cls(
-                    path=path,
-                    picture=ImageOps.exif_transpose(picture),
-                    orientation=orientation if orientation in range(2, 9) else 1,
-                    deep=deep,
-                    lossy=picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")),
-                )
+                self.picture = ImageOps.exif_transpose(picture)
+                self.lossy = picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", ""))
         except Image.DecompressionBombError as error:
             raise DataError(f"{path.name} is too large to read at once ({error}); cut it into tiles") from error
         except (OSError, SyntaxError, ValueError) as error:
@@ -146,12 +170,11 @@ def read_image(path: Path, channels: int | None = None) -> Photo:
     nnU-Net cannot read.
     """
     if path.name.lower().endswith(VOLUME_SUFFIXES):
-        voxels, geometry = read_volume(path, channels)
-        return Photo(pixels=voxels, geometry=geometry)
+        return _read_volume(path, channels)
     with path.open("rb") as file:  # Pillow would read a TIFF with another suffix, and drop channels
         if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _read_tiff(path, channels)
-    opened = OpenedPicture.open(path)
+    opened = OpenedPicture(path)
     if opened.deep:
         return _read_deep_png(path, opened.orientation, channels)
     opened.look_up_greys()
@@ -228,7 +251,7 @@ def _read_tiff(path: Path, channels: int | None) -> Photo:
     first_extra = page.samplesperpixel - len(page.extrasamples)
     alpha = [first_extra + i for i, kind in enumerate(page.extrasamples) if kind in _ALPHA]
     photo = _upright(path, pixels, alpha if channels != page.samplesperpixel else [], orientation)
-    refuse_infinite(path, photo.pixels, "pixels")
+    _refuse_infinite(path, photo.pixels, "pixels")
     return photo
 
 
@@ -304,3 +327,51 @@ def _plain_numbers(path: Path, pixels: np.ndarray) -> np.ndarray:
         return pixels.astype(np.uint8) * np.uint8(255)
     kept = pixels.dtype.kind == "u" and pixels.itemsize <= 2
     return pixels.astype(pixels.dtype.newbyteorder("=") if kept else np.float32)
+
+
+def _read_volume(path: Path, channels: int | None) -> Photo:
+    """Reads a 3D (or 2D) NIfTI file with SimpleITK, as nnU-Net does.
+
+    A fourth dimension is taken for channels if it has as many as the user gave. Raises DataError for files that are
+    unreadable, truncated, sheared, four-dimensional, complex, or not finite.
+    """
+    _refuse_damaged(path)
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        sheared = "; resample it to a grid without shear" if "orthonormal" in reason else ""
+        raise DataError(f"{path.name} cannot be read ({reason}){sheared}") from error
+    voxels = SimpleITK.GetArrayFromImage(image)
+    if np.iscomplexobj(voxels):
+        raise DataError(f"{path.name} holds complex voxels; save their magnitude")
+    if image.GetDimension() == 4:
+        if len(voxels) != channels:
+            raise DataError(
+                f"{path.name} has 4 dimensions ({'x'.join(map(str, image.GetSize()))}); if the last are {len(voxels)} "
+                "channels, name them with --channel-names; if they are points in time, save each as a volume of its own"
+            )
+        voxels = np.moveaxis(voxels, 0, -1)
+    return Photo(pixels=voxels, geometry=_Geometry.of(image))
+
+
+def _refuse_infinite(path: Path, values: np.ndarray, what: str) -> None:
+    """Raises DataError if there are NaN or infinite values."""
+    bad = 0 if values.dtype.kind != "f" else int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise DataError(
+            f"{path.name} has {bad} {what} that are NaN or infinite; replace them, e.g. by the background's value"
+        )
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Raises DataError for a truncated file and for voxels that are not finite; SimpleITK reads both as zeros."""
+    try:
+        image = nibabel.load(path)
+        if not isinstance(image, nibabel.spatialimages.SpatialImage):
+            raise ValueError("it is not a NIfTI file")
+        voxels = np.asanyarray(image.dataobj)
+    except _NIFTI_ERRORS as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path.name} cannot be read ({reason}); it may be cut short, replace it") from error
+    _refuse_infinite(path, voxels, "voxels")

@@ -1,6 +1,8 @@
 """Imports a folder of images and one or more folders of masks as a raw nnU-Net data set."""
 
 import os
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +11,11 @@ from typing import Any
 from nnvit.errors import DataError
 from nnvit.records.json_files import write_json
 
-from .label_values import Stored
 from .mask_drawing import draw_preview
-from .mask_reading import Declared
-from .pairing import Pair, Pairing
-from .parallel import Workers
+from .mask_reading import Declared, Stored
+from .pairing import Pair, find_pairs, refuse
 from .raw_folder import BLOCK, SPLITS_FILE, RawFolder, replacing, write_dataset
-from .splits import Division
-from .survey import Survey
+from .survey import Survey, Workers
 
 _NORMALIZATIONS = {
     "rgb01": "values reach the network in 0..1, so the backbone's own statistics (e.g. ImageNet mean and "
@@ -104,6 +103,44 @@ class ImportReport:
         return lines
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Division:
+    """The cases to train, validate and test on; no group (such as a patient) is on both sides."""
+
+    training: list[Pair]
+    """Validation cases included."""
+    test: list[Pair]
+    splits: list[dict[str, list[str]]]
+    """{"train": cases, "val": cases} for each fold; empty if cases were not grouped: nnU-Net then splits at random."""
+    num_groups: int | None
+    """Number of groups among the training cases; None if cases were not grouped."""
+
+    @classmethod
+    def of(
+        cls, pairs: list[Pair], group_by: str | None, num_folds: int, validate_on: str | None, hold_out: str | None
+    ) -> "_Division":
+        """Divides the cases; arguments as in `import_dataset`.
+
+        Raises DataError for a bad expression, images without a group, an expression that matches no group or every one,
+        and more folds than groups.
+        """
+        groups = {pair.case: pair.stem for pair in pairs} if group_by is None else _group_cases(pairs, group_by)
+        test = set() if hold_out is None else _matching(groups, hold_out, "--hold-out")
+        training = {case: group for case, group in groups.items() if case not in test}
+        if group_by is None:
+            folds = []
+        elif validate_on is not None:
+            folds = [_matching(training, validate_on, "--validate-on")]
+        else:
+            folds = _balanced(training, num_folds)
+        return cls(
+            training=[pair for pair in pairs if pair.case not in test],
+            test=[pair for pair in pairs if pair.case in test],
+            splits=[{"train": sorted(set(training) - fold), "val": sorted(fold)} for fold in folds],
+            num_groups=None if group_by is None else len(set(training.values())),
+        )
+
+
 def import_dataset(
     images: Path,
     masks: Path | None,
@@ -173,8 +210,8 @@ def import_dataset(
     earlier = None if overwrite else target.earlier_import()
     old = [] if earlier else target.claim(overwrite)
     places = {"": masks} if masks is not None else masks_by_label or {}
-    pairing = Pairing.find(images, places, mask_suffix, allow_missing_masks)
-    division = Division.of(pairing.pairs, group_by, num_folds, validate_on, hold_out)
+    pairs, warnings = find_pairs(images, places, mask_suffix, allow_missing_masks)
+    division = _Division.of(pairs, group_by, num_folds, validate_on, hold_out)
     crew = Workers(workers or min(_MOST_WORKERS, os.cpu_count() or 1), progress)
     options = {
         "mask_suffix": mask_suffix,
@@ -190,7 +227,7 @@ def import_dataset(
         "normalization": normalization,
     }
     if earlier:
-        digests = dict(zip(pairing.pairs, crew.each(Pair.digest, pairing.pairs, "comparing"), strict=True))
+        digests = dict(zip(pairs, crew.each(Pair.digest, pairs, "comparing"), strict=True))
         if earlier[BLOCK]["fingerprint"] != target.fingerprint(options, digests):
             target.claim(overwrite)
         target.check_splits(division.splits, overwrite)
@@ -198,8 +235,8 @@ def import_dataset(
             _write_splits(target.splits, division)
         return ImportReport.of(target, earlier, unchanged=True)
     target.check_splits(division.splits, overwrite)
-    survey = Survey.of(pairing.pairs, declared, crew)
-    dataset = _describe(target, pairing, division, survey, options)
+    survey = Survey.of(pairs, declared, crew)
+    dataset = _describe(target, warnings, division, survey, options)
     report = ImportReport.of(target, dataset, unchanged=False)
     with replacing(target.path, old) as folder:
         write_dataset(folder, {"Tr": division.training, "Ts": division.test}, survey, dataset, crew)
@@ -211,12 +248,12 @@ def import_dataset(
 
 
 def _describe(
-    target: RawFolder, pairing: Pairing, division: Division, survey: Survey, options: dict[str, Any]
+    target: RawFolder, warnings: list[str], division: _Division, survey: Survey, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns the content of dataset.json, with a block that describes the import."""
     block = options | {
         "normalization": survey.normalization,
-        "sources": {pair.case: _source(pair, pairing.labels) for pair in division.training + division.test},
+        "sources": {pair.case: _source(pair) for pair in division.training + division.test},
     }
     if not survey.declared.several:
         block["stored_values"] = survey.values.as_stored()
@@ -226,9 +263,9 @@ def _describe(
         "normalization": survey.normalization,
         "num_groups": division.num_groups,
         "fold_sizes": [(len(split["train"]), len(split["val"])) for split in division.splits],
-        "warnings": [*pairing.warnings, *survey.warnings(), *target.stale(division.splits)],
+        "warnings": [*warnings, *survey.warnings(), *target.stale(division.splits)],
     }
-    block["fingerprint"] = target.fingerprint(options, {seen.pair: seen.digest for seen in survey.seen})
+    block["fingerprint"] = target.fingerprint(options, {pair: seen.digest for pair, seen in survey.seen.items()})
     return {
         "name": target.name,
         "channel_names": survey.channel_names,
@@ -240,11 +277,65 @@ def _describe(
     }
 
 
-def _source(pair: Pair, labels: tuple[str, ...]) -> dict[str, Any]:
-    names = {label: mask.name for label, mask in zip(labels, pair.masks, strict=True) if mask}
+def _source(pair: Pair) -> dict[str, Any]:
+    names = {label: mask.name for label, mask in pair.masks.items() if mask}
     return {"image": pair.image.name} | ({"mask": names[""]} if "" in names else {"masks": names})
 
 
-def _write_splits(file: Path | None, division: Division) -> None:
+def _write_splits(file: Path | None, division: _Division) -> None:
     if file and division.splits:
         write_json(file, division.splits, indent=1)
+
+
+# --- the groups of cases ---------------------------------------------------------------------------------------------
+
+
+def _group_cases(pairs: list[Pair], group_by: str) -> dict[str, str]:
+    """Returns case -> group: the first capture group of `group_by` in the image's stem, else the whole match."""
+    pattern = _compile(group_by, "--group-by")
+    found = {pair.case: pattern.search(pair.stem) for pair in pairs}
+    groups = {case: match.group(min(pattern.groups, 1)) for case, match in found.items() if match}
+    lost = [pair.image.name for pair in pairs if not groups.get(pair.case)]
+    refuse(
+        f"--group-by '{group_by}' finds no group in {len(lost)} of {len(pairs)} images",
+        lost,
+        "Give an expression that finds the patient in every name, e.g. '^(p[0-9]+)'.",
+    )
+    return groups
+
+
+def _balanced(groups: Mapping[str, str], num_folds: int) -> list[set[str]]:
+    """Returns folds of nearly equal size. Raises DataError for more folds than groups."""
+    members = defaultdict(set)
+    for case, group in groups.items():
+        members[group].add(case)
+    if not 2 <= num_folds <= len(members):
+        raise DataError(
+            f"{num_folds} folds asked for with {len(members)} groups to train on; "
+            "expected at least 2, and no more than there are groups: change --num-folds"
+        )
+    folds: list[set[str]] = [set() for _ in range(num_folds)]
+    # The largest first into the emptiest fold: balanced, and the same whenever the names are the same.
+    for group in sorted(members, key=lambda name: (-len(members[name]), name)):
+        min(folds, key=len).update(members[group])
+    return folds
+
+
+def _matching(groups: Mapping[str, str], expression: str, option: str) -> set[str]:
+    pattern = _compile(expression, option)
+    cases = {case for case, group in groups.items() if pattern.fullmatch(group)}
+    if not cases or len(cases) == len(groups):
+        names = sorted(set(groups.values()))
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise DataError(
+            f"{option} '{expression}' matches {'all' if cases else 'none'} of the {len(names)} groups ({shown}); "
+            "expected some of them; it must match a group's whole name"
+        )
+    return cases
+
+
+def _compile(expression: str, option: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise DataError(f"{option} '{expression}' is not a regular expression: {error}") from error

@@ -40,11 +40,6 @@ _PIXELS_PER_LINE = 500
 """A contour is one pixel wide per so many pixels of the shorter side."""
 
 
-def colour_of(index: int) -> str:
-    """Returns the name of the colour of the label with this rank, from 0."""
-    return list(COLOURS)[index % len(COLOURS)]
-
-
 def draw(pixels: np.ndarray, mask: np.ndarray, labels: list[int]) -> Image.Image:
     """Tints each label's area in the photograph and draws its contour within the area.
 
@@ -65,10 +60,15 @@ def draw(pixels: np.ndarray, mask: np.ndarray, labels: list[int]) -> Image.Image
         area = mask == label
         if not area.any():
             continue
-        colour = np.array(COLOURS[colour_of(index)], np.float32)
+        colour = np.array(_colour(index), np.float32)
         canvas[area] += FILL * (colour - canvas[area])
         canvas[area & ~binary_erosion(area, iterations=width, border_value=1)] = colour
     return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    """Returns the colour of the label with this rank, from 0."""
+    return list(COLOURS.values())[index % len(COLOURS)]
 
 
 def draw_preview(folder: Path, cases: list[str], ending: str, labels: dict[str, int], number: int) -> None:
@@ -139,7 +139,7 @@ def _outlined(plain: Image.Image, mask: np.ndarray, labels: list[int]) -> Image.
         around = widest & ~inside
         drawn[around] = np.asarray(plain)[around] // 3
     for label, line in lines.items():
-        drawn[line] = COLOURS[colour_of(label - 1)]
+        drawn[line] = _colour(label - 1)
     return Image.fromarray(drawn)
 
 
@@ -147,6 +147,6 @@ def _legend(draw: ImageDraw.ImageDraw, top: int, names: dict[int, str]) -> None:
     font = ImageFont.load_default(16)
     left = float(_GAP)
     for label, name in names.items():
-        draw.rectangle((left, top + 3, left + 14, top + 17), fill=COLOURS[colour_of(label - 1)], outline="black")
+        draw.rectangle((left, top + 3, left + 14, top + 17), fill=_colour(label - 1), outline="black")
         draw.text((left + 20, top), f"{name} ({label})", fill="black", font=font)
         left += 40 + draw.textlength(f"{name} ({label})", font=font)

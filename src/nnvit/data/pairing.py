@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +20,16 @@ _MOST_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One case: its identifier in nnU-Net, its image and its masks."""
+    """One case: its image and its masks."""
 
-    case: str
     image: Path
-    masks: tuple[Path | None, ...]
-    """One, or one per label in the order of the labels; None for a label without a mask."""
+    masks: dict[str, Path | None] = field(hash=False)
+    """Label -> its mask, None if it has none; one empty label if a mask shows all labels."""
+
+    @property
+    def case(self) -> str:
+        """The case's identifier in nnU-Net: the stem with `_` for every character that nnU-Net or a shell could misread."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", self.stem)
 
     @property
     def stem(self) -> str:
@@ -36,50 +40,38 @@ class Pair:
     def mask_names(self) -> str:
         """The names of the masks; if there are several, with their folders, because they may share a name."""
         parts = 2 if len(self.masks) > 1 else 1
-        return ", ".join("/".join(mask.parts[-parts:]) for mask in self.masks if mask)
+        return ", ".join("/".join(mask.parts[-parts:]) for mask in self.masks.values() if mask)
 
     def digest(self) -> str:
         """Returns the SHA-256 of each of the pair's files."""
-        return " ".join(sha256_of(path) for path in (self.image, *self.masks) if path)
+        return " ".join(sha256_of(path) for path in (self.image, *self.masks.values()) if path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pairing:
-    """The cases of a data set, as its files tell."""
+def find_pairs(
+    images: Path, masks: Mapping[str, Path], mask_suffix: str, allow_missing: bool
+) -> tuple[list[Pair], list[str]]:
+    """Pairs each image `stem` with the mask `stem + suffix` of each folder of masks.
 
-    pairs: list[Pair]
-    labels: tuple[str, ...]
-    """The label of each of a pair's masks; one empty name if a mask shows all labels."""
-    warnings: list[str]
-    """On files that are neither image nor mask."""
+    Args:
+        masks: label -> folder of its masks; one empty label if the masks show all. A label's path that ends in
+            `*SUFFIX` (`masks/*_MA`) is a folder that is shared with other files, and the suffix.
+        allow_missing: an image may lack some of its masks, but not all.
 
-    @classmethod
-    def find(cls, images: Path, masks: Mapping[str, Path], mask_suffix: str, allow_missing: bool) -> "Pairing":
-        """Pairs each image `stem` with the mask `stem + suffix` of each folder of masks.
-
-        Args:
-            masks: label -> folder of its masks; one empty label if the masks show all. A label's path that ends in
-                `*SUFFIX` (`masks/*_MA`) is a folder that is shared with other files, and the suffix.
-            allow_missing: an image may lack some of its masks, but not all.
-
-        Raises DataError for absent folders, folders without a file of that kind, patterns that are not of this form,
-        files that would become one case, and files without a partner (in either direction).
-        """
-        folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in masks.items()]
-        found, others = _list_files(images, IMAGE_SUFFIXES.union(VOLUME_SUFFIXES), "image")
-        # images and masks of one folder are told apart by the masks' suffixes
-        endings = tuple(f.suffix for f in folders if f.suffix and f.path.resolve() == images.resolve())
-        found = [image for image in found if not _stem(image).endswith(endings)]
-        ignored = [(images, others), *((folder.path, folder.list_masks(found)) for folder in folders)]
-        return cls(
-            pairs=_paired(found, folders, allow_missing),
-            labels=tuple(masks),
-            warnings=[
-                f"{len(others)} other files in '{folder}' were ignored, e.g. {others[0].name}"
-                for folder, others in ignored
-                if others
-            ],
-        )
+    Returns the pairs, and warnings on files that are neither image nor mask. Raises DataError for absent folders, folders
+    without a file of that kind, patterns that are not of this form, files that would become one case, and files without a
+    partner (in either direction).
+    """
+    folders = [_MaskFolder.of(images, label, place, mask_suffix) for label, place in masks.items()]
+    found, others = _list_files(images, IMAGE_SUFFIXES.union(VOLUME_SUFFIXES), "image")
+    # images and masks of one folder are told apart by the masks' suffixes
+    endings = tuple(f.suffix for f in folders if f.suffix and f.path.resolve() == images.resolve())
+    found = [image for image in found if not _stem(image).endswith(endings)]
+    ignored = [(images, others), *((folder.path, folder.list_masks(found)) for folder in folders)]
+    return _paired(found, folders, allow_missing), [
+        f"{len(others)} other files in '{folder}' were ignored, e.g. {others[0].name}"
+        for folder, others in ignored
+        if others
+    ]
 
 
 def refuse(heading: str, problems: list[str], advice: str = "") -> None:
@@ -158,25 +150,18 @@ def _list_files(folder: Path, suffixes: frozenset[str], kind: str) -> tuple[list
     return chosen, [p for p in visible if _suffix(p) not in suffixes]
 
 
-def _case_name(image: Path) -> str:
-    """Returns the image's stem with `_` for every character that nnU-Net or a shell could misread."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", _stem(image))
-
-
 def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool) -> list[Pair]:
     """Returns a pair per image. Raises DataError for twins, and for images and masks without a partner."""
-    _refuse_twins(images, _case_name, "images", "case")
+    mask_of = {folder.label: {_stem(mask): mask for mask in folder.files} for folder in folders}
+    pairs = [Pair(image=i, masks={f.label: mask_of[f.label].get(f.name_of(i)) for f in folders}) for i in images]
+    _refuse_twins([(pair.case, pair.image) for pair in pairs], "images", "case")
     for folder in folders:
-        _refuse_twins(folder.files, _stem, "masks", "name")
-    mask_of = [{_stem(mask): mask for mask in folder.files} for folder in folders]
-    pairs, bare = [], []
-    for image in images:
-        masks = tuple(found.get(folder.name_of(image)) for folder, found in zip(folders, mask_of, strict=True))
-        pairs.append(Pair(case=_case_name(image), image=image, masks=masks))
-        if None in masks and not (allow_missing and any(masks)):
-            lacking = [folder.lack_of(image) for folder, mask in zip(folders, masks, strict=True) if not mask]
-            bare.append(f"image {image.name}: {' and '.join(lacking)}")
-    strays = []
+        _refuse_twins([(_stem(mask), mask) for mask in folder.files], "masks", "name")
+    bare, strays = [], []
+    for pair in pairs:
+        lacking = [folder.lack_of(pair.image) for folder in folders if not pair.masks[folder.label]]
+        if lacking and not (allow_missing and any(pair.masks.values())):
+            bare.append(f"image {pair.image.name}: {' and '.join(lacking)}")
     for folder in folders:
         wanted = {folder.name_of(image) for image in images}
         strays += [f"mask {mask.name}: no image for it" for mask in folder.files if _stem(mask) not in wanted]
@@ -186,10 +171,10 @@ def _paired(images: list[Path], folders: list[_MaskFolder], allow_missing: bool)
     return pairs
 
 
-def _refuse_twins(paths: list[Path], key: Callable[[Path], str], kind: str, what: str) -> None:
+def _refuse_twins(named: list[tuple[str, Path]], kind: str, what: str) -> None:
     by_key = defaultdict(list)
-    for path in paths:
-        by_key[key(path)].append(path.name)
+    for key, path in named:
+        by_key[key].append(path.name)
     twins = [f"{' and '.join(names)}: {what} '{k}'" for k, names in by_key.items() if len(names) > 1]
     refuse(f"several {kind} would share one {what}", twins, "Rename or remove all but one of each.")
 

@@ -19,11 +19,9 @@ from PIL import Image
 from nnvit.errors import DataError
 from nnvit.records.json_files import read_json, write_json
 
-from .image_reading import read_image
+from .image_reading import Photo, read_image
 from .pairing import Pair
-from .parallel import Workers
-from .survey import Survey
-from .volumes import Geometry
+from .survey import Survey, Workers
 
 BLOCK = "nnvit_import"
 """Key of dataset.json under which the import is described; nnU-Net ignores keys that it does not know."""
@@ -110,7 +108,7 @@ class RawFolder:
     @staticmethod
     def fingerprint(options: Mapping[str, Any], digests: Mapping[Pair, str]) -> str:
         """Returns a hash of the import's options, and of the names and contents (`Pair.digest`) of its files."""
-        files = [f"{p.image.name} {[mask and mask.name for mask in p.masks]} {d}" for p, d in digests.items()]
+        files = [f"{p.image.name} {[mask and mask.name for mask in p.masks.values()]} {d}" for p, d in digests.items()]
         return _hash([options, sorted(files)])
 
 
@@ -160,41 +158,34 @@ def write_dataset(
 
 
 def _write_case(images: Path, masks: Path, survey: Survey, pair: Pair) -> None:
-    geometry, copied = None, False
-    if survey.ending == ".nii.gz":
-        geometry, copied = _copy_volume(pair.image, images / f"{pair.case}_0000.nii.gz")
-    if not copied:
+    image = survey.seen[pair].image
+    if image.pixels.ndim == image.axes:
+        _copy_volume(pair.image, images / f"{pair.case}_0000.nii.gz")
+    else:
         photo = read_image(pair.image, survey.declared.channels)
         for index, plane in enumerate(photo.planes() if survey.split else [photo.pixels]):
-            _write(images / f"{pair.case}_{index:04d}{survey.ending}", plane, geometry)
+            _write(images / f"{pair.case}_{index:04d}{survey.ending}", plane, image)
     stored, _ = survey.declared.read_masks(pair)
     # in the image's geometry: nnU-Net wants the two equal, and they may differ by rounding
-    _write(masks / f"{pair.case}{survey.ending}", survey.values.relabel(stored.pixels), geometry)
+    _write(masks / f"{pair.case}{survey.ending}", survey.values.relabel(stored.pixels), image)
 
 
-def _copy_volume(source: Path, target: Path) -> tuple[Geometry, bool]:
-    """Copies a NIfTI file, header included, into a compressed one if nnU-Net's reader sees exactly one channel in it.
-
-    Returns the geometry, and True if the file was copied.
-    """
-    header = SimpleITK.ImageFileReader()
-    header.SetFileName(str(source))
-    header.ReadImageInformation()
-    single = header.GetDimension() < 4 and header.GetNumberOfComponents() == 1
-    if single and source.name.lower().endswith(".gz"):
+def _copy_volume(source: Path, target: Path) -> None:
+    """Copies a NIfTI file of one channel, header included, into a compressed one."""
+    if source.name.lower().endswith(".gz"):
         shutil.copyfile(source, target)
-    elif single:
-        with source.open("rb") as plain, target.open("wb") as out, gzip.GzipFile("", "wb", 6, out, mtime=0) as packed:
-            shutil.copyfileobj(plain, packed)
-    return Geometry.of(header), single
+        return
+    with source.open("rb") as plain, target.open("wb") as out, gzip.GzipFile("", "wb", 6, out, mtime=0) as packed:
+        shutil.copyfileobj(plain, packed)
 
 
-def _write(path: Path, pixels: np.ndarray, geometry: Geometry | None) -> None:
-    if geometry:
+def _write(path: Path, pixels: np.ndarray, photo: Photo) -> None:
+    """Writes pixels that lie where the photo's do."""
+    if photo.geometry:
         image = SimpleITK.GetImageFromArray(np.ascontiguousarray(pixels))
-        image.SetSpacing(geometry.spacing)
-        image.SetOrigin(geometry.origin)
-        image.SetDirection(geometry.direction)
+        image.SetSpacing(photo.geometry.spacing)
+        image.SetOrigin(photo.geometry.origin)
+        image.SetDirection(photo.geometry.direction)
         SimpleITK.WriteImage(image, str(path), True)
     elif path.suffix == ".tif":
         kept = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)

@@ -1,19 +1,22 @@
 """Reads every pair once before anything is written, and settles which channels and labels the data set has."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from nnvit.errors import DataError
 
 from .image_reading import Photo, read_image
-from .label_values import LabelValues
-from .mask_reading import Declared
+from .mask_reading import Declared, LabelValues
 from .pairing import Pair, refuse
-from .parallel import Workers
 
 _NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
 """Channel names (in any case) for which nnU-Net chooses another normalisation than the z-score."""
@@ -22,6 +25,38 @@ _MOST_VALUES = 1000
 """A mask with more values than this is a picture."""
 
 _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Threads, since Pillow, zlib, tifffile, SimpleITK and numpy release Python's lock.
+
+    progress: show a bar for their work if standard error is a terminal.
+    """
+
+    number: int
+    progress: bool
+
+    def each(self, function: Callable[[_Item], _Result], items: Sequence[_Item], what: str) -> Iterator[_Result]:
+        """Yields the function's results in the order of the items; `what` names the work beside the progress bar.
+
+        At most `number` items are in memory at a time, besides the results that wait for their turn.
+        """
+        console = Console(stderr=True)
+        waiting: deque[Future[_Result]] = deque()
+        rest = iter(items)
+        pool = ThreadPoolExecutor(self.number)
+        try:
+            waiting.extend(pool.submit(function, item) for item in islice(rest, 2 * self.number))
+            for _ in track(items, what, console=console, disable=not (self.progress and console.is_terminal)):
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+                yield result
+        finally:  # after Ctrl-C and errors too, so that nothing is written while the caller cleans up
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +87,7 @@ class _Seen:
 class Survey:
     """Findings in all pairs, and how the pixels on disk become what nnU-Net reads."""
 
-    seen: list[_Seen]
+    seen: dict[Pair, _Seen]
     declared: Declared
     values: LabelValues
     channel_names: dict[str, str]
@@ -82,7 +117,7 @@ class Survey:
         dtypes, channels, axes = {s.dtype for s in seen}, seen[0].image.channels, seen[0].image.axes
         ending = ".nii.gz" if axes else ".png" if dtypes <= {"uint8", "uint16"} else ".tif"
         return cls(
-            seen=seen,
+            seen={s.pair: s for s in seen},
             declared=declared,
             values=values,
             channel_names=_channel_names(channels, axes, normalization, declared.channel_names),
@@ -93,22 +128,22 @@ class Survey:
 
     def fractions(self, pairs: list[Pair]) -> dict[str, float]:
         """Returns label name -> share of the pixels of these pairs' masks, 0..1; background included."""
-        chosen, totals = set(pairs), Counter[int]()
-        for seen in self.seen:
-            totals.update(seen.counts if seen.pair in chosen else {})
+        totals = Counter[int]()
+        for pair in pairs:
+            totals.update(self.seen[pair].counts)
         background = self.values.background
         return {name: totals[self.values.stored.get(name, background)] / totals.total() for name in self.values.numbers}
 
     def warnings(self) -> Iterator[str]:
         """Lists what is legal but probably a mistake."""
-        seen, background = self.seen, self.values.background
+        seen, background = self.seen.values(), self.values.background
         for name, value in self.values.stored.items():
             if not any(value in s.counts for s in seen):
                 yield f"no mask holds the label '{name}' (value {value})"
         turned = [s.name for s in seen if s.image.turned]
         opaque = [s.name for s in seen if s.image.opaque]
         empty = [s.pair.mask_names for s in seen if set(s.counts) == {background}]
-        bare = [s.name for s in seen if None in s.pair.masks]
+        bare = [s.name for s in seen if None in s.pair.masks.values()]
         overlaps = {s.pair.mask_names: s.overlap for s in seen if s.overlap}
         for words, names in (
             ("images were turned upright as their EXIF orientation says, e.g. {}; check that the masks fit", turned),

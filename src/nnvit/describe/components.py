@@ -18,8 +18,12 @@ from .columns import table
 
 
 def listing(kind: str) -> list[str]:
-    """Returns lines on all `backbones`, `sizes`, `heads`, `necks` or `recipes`."""
-    return {"backbones": _backbones, "sizes": _sizes, "heads": _heads, "necks": _necks, "recipes": _recipes}[kind]()
+    """Returns lines on all `backbones`, `sizes`, `heads`, `necks` or `recipes`.
+
+    `recipes_page` is the page `src/nnvit/recipe/shipped/README.md`, made from the headers of the recipes.
+    """
+    components = {"backbones": _backbones, "sizes": _sizes, "heads": _heads, "necks": _necks}
+    return (components | {"recipes": _recipes, "recipes_page": _recipes_page})[kind]()
 
 
 def _backbones() -> list[str]:
@@ -103,8 +107,7 @@ def _header(name: str) -> tuple[str, dict[str, str]]:
     return paragraphs[0], {word: text for word, _, text in notes}
 
 
-def recipes_markdown() -> str:
-    """Returns the page `src/nnvit/recipe/shipped/README.md`, from the recipes' headers."""
+def _recipes_page() -> list[str]:
     lines = [
         "# Shipped recipes",
         "",
@@ -116,7 +119,7 @@ def recipes_markdown() -> str:
         summary, notes = _header(name)
         lines += ["", f"## `{name}`", "", summary, "", *(f"- **{word}**: {text}" for word, text in notes.items())]
         lines += [f"- **Network**: {_parts(loading.load_recipe([name]))}"]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _parts(recipe: Recipe) -> str:

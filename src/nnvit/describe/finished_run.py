@@ -24,17 +24,16 @@ def account(folder: Path) -> list[str]:
             f"{folder} holds no {_FILE}, nor does a fold in it; give a fold's folder, or the model folder "
             "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION of a training of nnvit."
         )
-    return [line for path in found for line in ("", *_lines(path))][1:]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        rows = _rows(read_json(path, ConfigError))
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is not a complete record of a training ({type(error).__name__}: {error})."
-        ) from error
-    return [f"# {path.parent.parent.name} {path.parent.name}", *table(rows.items())]
+    lines = []
+    for path in found:
+        try:
+            rows = _rows(read_json(path, ConfigError))
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} is not a complete record of a training ({type(error).__name__}: {error})."
+            ) from error
+        lines += ["", f"# {path.parent.parent.name} {path.parent.name}", *table(rows.items())]
+    return lines[1:]
 
 
 def _rows(run: dict[str, Any]) -> dict[str, str]:

@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from nnvit.estimate import GIB, Job, Need
 from nnvit.estimate.devices import LAUNCH, UNCERTAIN, Device, Speed
-from nnvit.estimate.fake_tensors import fake_network
-from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT
+from nnvit.estimate.fake_training import CPU_ALLOWANCE, CPU_OFF, GPU_ALLOWANCE, GPU_CONTEXT, fake_network
 from nnvit.model import Segmenter
 from nnvit.model.precision import Precision
 from nnvit.recipe import loading
@@ -84,7 +83,7 @@ def _memory(job: Job, found: Need) -> list[str]:
     precision = names.get(job.training.precision, job.training.precision)
     return [
         f"memory of a training step on {job.batch} patches, {precision}: {found.tensors / GIB:.2f} GiB",
-        *table(_tensor_rows(job, found)),
+        *_sizes(job, found),
         "  (all at the moment of most memory; `nnvit estimate` adds what the allocator takes beside)",
     ]
 
@@ -109,18 +108,13 @@ def _network_parts(
 
     build: makes a `Segmenter`, on the meta device; image: (B, C, H, W), for the shapes of the outputs.
     """
-    with fake_network(build) as network:
-        assert isinstance(network, Segmenter)
-        return _parts(network, torch.empty(*image)), _trained(network)
-
-
-def _parts(network: Segmenter, image: Tensor) -> list[_NetworkPart]:
     shapes: dict[nn.Module, str] = {}
-    network.deep_supervision = False  # as in a prediction
-    noted = register_module_forward_hook(lambda module, _, output: shapes.__setitem__(module, _shape(output)))
-    with torch.no_grad(), noted:
-        network.eval()(image)
-    return [
+    with fake_network(build) as network, torch.no_grad():
+        assert isinstance(network, Segmenter)
+        network.deep_supervision = False  # as in a prediction
+        with register_module_forward_hook(lambda module, _, output: shapes.__setitem__(module, _shape(output))):
+            network.eval()(torch.empty(*image))
+    parts = [
         _NetworkPart(
             name=name,
             kind=_kind(module),
@@ -130,6 +124,7 @@ def _parts(network: Segmenter, image: Tensor) -> list[_NetworkPart]:
         )
         for name, module in _two_levels(network)
     ]
+    return parts, _trained(network)
 
 
 def _two_levels(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -190,19 +185,15 @@ def needs(job: Job, precision: Precision | None, gpus: Sequence[Device], here: t
     return lines
 
 
-def _tensor_rows(job: Job, found: Need) -> list[list[str]]:
-    """Returns the kinds of tensors in a step, each with its size."""
-    sizes = {
+def _sizes(job: Job, found: Need, beside: dict[str, int] | None = None) -> list[str]:
+    """Returns a line per kind of tensors in a step, with its size; beside: name -> bytes of what else is needed."""
+    tensors = {
         "parameters and buffers": found.parameters,
         f"states of {job.training.optimizer}{' and the running mean' if job.training.ema else ''}": found.optimizer,
         "gradients": found.gradients,
         "activations, 16-bit copies, batch": found.activations,
     }
-    return [_size_row(name, size) for name, size in sizes.items()]
-
-
-def _size_row(name: str, size: int) -> list[str]:
-    return [f"  {name}", f"{size / GIB:.2f} GiB"]
+    return table([f"  {name}", f"{size / GIB:.2f} GiB"] for name, size in (tensors | (beside or {})).items())
 
 
 def _memory_here(job: Job, found: Need, precision: Precision, here: torch.device) -> list[str]:
@@ -213,7 +204,7 @@ def _memory_here(job: Job, found: Need, precision: Precision, here: torch.device
         total, beside, other, how = found.on_gpu, "with CUDA itself", "allocator, cuDNN, CUDA (assumed)", []
     return [
         f"peak memory on this machine's {here.type}, {precision.name}: {total / GIB:.2f} GiB {beside}",
-        *table([*_tensor_rows(job, found), _size_row(other, total - found.tensors)]),
+        *_sizes(job, found, {other: total - found.tensors}),
         "  (all at the moment of most memory; from fake tensors, nothing was allocated)",
         *how,
     ]

@@ -1,15 +1,27 @@
-"""The memory and FLOPs of a training, from whole steps on fake tensors: no device is needed and nothing is allocated."""
+"""The memory and FLOPs of a training, from whole steps on fake tensors.
 
-from collections.abc import Callable
+Fake tensors have shapes and storages but hold no numbers: no device is needed, nothing is allocated, nothing computed. Of FLOPs,
+a multiplication and an addition are two.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from math import log2
+from functools import cache, partial
+from itertools import accumulate
+from math import log2, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from nnvit.model import Segmenter, arch_kwargs
 from nnvit.model.precision import Precision
@@ -17,7 +29,6 @@ from nnvit.model.training import WeightAverage, build_optimizer, prepare_for_tra
 from nnvit.recipe.schema import ModelConfig, Recipe, TrainingConfig
 
 from .devices import GIB, Speed
-from .fake_tensors import TensorLifetimes, fake_network, flop_counter
 
 LEAST_BATCH = 2
 """Patches in a step: nnU-Net plans no fewer."""
@@ -103,12 +114,10 @@ class Job:
 
         with fake_network(prepared) as network:
             optimizer = build_optimizer(network, self.training)
-            with TensorLifetimes() as lifetimes:
+            with _TensorLifetimes() as lifetimes:
                 average = WeightAverage(network, self.training.ema) if self.training.ema else None
-                forward_flops, step_flops = _run_steps(network, self, dtype, optimizer, average)
-        states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, Tensor)]
-        if average is not None:
-            states += average.mean.values()
+                forward_flops, step_flops = self._run_steps(network, dtype, optimizer, average)
+        states = _tensors([*optimizer.state.values(), average.mean if average else None])
         moment, computed = lifetimes.peak()
         held = lifetimes.bytes_at(moment, states)
         gradients = lifetimes.bytes_at(moment, [p.grad for p in network.parameters() if p.grad is not None])
@@ -153,51 +162,141 @@ class Job:
         training = self.training
         return step, training.num_iterations_per_epoch * step + training.num_val_iterations_per_epoch * forward
 
-
-def _run_steps(
-    network: nn.Module,
-    job: Job,
-    dtype: torch.dtype | None,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-) -> tuple[int, int]:
-    """Makes the trainer's steps; returns the FLOPs of the first one's forward pass, and of that whole step."""
-    data, target = torch.zeros(job.batch, job.channels, *job.patch), torch.zeros(job.batch, *job.patch)
-    precision = Precision(dtype=dtype, reason="estimate")
-    counted: list[int] = []
-
-    def step(mark: Callable[[], None]) -> None:
-        training_step(
+    def _run_steps(
+        self, network: nn.Module, dtype: torch.dtype | None, optimizer: Optimizer, average: WeightAverage | None
+    ) -> tuple[int, int]:
+        """Makes the trainer's steps; returns the FLOPs of the first one's forward pass, and of that whole step."""
+        step = partial(
+            training_step,
             network,
-            lambda outputs, target: _loss(outputs, target, job.training),
+            self._loss,
             optimizer,
-            data,
-            target,
-            autocast=precision.autocast(torch.device("cpu")),
-            grad_clip=job.training.grad_clip,
+            torch.zeros(self.batch, self.channels, *self.patch),
+            torch.zeros(self.batch, *self.patch),
+            autocast=Precision(dtype=dtype, reason="estimate").autocast(torch.device("cpu")),
+            grad_clip=self.training.grad_clip,
             average=average,
-            mark=mark,
         )
+        counted: list[int] = []
+        with _flop_counter() as counter:
+            step(mark=lambda: counted.append(counter.get_total_flops()))
+        for _ in range(_STEPS - 1):
+            step(mark=lambda: None)
+        return counted[0], counter.get_total_flops()
 
-    with flop_counter() as counter:
-        step(lambda: counted.append(counter.get_total_flops()))
-    for _ in range(_STEPS - 1):
-        step(lambda: None)
-    return counted[0], counter.get_total_flops()
+    def _loss(self, outputs: Any, target: Tensor) -> Tensor:
+        """Computes a loss with the tensors of nnU-Net's Dice and cross-entropy: logits, two softmaxes and the classes as maps.
+
+        For a head's own loss it is the sum of all outputs.
+        """
+        maps = [out for out in _tensors(outputs) if out.requires_grad]
+        if self.training.loss == "native":
+            return torch.stack([out.float().sum() for out in maps]).sum()
+        total = maps[0].new_zeros(())
+        for out in maps:
+            shape = [out.shape[0], *out.shape[2:]]
+            labels = target[tuple(slice(side) for side in shape)].long()
+            classes = torch.zeros(out.shape, dtype=torch.bool).scatter_(1, labels[:, None], 1)
+            total = total + cross_entropy(out, labels) - (torch.softmax(out, 1) * classes).sum()
+        return total
 
 
-def _loss(outputs: Any, target: Tensor, training: TrainingConfig) -> Tensor:
-    """Computes a loss with the tensors of nnU-Net's Dice and cross-entropy: logits, two softmaxes and the classes as maps.
+@contextmanager
+def fake_network(build: Callable[[], nn.Module]) -> Iterator[nn.Module]:
+    """Yields the network that `build` makes, with fake CPU tensors, in fake tensor mode; even a ViT-7B fits anywhere.
 
-    For a head's own loss it is the sum of all outputs.
+    `build` is called on the meta device. Shapes, dtypes and `requires_grad` are kept.
     """
-    maps = [out for out in tree_leaves(outputs) if isinstance(out, Tensor) and out.requires_grad]
-    if training.loss == "native":
-        return torch.stack([out.float().sum() for out in maps]).sum()
-    total = maps[0].new_zeros(())
-    for out in maps:
-        shape = [out.shape[0], *out.shape[2:]]
-        labels = target[tuple(slice(side) for side in shape)].long()
-        classes = torch.zeros(out.shape, dtype=torch.bool).scatter_(1, labels[:, None], 1)
-        total = total + cross_entropy(out, labels) - (torch.softmax(out, 1) * classes).sum()
-    return total
+    with torch.device("meta"):
+        network = build()
+    with FakeTensorMode():
+        for module in network.modules():  # `Module._apply` fails on those that nnU-Net's networks hold under two names
+            for name, parameter in module.named_parameters(recurse=False):
+                made = torch.empty(parameter.shape, dtype=parameter.dtype)
+                module._parameters[name] = nn.Parameter(made, requires_grad=parameter.requires_grad)
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        yield network
+
+
+def _flop_counter() -> FlopCounterMode:
+    """Returns torch's counter, with formulas for what torch 2.14 counts wrongly or not at all."""
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+
+
+def forward_flops(build: Callable[[], nn.Module], image: Sequence[int]) -> int:
+    """Returns the FLOPs of a prediction by the network that `build` makes, for images (B, C, H, W) or (B, C, D, H, W)."""
+    with fake_network(build) as network, torch.no_grad(), _flop_counter() as counter:
+        network.eval()(torch.empty(*image))
+    return counter.get_total_flops()
+
+
+# --- what is counted on fake tensors: FLOPs, and the lifetimes of a computation's tensors -----------------------------
+
+
+def _convolution_backward(
+    grad_out: Sequence[int], x: Sequence[int], w: Sequence[int], *rest: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """Counts as many multiplications for each wanted gradient as the convolution took.
+
+    torch's own formula leaves the groups out of the weight's gradient: it counts C times too much for depthwise ones.
+    """
+    transposed, output_mask = rest[4], rest[7]
+    positions = prod((x if transposed else grad_out)[2:])
+    return 2 * x[0] * positions * prod(w) * sum(output_mask[:2])
+
+
+_FORMULAS: Any = {
+    torch.ops.aten.convolution_backward: _convolution_backward,
+    # the CPU's fused attention, which torch before 2.15 leaves out
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad_out, q, k, v, *_, **__: sdpa_backward_flop_count(grad_out, q, k, v)
+    ),
+}
+
+
+class _TensorLifetimes(TorchDispatchMode):
+    """Records the lifetime of every storage that is computed within it; storages made before it are not counted.
+
+    A network that asks for a number (such as whether all values are finite) gets 1 or True, because fake tensors hold none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+        self._alive: dict[int, tuple[int, int]] = {}  # storage -> its bytes, and the operator that made it
+        self._change = Counter[int]()  # operator -> bytes made by it, less those that were freed after the one before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True if args[0].dtype is torch.bool else 1
+        before = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        out = func(*args, **(kwargs or {}))
+        self.operators += 1
+        for tensor in _tensors(out):
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in before and key not in self._alive:
+                self._alive[key] = storage.nbytes(), self.operators
+                self._change[self.operators] += storage.nbytes()
+                weakref.finalize(storage, self._end, key).atexit = False
+        return out
+
+    def _end(self, key: int) -> None:
+        self._change[self.operators + 1] -= self._alive.pop(key)[0]
+
+    def peak(self) -> tuple[int, int]:
+        """Returns the operator, counted from 1, that runs with the most memory, and the bytes alive then."""
+        alive = list(accumulate(self._change[operator] for operator in range(self.operators + 1)))
+        operator = max(range(1, self.operators + 1), key=alive.__getitem__)
+        return operator, alive[operator]
+
+    def bytes_at(self, operator: int, tensors: Iterable[Tensor]) -> int:
+        """Returns the bytes that these tensors, which still exist, had alive while `operator` ran."""
+        found = (self._alive.get(key) for key in {tensor.untyped_storage()._cdata for tensor in tensors})
+        return sum(size for size, birth in filter(None, found) if birth <= operator)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ class MaskLegend:
                 "  they look black in a viewer; --values visible spreads them over 0..255, --overlay shows them"
             )
         if overlay:
-            colours = ", ".join(f"{name} {mask_drawing.colour_of(i)}" for i, name in enumerate(self.names.values()))
-            lines.append(f"colours in the overlays: {colours}")
+            named = zip(self.names.values(), cycle(mask_drawing.COLOURS), strict=False)
+            lines.append(f"colours in the overlays: {', '.join(f'{name} {colour}' for name, colour in named)}")
         return lines
 
     def probability_folders(self) -> dict[int, str]:

@@ -11,7 +11,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.utils._pytree import tree_map
 
-from nnvit.estimate.fake_tensors import forward_flops
+from nnvit.estimate import forward_flops
 from nnvit.model import Segmenter
 from nnvit.model.training import training_step
 from nnvit.nnunet import checkpoint_file

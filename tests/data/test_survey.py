@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnvit.data.parallel import Workers
+from nnvit.data.survey import Workers
 
 from .conftest import BINARY, RGB, Workplace
 

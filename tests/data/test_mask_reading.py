@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnvit.data.label_values import LabelValues, parse_stored
+from nnvit.data.mask_reading import LabelValues
 from nnvit.data.survey import _count
 
 
@@ -28,7 +28,7 @@ from nnvit.data.survey import _count
     ],
 )
 def test_values_and_colours_are_parsed(text: str, stored: object) -> None:
-    assert parse_stored(text) == stored
+    assert LabelValues.parse(text) == stored
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, ">u2", np.int32, np.uint64])
