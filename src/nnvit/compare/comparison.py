@@ -13,8 +13,7 @@ from nnvit.records.json_files import write_json
 
 from . import Options
 from .audit.fairness import Audit
-from .inputs.arms import Arm, find_arms
-from .inputs.costs import ArmCost
+from .inputs.arms import Arm, ArmCost
 from .inputs.mask_files import NATURAL
 from .inputs.references import GroundTruth
 from .scores.metrics import HD95_RULE, METRICS
@@ -74,7 +73,7 @@ def compare(
     """
     out, reference, human, images = Path(out), _path(reference), _path(human), _path(images)
     _check(metric, images)
-    found = find_arms(
+    found = Arm.find(
         arms,
         datasets=_words(dataset),
         configuration=configuration,
