@@ -109,7 +109,8 @@ def examine(
     """The audit alone, with what the masks tell, in the way of `compare`; it refuses nothing."""
     found = Arm.find(arms)
     fairness = Audit.of(found, allow=allow)
-    return _Masks(found, reference=reference).score(fairness, out, processes=None, quiet=True)
+    _Masks(found, reference=reference).score(fairness, out, processes=None, quiet=True)
+    return fairness
 
 
 class Study:

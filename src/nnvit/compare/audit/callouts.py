@@ -1,6 +1,6 @@
 """Points that a reviewer would raise: pretraining without a random-init twin, a weak baseline, a single seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nnvit.compare.inputs.arms import Arm
@@ -53,16 +53,14 @@ def _is_pretrained(run: Run) -> bool:
 
 
 def _network(run: Run) -> dict[str, Any]:
-    return _without(run.recipe["model"], {"weights", "freeze_backbone", "input_norm"})
+    other = {"weights", "freeze_backbone", "input_norm"}
+    return {key: value for key, value in run.recipe["model"].items() if key not in other}
 
 
 def _training(run: Run) -> tuple[Any, ...]:
-    settings = _without(run.training, {"seed", "save_every", "save_every_iterations"})
+    other = {"seed", "save_every", "save_every_iterations"}
+    settings = {key: value for key, value in run.training.items() if key not in other}
     return settings, run.recipe["model"].get("freeze_backbone"), run.recipe.get("lora")
-
-
-def _without(section: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in section.items() if key not in keys}
 
 
 def _weak_baseline(arms: Sequence[Arm], baseline: str | None) -> list[str]:

@@ -69,17 +69,15 @@ class Run:
             run = cls._described(path, (path, path.parent), dataset, configuration)
             run._add_folds(folders, wanted)
             return run
-        masks = _loose_masks(path)
-        if not masks:
+        # the plans around the masks come first: nnUNetv2_predict copies plans to its masks
+        above = [folder for folder in list(path.resolve().parents)[:2] if any(folder.glob("fold_*"))]
+        run = cls._described(path, (*above, path), dataset, configuration)
+        run.folds = (Fold(run=run, name="", folder=path, predictions=_loose_masks(path)),)
+        if not run.predictions:
             raise CompareError(
                 f"{path} holds neither fold_0, fold_1, … nor masks ({', '.join(ENDINGS)}). An arm is a results folder "
                 "(Trainer__Plans__configuration) with its validation masks, or a folder of predicted masks."
             )
-        above = [folder for folder in list(path.resolve().parents)[:2] if any(folder.glob("fold_*"))]
-        run = cls._described(
-            path, (*above, path), dataset, configuration
-        )  # nnUNetv2_predict copies the plans to its masks
-        run.folds = (Fold(run=run, name="", folder=path, predictions=masks),)
         return run
 
     @classmethod
@@ -168,10 +166,8 @@ class Run:
         """The folds that were trained: `folds`, except for masks that a results folder's model predicted later."""
         plain = len(self.folds) == 1 and self.folds[0].name == ""
         folders = sorted(self.model.glob("fold_*")) if plain and self.model else []
-        of_model = [
-            Fold(run=self, name=folder.name.removeprefix("fold_"), folder=folder, predictions={}) for folder in folders
-        ]
-        return tuple(of_model) or self.folds
+        names = [(each.name.removeprefix("fold_"), each) for each in folders]
+        return tuple(Fold(run=self, name=name, folder=each, predictions={}) for name, each in names) or self.folds
 
 
 @dataclass(kw_only=True, eq=False)
