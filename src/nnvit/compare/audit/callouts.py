@@ -16,7 +16,11 @@ TRANSFERRED = "-pretrained_weights"
 
 def call_outs(arms: Sequence[Arm], baseline: str | None) -> list[str]:
     """Returns sentences for the report, each with what to do."""
-    return [*_twins(arms), *_weak_baseline(arms, baseline), *_few_runs(arms)]
+    notes = [*_twins(arms), *_weak_baseline(arms, baseline)]
+    runs = {arm.name: min(sum(run.dataset == name for run in arm.runs) for name in arm.datasets) for arm in arms}
+    if few := [f"{name} ({count})" for name, count in runs.items() if count < SEEDS]:
+        notes.append(f"trainings per fold below {SEEDS}, which a headline claim needs: {', '.join(few)}.")
+    return notes
 
 
 def _twins(arms: Sequence[Arm]) -> list[str]:
@@ -103,9 +107,3 @@ def _preset_for(folds: Sequence[Fold]) -> str:
 def _preset_of(run: Run) -> str | None:
     name = f"{run.plans.get('experiment_planner_used', '')}{run.plans.get('plans_name', '')}"
     return next((size for size in ("XL", "L", "M") if f"ResEnc{size}" in name or f"ResEncUNet{size}" in name), None)
-
-
-def _few_runs(arms: Sequence[Arm]) -> list[str]:
-    runs = {arm.name: min(sum(run.dataset == name for run in arm.runs) for name in arm.datasets) for arm in arms}
-    few = [f"{name} ({count})" for name, count in runs.items() if count < SEEDS]
-    return [f"trainings per fold below {SEEDS}, which a headline claim needs: {', '.join(few)}."] if few else []

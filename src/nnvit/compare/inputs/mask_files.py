@@ -15,8 +15,7 @@ from nnvit.errors import CompareError
 from nnvit.records.json_files import read_json
 
 NATURAL = (".png", ".bmp", ".gif", ".tif", ".tiff")
-MEDICAL = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-ENDINGS = (*MEDICAL, *NATURAL)
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", *NATURAL)
 
 
 @dataclass(frozen=True, kw_only=True)
