@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -304,7 +304,10 @@ class _Log:
         paths = sorted(folder.glob("training_log_*.txt"))
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
         text = "\n".join(texts)
-        begun, seconds = _epochs(text)
+        marks = re.findall(TIME + r"(?:Epoch (\d+)\s*$|Epoch time: ([\d.]+) s)", text, re.MULTILINE)
+        begun = [int(number) for _, number, _ in marks if number]
+        # by the epoch's number: an epoch that was repeated counts once
+        seconds = {int(number): float(time) for (_, number, _), (_, _, time) in pairwise(marks) if number and time}
         split = re.findall(r"split has (\d+) training and (\d+) validation cases", text)
         rate = re.search(r"Current learning rate: ([\d.e+-]+)", text)
         first = re.search(TIME, text, re.MULTILINE)
@@ -324,20 +327,6 @@ class _Log:
         self.start = datetime.fromisoformat(first[1]) if first else None
 
 
-def _epochs(text: str) -> tuple[set[int], dict[int, float]]:
-    """The epochs that were begun, and the seconds of those that ended; an epoch that was repeated counts once."""
-    begun: set[int] = set()
-    seconds: dict[int, float] = {}
-    current = 0
-    for _, number, time in re.findall(TIME + r"(?:Epoch (\d+)\s*$|Epoch time: ([\d.]+) s)", text, re.MULTILINE):
-        if number:
-            current = int(number)
-            begun.add(current)
-        else:
-            seconds[current] = float(time)
-    return begun, seconds
-
-
 def _validated(text: str) -> str | None:
     """The checkpoint that was validated last, by nnvit's log; stock nnU-Net writes the same text for both."""
     place = text.rfind("validating ")
@@ -352,10 +341,6 @@ def _validated(text: str) -> str | None:
 
 def _top_level(text: str) -> list[str]:
     """Splits at the commas that no bracket encloses."""
-    parts, depth, start = [], 0, 0
-    for place, letter in enumerate(text):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
-    return [*parts, text[start:]]
+    depths = list(accumulate((letter in "([{") - (letter in ")]}") for letter in text))
+    commas = [place for place, letter in enumerate(text) if letter == "," and depths[place] == 0]
+    return [text[start + 1 : end] for start, end in pairwise([-1, *commas, len(text)])]
