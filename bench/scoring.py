@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from nnvit.compare.scores.metrics import Labels
-from nnvit.compare.scores.scoring import ScoringJob, score_all
+from nnvit.compare.scores.scoring import ScoringJob
 
 SIZE = 512
 LABELS = Labels(values={"disc": (1,), "ring": (2,), "vessel": (3,)}, tubular=("vessel",))
@@ -42,9 +42,9 @@ def main(cases: int = 200, processes: int = 2) -> None:
                 Image.fromarray(array).save(path)
             jobs.append(ScoringJob(reference=paths[0], prediction=paths[1], labels=LABELS, tolerance=2.0))
         start = time.perf_counter()
-        score_all(jobs, cache=Path(folder) / "cache.json", processes=processes)
+        ScoringJob.score_all(jobs, cache=Path(folder) / "cache.json", processes=processes)
         first = time.perf_counter()
-        score_all(jobs, cache=Path(folder) / "cache.json", processes=processes)
+        ScoringJob.score_all(jobs, cache=Path(folder) / "cache.json", processes=processes)
         again = time.perf_counter() - first
     print(
         f"{cases} masks of {SIZE} x {SIZE} with {len(LABELS.values)} classes, {processes} processes: {first - start:.1f} s"

@@ -20,7 +20,7 @@ from PIL import Image
 
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.comparison import _Masks
-from nnvit.compare.inputs.arms import find_arms
+from nnvit.compare.inputs.arms import Arm
 
 DATASET = "Dataset777_Planted"
 CASES = [f"case_{number:02d}" for number in range(12)]
@@ -107,9 +107,10 @@ def examine(
     arms: Sequence[str | Path], *, reference: Path | None = None, allow: Sequence[str] = (), out: Path
 ) -> Audit:
     """The audit alone, with the facts read from the masks, as `compare` makes it; it refuses nothing."""
-    found = find_arms(arms)
+    found = Arm.find(arms)
     fairness = Audit.of(found, allow=allow)
-    return _Masks(found, reference=reference).score(fairness, out, processes=None, quiet=True)
+    _Masks(found, reference=reference).score(fairness, out, processes=None, quiet=True)
+    return fairness
 
 
 class Study:

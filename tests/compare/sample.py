@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnvit.compare import Options, report
 from nnvit.compare.audit.fairness import Audit, AuditRow
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.stats import analysis
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script>{{ 7 * 7 }}'

@@ -10,7 +10,8 @@ import SimpleITK
 from PIL import Image
 
 from nnvit.compare.comparison import compare
-from nnvit.compare.inputs import arms, references
+from nnvit.compare.inputs import references
+from nnvit.compare.inputs.arms import Arm
 from nnvit.compare.inputs.mask_files import masks_in, read_mask
 from nnvit.compare.scores.metrics import Labels
 from nnvit.compare.scores.scoring import ScoringJob, _score_job
@@ -144,14 +145,14 @@ def test_a_second_observer_may_store_one_label_as_255(tmp_path: Path) -> None:
 def test_an_arm_twice(study: Study) -> None:
     (one, other) = sorted(study.results.iterdir())
     with pytest.raises(CompareError, match=f"{one.name}.* is given twice"):
-        arms.find_arms([one, other, f"again={one}"])
+        Arm.find([one, other, f"again={one}"])
 
 
 def test_an_empty_folder(study: Study, tmp_path: Path) -> None:
     empty = tmp_path / "nothing"
     empty.mkdir()
     with pytest.raises(CompareError, match="nothing holds neither fold_0, fold_1, … nor masks"):
-        arms.find_arms([*study.results.iterdir(), empty])
+        Arm.find([*study.results.iterdir(), empty])
 
 
 def test_a_fold_without_masks(study: Study) -> None:
@@ -159,33 +160,33 @@ def test_a_fold_without_masks(study: Study) -> None:
     for fold in ("fold_0", "fold_1"):
         shutil.rmtree(model / fold / "validation")
     with pytest.raises(CompareError, match=r"fold 0, 1 holds no masks in validation/.*--val"):
-        arms.find_arms([model])
+        Arm.find([model])
 
 
 def test_a_fold_that_is_not_there(study: Study) -> None:
     with pytest.raises(CompareError, match="has no fold 4; it has 0, 1"):
-        arms.find_arms(list(study.results.iterdir()), folds=["0", "4"])
+        Arm.find(list(study.results.iterdir()), folds=["0", "4"])
 
 
 def test_a_word_that_is_no_folder() -> None:
     with pytest.raises(CompareError, match=r"unet is not a folder.*--dataset"):
-        arms.find_arms(["unet"])
+        Arm.find(["unet"])
 
 
 def test_a_name_that_is_not_among_the_results(study: Study) -> None:
     with pytest.raises(CompareError, match=r"'vitt' is no arm in .*nnUNetTrainer__nnUNetPlans__2d"):
-        arms.find_arms(["vitt"], datasets=["777"])
+        Arm.find(["vitt"], datasets=["777"])
 
 
 def test_a_data_set_that_is_not_there(study: Study) -> None:
     with pytest.raises(CompareError, match=r"--dataset 12 is not in .*Dataset777_Planted"):
-        arms.find_arms(["vit"], datasets=["12"])
+        Arm.find(["vit"], datasets=["12"])
 
 
 def test_a_name_that_could_be_two_arms(study: Study) -> None:
     study.stock("otherTrainer__nnUNetPlans__2d")
     with pytest.raises(CompareError, match=r"could be any of nnUNetTrainer__nnUNetPlans__2d, otherTrainer"):
-        arms.find_arms(["nnUNetPlans"], datasets=["777"])
+        Arm.find(["nnUNetPlans"], datasets=["777"])
 
 
 def test_one_arm_alone(study: Study, tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_baseline_that_is_no_arm(study: Study, tmp_path: Path) -> None:
 
 def test_an_empty_name(study: Study) -> None:
     with pytest.raises(CompareError, match="must be NAME=PATH"):
-        arms.find_arms([f"={next(study.results.iterdir())}/x"])
+        Arm.find([f"={next(study.results.iterdir())}/x"])
 
 
 def test_a_damaged_record(study: Study, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_examples_are_as_short_as_their_headings_say(heading: str, lines: in
 
 def test_every_file_is_read_once(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nnvit.compare.comparison import compare
-    from nnvit.compare.inputs import arms, references, training_records
+    from nnvit.compare.inputs import references, training_records
 
     read: list[Path] = []
     real = training_records.read_json
@@ -101,7 +101,7 @@ def test_every_file_is_read_once(study: Study, tmp_path: Path, monkeypatch: pyte
         read.append(path.resolve())
         return real(path, error)
 
-    for module in (arms, references, training_records):
+    for module in (references, training_records):
         monkeypatch.setattr(module, "read_json", counting)
     compare(sorted(study.results.iterdir()), out=tmp_path / "out", quiet=True)
     assert {"plans.json", "dataset.json", "debug.json", "nnvit_run.json", "summary.json"} <= {

@@ -7,8 +7,7 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args as stock_trainer
 
-from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import Arm, ArmCost
 from nnvit.nnunet.plan import plans_file
 from nnvit.nnunet.train import run_training
 from nnvit.recipe import loading
@@ -81,7 +80,7 @@ def test_the_checkpoint_that_was_validated_is_known_of_ours(models: list[Path], 
 
 
 def test_both_have_a_cost(models: list[Path]) -> None:
-    stock, ours = ArmCost.of_all(find_arms(models))
+    stock, ours = ArmCost.of_all(Arm.find(models))
     for cost in (stock, ours):
         assert cost.seconds_per_iteration > 0
         assert cost.train_hours > 0

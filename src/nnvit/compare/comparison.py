@@ -13,12 +13,11 @@ from nnvit.records.json_files import write_json
 
 from . import Options
 from .audit.fairness import Audit
-from .inputs.arms import Arm, find_arms
-from .inputs.costs import ArmCost
+from .inputs.arms import Arm, ArmCost
 from .inputs.mask_files import NATURAL
 from .inputs.references import GroundTruth
 from .scores.metrics import HD95_RULE, METRICS
-from .scores.scoring import Scores, ScoringJob, score_all
+from .scores.scoring import Scores, ScoringJob
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +73,7 @@ def compare(
     """
     out, reference, human, images = Path(out), _path(reference), _path(human), _path(images)
     _check(metric, images)
-    found = find_arms(
+    found = Arm.find(
         arms,
         datasets=_words(dataset),
         configuration=configuration,
@@ -85,7 +84,7 @@ def compare(
     fairness = Audit.of(found, allow=allow, baseline=baseline)
     fairness.refuse()
     masks = _Masks(found, reference=reference, human=human, tubular=tubular, tolerance=nsd_tolerance)
-    fairness = masks.score(fairness, out, processes=processes, quiet=quiet)
+    masks.score(fairness, out, processes=processes, quiet=quiet)
     fairness.refuse()
     _say(fairness.lines(), quiet)
     configuration = found[0].runs[0].configuration
@@ -130,30 +129,29 @@ class _Masks:
                 if left := len(truth.references) - len(drawn):
                     self.notes.append(f"{name}: the second observer has no mask of {left} of the cases.")
 
-    def _add(
-        self, dataset: str, masks: dict[str, Path], *, arm: str, run: str, fold: str, lenient: bool = False
-    ) -> None:
+    def _add(self, dataset: str, masks: dict[str, Path], *, lenient: bool = False, **place: str) -> None:
         truth = self.truth[dataset]
-        for case, path in masks.items():
-            if case in truth.references:  # others are left out by --allow cases
-                self.jobs.append(
-                    ScoringJob(
-                        reference=truth.references[case],
-                        prediction=path,
-                        labels=truth.labels,
-                        tolerance=truth.tolerance,
-                        lenient=lenient,
-                        place={"dataset": dataset, "arm": arm, "run": run, "fold": fold, "case": case},
-                    )
-                )
+        self.jobs += [
+            ScoringJob(
+                reference=truth.references[case],
+                prediction=path,
+                labels=truth.labels,
+                tolerance=truth.tolerance,
+                lenient=lenient,
+                place={"dataset": dataset, **place, "case": case},
+            )
+            for case, path in masks.items()
+            if case in truth.references  # others are left out by --allow cases
+        ]
 
-    def score(self, found: Audit, out: Path, *, processes: int | None, quiet: bool) -> Audit:
-        """Scores all masks, and returns the audit with what they tell."""
+    def score(self, fairness: Audit, out: Path, *, processes: int | None, quiet: bool) -> None:
+        """Scores all masks, and adds to the audit what they tell."""
         out.mkdir(parents=True, exist_ok=True)
-        self.scores = score_all(self.jobs, cache=out / "scores_cache.json", processes=processes, quiet=quiet)
+        self.scores = ScoringJob.score_all(self.jobs, cache=out / "scores_cache.json", processes=processes, quiet=quiet)
         of_mask = {job.prediction: scores for job, scores in zip(self.jobs, self.scores, strict=True)}
         labels = {name: truth.labels for name, truth in self.truth.items()}
-        return found.noted(self.notes).check_masks(self.arms, of_mask, labels)
+        fairness.notes += self.notes
+        fairness.check_masks(self.arms, of_mask, labels)
 
     def tables(self) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
         """Returns the rows of the arms, and those of the second observer."""

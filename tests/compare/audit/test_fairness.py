@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from nnvit.compare.audit.fairness import Audit
-from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import Arm, ArmCost
 from nnvit.errors import CompareError
 from tests.compare.planted import (
     MIRROR,
@@ -416,7 +415,7 @@ def test_a_fork_may_write_what_nnunet_does_not(study: Study) -> None:
     assert rows["loss"]["values"]["nnUNetTrainer"] == "unknown"
     assert rows["mirroring_at_prediction"]["status"] == "equal"
     assert rows["patch_size"]["status"] == "equal"
-    assert [cost.arm for cost in ArmCost.of_all(find_arms([stock]))] == ["nnUNetTrainer"]
+    assert [cost.arm for cost in ArmCost.of_all(Arm.find([stock]))] == ["nnUNetTrainer"]
 
 
 def test_an_unfinished_fold_is_named(study: Study) -> None:
@@ -455,7 +454,7 @@ def test_predictions_of_cases_that_other_folds_were_trained_on_are_not_known_to_
 def test_a_refusal_names_what_else_differs(study: Study) -> None:
     one_case_missing(study)
     other_patch_size(study)
-    arms = find_arms(sorted(study.results.iterdir()))
+    arms = Arm.find(sorted(study.results.iterdir()))
     found = Audit.of(arms)
     with pytest.raises(CompareError, match=r"vit lacks case_03[\s\S]*would not stop[\s\S]*patch size \(patch_size\)"):
         found.refuse()

@@ -8,7 +8,7 @@ import pytest
 
 from nnvit.compare.scores import scoring
 from nnvit.compare.scores.metrics import Labels
-from nnvit.compare.scores.scoring import ScoringJob, score_all
+from nnvit.compare.scores.scoring import ScoringJob
 from nnvit.errors import CompareError
 from tests.compare.planted import predicted_mask, reference_mask, write_png
 
@@ -29,23 +29,23 @@ def jobs(tmp_path: Path) -> list[ScoringJob]:
 def test_many_processes_score_as_one_does_and_in_the_same_order(
     jobs: list[ScoringJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = score_all(jobs, processes=1, quiet=True)
+    expected = ScoringJob.score_all(jobs, processes=1, quiet=True)
     monkeypatch.setattr(scoring, "PATIENCE", 0.0)
-    assert str(score_all(jobs, processes=2, quiet=True)) == str(expected)
+    assert str(ScoringJob.score_all(jobs, processes=2, quiet=True)) == str(expected)
 
 
 def test_an_error_in_another_process_names_the_file(jobs: list[ScoringJob], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "PATIENCE", 0.0)
     jobs[20].prediction.write_bytes(jobs[20].prediction.read_bytes()[:60])
     with pytest.raises(CompareError, match=r"21_prediction\.png cannot be read"):
-        score_all(jobs, processes=2, quiet=True)
+        ScoringJob.score_all(jobs, processes=2, quiet=True)
 
 
 def test_only_what_has_changed_is_scored_again(
     jobs: list[ScoringJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache.json"
-    first = score_all(jobs, cache=cache, processes=1, quiet=True)
+    first = ScoringJob.score_all(jobs, cache=cache, processes=1, quiet=True)
     scored: list[Path] = []
     real = scoring._score_job
 
@@ -54,10 +54,10 @@ def test_only_what_has_changed_is_scored_again(
         return real(job)
 
     monkeypatch.setattr(scoring, "_score_job", counting)
-    assert str(score_all(jobs, cache=cache, processes=1, quiet=True)) == str(first)
+    assert str(ScoringJob.score_all(jobs, cache=cache, processes=1, quiet=True)) == str(first)
     assert scored == []
     write_png(jobs[3].prediction, np.zeros((48, 48)))
-    again = score_all(jobs, cache=cache, processes=1, quiet=True)
+    again = ScoringJob.score_all(jobs, cache=cache, processes=1, quiet=True)
     assert scored == [jobs[3].prediction]
     assert again[3]["disc"]["missed"] is True
 
@@ -65,10 +65,10 @@ def test_only_what_has_changed_is_scored_again(
 def test_another_tolerance_is_another_score(jobs: list[ScoringJob], tmp_path: Path) -> None:
     cache = tmp_path / "cache.json"
     loose = [ScoringJob(reference=j.reference, prediction=j.prediction, labels=LABELS, tolerance=3.0) for j in jobs]
-    strict = score_all(jobs, cache=cache, processes=1, quiet=True)
+    strict = ScoringJob.score_all(jobs, cache=cache, processes=1, quiet=True)
     sums = [
         sum(row["vessel"]["nsd"] for row in rows)
-        for rows in (strict, score_all(loose, cache=cache, processes=1, quiet=True))
+        for rows in (strict, ScoringJob.score_all(loose, cache=cache, processes=1, quiet=True))
     ]
     assert sums[0] < sums[1]
 
@@ -77,14 +77,14 @@ def test_what_was_scored_before_an_error_is_kept(jobs: list[ScoringJob], tmp_pat
     cache = tmp_path / "cache.json"
     jobs[5].prediction.write_bytes(b"broken")
     with pytest.raises(CompareError):
-        score_all(jobs, cache=cache, processes=1, quiet=True)
+        ScoringJob.score_all(jobs, cache=cache, processes=1, quiet=True)
     assert len(json.loads(cache.read_text())) == 5
 
 
 def test_a_damaged_cache_is_made_anew(jobs: list[ScoringJob], tmp_path: Path) -> None:
     cache = tmp_path / "cache.json"
     cache.write_text('{"cut sh')
-    score_all(jobs[:2], cache=cache, processes=1, quiet=True)
+    ScoringJob.score_all(jobs[:2], cache=cache, processes=1, quiet=True)
     assert len(json.loads(cache.read_text())) == 2
 
 
@@ -92,7 +92,7 @@ def test_progress_is_told_by_lines_where_there_is_no_terminal(
     jobs: list[ScoringJob], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scoring, "LINE_EVERY", 0.0)
-    score_all(jobs[:3], processes=1)
+    ScoringJob.score_all(jobs[:3], processes=1)
     assert "scoring masks: 2 of 3, " in capsys.readouterr().err
-    score_all(jobs[:3], processes=1, quiet=True)
+    ScoringJob.score_all(jobs[:3], processes=1, quiet=True)
     assert capsys.readouterr().err == ""

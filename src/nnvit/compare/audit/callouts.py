@@ -1,6 +1,6 @@
 """Points that a reviewer would raise: pretraining without a random-init twin, a weak baseline, a single seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from nnvit.compare.inputs.arms import Arm
@@ -16,7 +16,11 @@ TRANSFERRED = "-pretrained_weights"
 
 def call_outs(arms: Sequence[Arm], baseline: str | None) -> list[str]:
     """Returns sentences for the report, each with what to do."""
-    return [*_twins(arms), *_weak_baseline(arms, baseline), *_few_runs(arms)]
+    notes = [*_twins(arms), *_weak_baseline(arms, baseline)]
+    runs = {arm.name: min(sum(run.dataset == name for run in arm.runs) for name in arm.datasets) for arm in arms}
+    if few := [f"{name} ({count})" for name, count in runs.items() if count < SEEDS]:
+        notes.append(f"trainings per fold below {SEEDS}, which a headline claim needs: {', '.join(few)}.")
+    return notes
 
 
 def _twins(arms: Sequence[Arm]) -> list[str]:
@@ -53,16 +57,14 @@ def _is_pretrained(run: Run) -> bool:
 
 
 def _network(run: Run) -> dict[str, Any]:
-    return _without(run.recipe["model"], {"weights", "freeze_backbone", "input_norm"})
+    other = {"weights", "freeze_backbone", "input_norm"}
+    return {key: value for key, value in run.recipe["model"].items() if key not in other}
 
 
 def _training(run: Run) -> tuple[Any, ...]:
-    settings = _without(run.training, {"seed", "save_every", "save_every_iterations"})
+    other = {"seed", "save_every", "save_every_iterations"}
+    settings = {key: value for key, value in run.training.items() if key not in other}
     return settings, run.recipe["model"].get("freeze_backbone"), run.recipe.get("lora")
-
-
-def _without(section: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in section.items() if key not in keys}
 
 
 def _weak_baseline(arms: Sequence[Arm], baseline: str | None) -> list[str]:
@@ -105,9 +107,3 @@ def _preset_for(folds: Sequence[Fold]) -> str:
 def _preset_of(run: Run) -> str | None:
     name = f"{run.plans.get('experiment_planner_used', '')}{run.plans.get('plans_name', '')}"
     return next((size for size in ("XL", "L", "M") if f"ResEnc{size}" in name or f"ResEncUNet{size}" in name), None)
-
-
-def _few_runs(arms: Sequence[Arm]) -> list[str]:
-    runs = {arm.name: min(sum(run.dataset == name for run in arm.runs) for name in arm.datasets) for arm in arms}
-    few = [f"{name} ({count})" for name, count in runs.items() if count < SEEDS]
-    return [f"trainings per fold below {SEEDS}, which a headline claim needs: {', '.join(few)}."] if few else []

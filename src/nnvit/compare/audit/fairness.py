@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,18 @@ class AuditRow:
     status: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Audit:
-    """The result of the audit.
+    """The result of the audit, to which each question adds its row.
 
     rows: one per question. notes: what a reader should know. stop: what forbids the comparison. allow: keys whose difference
     is declared. core_unknown: something without which a comparison cannot be called fair is not on record.
     """
 
-    rows: tuple[AuditRow, ...] = ()
-    notes: tuple[str, ...] = ()
-    stop: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
+    rows: list[AuditRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stop: list[str] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
     core_unknown: bool = False
 
     @classmethod
@@ -59,14 +59,17 @@ class Audit:
                 raise CompareError(
                     f"--allow {key} is no key of the audit; they are {', '.join(known)}.{did_you_mean(key, known)}"
                 )
-        found = cls(allow=tuple(dict.fromkeys(allow)))._with_cases(arms)._with_recorded(arms)
+        found = cls(allow=list(dict.fromkeys(allow)))
+        found._add_cases(arms)
+        found._add_recorded(arms)
         for question in QUESTIONS:
             if question.answer is not None:
-                found = found._with_answers(question, question.answer, arms)
-        return found.noted([*_unknown(found, arms), *_unfinished(arms), *call_outs(arms, baseline)])
+                found._add_answers(question, question.answer, arms)
+        found.notes += [*_unknown(found, arms), *_unfinished(arms), *call_outs(arms, baseline)]
+        return found
 
-    def check_masks(self, arms: Sequence[Arm], scores: Scored, labels: Mapping[str, Labels]) -> "Audit":
-        """Returns the audit with a row on whether the masks are those that were evaluated; labels: of each data set."""
+    def check_masks(self, arms: Sequence[Arm], scores: Scored, labels: Mapping[str, Labels]) -> None:
+        """Adds a row on whether the masks are those that were evaluated; labels: of each data set."""
         values, every = {}, []
         for arm in arms:
             folds = [fold for run in arm.runs for fold in run.folds]
@@ -74,7 +77,7 @@ class Audit:
             known = all(fold.evaluated for fold in folds)
             values[arm.name] = f"no: {len(reasons)} found" if reasons else "yes" if known else UNKNOWN
             every += [f"{arm.name}: {reason}" for reason in reasons]
-        return self._judged(_question("predictions"), values, differs=bool(every), reasons=every)
+        self._judge(_question("predictions"), values, differs=bool(every), reasons=every)
 
     @property
     def verdict(self) -> str:
@@ -86,13 +89,9 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for stats.json."""
-        return {
-            "verdict": self.verdict,
-            "rows": [asdict(row) for row in self.rows],
-            "notes": list(self.notes),
-            "stop": list(self.stop),
-            "allow": list(self.allow),
-        }
+        held = asdict(self)
+        del held["core_unknown"]  # part of the verdict
+        return {"verdict": self.verdict} | held
 
     def lines(self) -> list[str]:
         """Returns the verdict, what speaks against it and what a reader should know, for a terminal."""
@@ -108,30 +107,25 @@ class Audit:
         beside = "\nThey also differ in the following, which would not stop the comparison:\n" + "\n".join(others)
         raise CompareError(f"these arms cannot be compared:\n{stopped}{beside if others else ''}")
 
-    def noted(self, notes: Iterable[str]) -> "Audit":
-        """Returns the audit with more notes."""
-        return replace(self, notes=(*self.notes, *notes))
-
-    def _with_cases(self, arms: Sequence[Arm]) -> "Audit":
+    def _add_cases(self, arms: Sequence[Arm]) -> None:
         """Adds whether every arm and run has the same cases, in the same folds where the arms have folds."""
         values = {arm.name: " + ".join(dict.fromkeys(str(len(run.predictions)) for run in arm.runs)) for arm in arms}
         datasets = dict.fromkeys(run.dataset for arm in arms for run in arm.runs)
         reasons = [reason for dataset in datasets for reason in _differing_cases(arms, dataset)]
-        return self._judged(_question("cases"), values, differs=bool(reasons), reasons=reasons)
+        self._judge(_question("cases"), values, differs=bool(reasons), reasons=reasons)
 
-    def _with_recorded(self, arms: Sequence[Arm]) -> "Audit":
+    def _add_recorded(self, arms: Sequence[Arm]) -> None:
         """Adds whether the trainings left any record."""
         values = {arm.name: "no" if all(fold.is_empty for fold in arm.trained) else "yes" for arm in arms}
-        found = self._judged(_question("recorded"), values, differs="no" in values.values())
         bare = [name for name, value in values.items() if value == "no"]
-        declares = "declares" if "recorded" in self.allow else "would declare"
-        note = (
-            f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; --allow recorded "
-            f"{declares} that you know it was fair."
-        )
-        return found.noted([note] if bare else [])
+        self._judge(_question("recorded"), values, differs=bool(bare))
+        if bare:
+            self.notes.append(
+                f"nothing is recorded about how {' and '.join(bare)} {'was' if len(bare) == 1 else 'were'} trained; "
+                f"--allow recorded {'declares' if 'recorded' in self.allow else 'would declare'} that you know it was fair."
+            )
 
-    def _with_answers(self, question: Question, answer: Callable[[Fold], str | None], arms: Sequence[Arm]) -> "Audit":
+    def _add_answers(self, question: Question, answer: Callable[[Fold], str | None], arms: Sequence[Arm]) -> None:
         """Adds the row of a question that every fold answers."""
         answers = {
             arm.name: {(fold.run.dataset, fold.run.name, fold.name): answer(fold) for fold in arm.trained}
@@ -141,36 +135,32 @@ class Audit:
         every = [value for held in answers.values() for value in held.values()]
         if not question.equal:
             different = len(set(values.values()) - {UNKNOWN}) > 1
-            return self._shown(question, values, "by design" if different else "unknown" if None in every else "equal")
-        differs = _differs(list(answers.values())) or any(
-            value is not None and value.startswith(WRONG) for value in every
-        )
-        reasons = question.reasons(values) if differs and question.stops else ()
-        found = self._judged(question, values, differs=differs, reasons=reasons)
+            self._show(question, values, "by design" if different else "unknown" if None in every else "equal")
+            return
+        wrong = any(value is not None and value.startswith(WRONG) for value in every)
+        differs = wrong or _differs(list(answers.values()))
+        self._judge(question, values, differs=differs, reasons=question.reasons(values) if question.stops else ())
         if differs and question.details:
-            found = found.noted(question.details({arm.name: arm.trained[0] for arm in arms}))
-        return replace(found, core_unknown=self.core_unknown or (question.core and None in every and not differs))
+            self.notes += question.details({arm.name: arm.trained[0] for arm in arms})
+        self.core_unknown |= question.core and None in every and not differs
 
-    def _judged(
-        self, question: Question, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()
-    ) -> "Audit":
-        """Returns the audit with a row of something that must be equal.
+    def _judge(self, question: Question, values: dict[str, str], *, differs: bool, reasons: Iterable[str] = ()) -> None:
+        """Adds the row of something that must be equal.
 
-        reasons: they stop the comparison, unless --allow declares the difference; then they are notes.
+        reasons: if it differs, they stop the comparison, unless --allow declares the difference; then they are notes.
         """
-        status = ("declared" if question.key in self.allow else "different") if differs else "equal"
-        if not differs and UNKNOWN in values.values():
-            status = "unknown"
-        stop = [f"{reason} (--allow {question.key} declares it)" for reason in reasons if status == "different"]
-        notes = [f"declared by --allow {question.key}: {reason}" for reason in reasons if status == "declared"]
-        return replace(self._shown(question, values, status), stop=(*self.stop, *stop)).noted(notes)
+        status = "unknown" if UNKNOWN in values.values() else "equal"
+        if differs and question.key in self.allow:
+            status = "declared"
+            self.notes += [f"declared by --allow {question.key}: {reason}" for reason in reasons]
+        elif differs:
+            status = "different"
+            self.stop += [f"{reason} (--allow {question.key} declares it)" for reason in reasons]
+        self._show(question, values, status)
 
-    def _shown(self, question: Question, values: dict[str, str], status: str) -> "Audit":
-        """Returns the audit with a row that is not judged."""
-        row = AuditRow(
-            key=question.key, title=question.title, equal_expected=question.equal, values=values, status=status
-        )
-        return replace(self, rows=(*self.rows, row))
+    def _show(self, question: Question, values: dict[str, str], status: str) -> None:
+        key, title, equal = question.key, question.title, question.equal
+        self.rows.append(AuditRow(key=key, title=title, equal_expected=equal, values=values, status=status))
 
 
 def _question(key: str) -> Question:
@@ -292,7 +282,9 @@ def _changed(fold: Fold, scores: Scored, labels: Labels) -> list[str]:
             f"{fold.folder}/validation holds {len(predictions)} masks, the fold validates {wanted} cases: files are "
             "missing or left over from an earlier training"
         )
-    started = _started(fold)
+    debug, start = fold.folder / "debug.json", fold.log.start
+    # the log's clock may be that of another machine
+    started = min(start.timestamp(), debug.stat().st_mtime) if start is not None and debug.is_file() else 0.0
     for case, path in predictions.items():
         if evaluated and case not in evaluated:
             reasons.append(f"{path} is not in summary.json: it is left over from an earlier training, or came later")
@@ -304,14 +296,6 @@ def _changed(fold: Fold, scores: Scored, labels: Labels) -> list[str]:
             reasons.append(f"{path} is older than the start of this training: it is left over from an earlier one")
     gone = sorted(evaluated.keys() - predictions.keys())
     return reasons + ([f"{fold.folder} was evaluated with {some(gone)}, whose masks are gone"] if gone else [])
-
-
-def _started(fold: Fold) -> float:
-    """The start of the training: by its log, whose clock may be that of another machine, or its first file; the earlier."""
-    debug, start = fold.folder / "debug.json", fold.log.start
-    if start is None or not debug.is_file():
-        return 0.0
-    return min(start.timestamp(), debug.stat().st_mtime)
 
 
 def _as_evaluated(

@@ -1,4 +1,4 @@
-"""Finds the arms of a comparison: an arm is one way of training, with its folds and its repeated runs.
+"""The arms of a comparison, found from folders, and their costs: an arm is one way of training, with its folds and repeated runs.
 
 An arm is a results folder of any nnU-Net 2 trainer (`Trainer__Plans__configuration` with fold_k/validation), a folder of
 folds of masks, or a folder of masks.
@@ -7,15 +7,16 @@ folds of masks, or a folder of masks.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
 
 from nnvit.errors import CompareError, did_you_mean
-from nnvit.records.json_files import read_json
 from nnvit.records.model_name import ModelName
 
-from .mask_files import ENDINGS, masks_in
 from .training_records import Fold, Run
 
 SEED = re.compile(r"_s\d+$")
@@ -23,8 +24,6 @@ GENERIC = {
     "predicted", "predictions", "prediction", "preds", "validation", "masks", "segmentations", "labels", "out", "output"
 }  # fmt: skip
 """Names of folders that say nothing about what made the masks."""
-TRAINING = ("debug.json", "training_log_*", "nnvit_run.json", "checkpoint_*.pth", "progress.png")
-"""Files that a training writes into its fold: pictures beside them are nnU-Net's, not masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,37 @@ class Arm:
 
     name: str
     runs: tuple[Run, ...]
+
+    @classmethod
+    def find(
+        cls,
+        given: Sequence[str | Path],
+        *,
+        datasets: Sequence[str] = (),
+        configuration: str = "2d",
+        folds: Sequence[str] | None = None,
+        unnamed: str = "data",
+    ) -> "list[Arm]":
+        """Returns the arms that `given` names: paths, names under nnUNet_results/<dataset>, or NAME=either.
+
+        Runs form one arm if they are given one NAME or if their recipes differ only in the seed. unnamed: the name of the
+        data set where no arm states one. Raises CompareError for arms that do not exist, are given twice or cannot be told
+        apart.
+        """
+        found: list[tuple[str, Run]] = []
+        for word in map(str, given):
+            name, equals, where = word.partition("=")
+            if not equals or Path(word).exists():
+                name, where = "", word
+            elif not name.strip() or not where.strip():
+                raise CompareError(f"'{word}' must be NAME=PATH, such as unet=results/nnUNetTrainer__nnUNetPlans__2d.")
+            for path, dataset in _folders(where.strip() if name else where, datasets, configuration):
+                run = Run.read(path, dataset, configuration, folds)
+                if any(run.path.resolve() == other.path.resolve() for _, other in found):
+                    raise CompareError(f"{run.path} is given twice; an arm is compared with others, not with itself.")
+                found.append((name.strip(), run))
+        _name_datasets([run for _, run in found], unnamed)
+        return [_arm(name, runs) for name, runs in _group(found).items()]
 
     @property
     def path(self) -> Path:
@@ -50,36 +80,57 @@ class Arm:
         return [fold for run in self.runs for fold in run.trained]
 
 
-def find_arms(
-    given: Sequence[str | Path],
-    *,
-    datasets: Sequence[str] = (),
-    configuration: str = "2d",
-    folds: Sequence[str] | None = None,
-    unnamed: str = "data",
-) -> list[Arm]:
-    """Returns the arms that `given` names: paths, names under nnUNet_results/<dataset>, or NAME=either.
+@dataclass(frozen=True, kw_only=True)
+class ArmCost:
+    """The cost of one arm, over all its runs and folds; None where the records do not state it. Nothing is estimated.
 
-    Runs form one arm if they are given one NAME or if their recipes differ only in the seed. unnamed: the name of the data
-    set where no arm states one. Raises CompareError for arms that do not exist, are given twice or cannot be told apart.
+    flops: of predicting one patch. seconds_per_iteration: median; of data and step from nnvit_run.json, or, where an arm has
+    none, for all arms an epoch's time over its training iterations (its validation included); seconds_per_iteration_of names
+    which. train_hours: mean of one training of one fold. peak_memory_bytes, checkpoint_bytes: the largest.
+    predict_seconds_per_case: median time from case to case in the final validation. device: all that were used.
     """
-    found: list[tuple[str, Run]] = []
-    for word in map(str, given):
-        name, equals, where = word.partition("=")
-        if not equals or Path(word).exists():
-            name, where = "", word
-        elif not name.strip() or not where.strip():
-            raise CompareError(f"'{word}' must be NAME=PATH, such as unet=results/nnUNetTrainer__nnUNetPlans__2d.")
-        for path, dataset in _folders(where.strip() if name else where, datasets, configuration):
-            run = _read_run(path, dataset, configuration, folds)
-            if any(run.path.resolve() == other.path.resolve() for _, other in found):
-                raise CompareError(f"{run.path} is given twice; an arm is compared with others, not with itself.")
-            found.append((name.strip(), run))
-    _name_datasets([run for _, run in found], unnamed)
-    arms = [Arm(name=name, runs=_numbered(group)) for name, group in _group(found).items()]
-    for arm in arms:
-        _refuse_mixed(arm)
-    return arms
+
+    arm: str
+    parameters_total: int | None = None
+    parameters_trainable: int | None = None
+    flops: int | None = None
+    seconds_per_iteration: float | None = None
+    seconds_per_iteration_of: str | None = None
+    train_hours: float | None = None
+    peak_memory_bytes: int | None = None
+    checkpoint_bytes: int | None = None
+    predict_seconds_per_case: float | None = None
+    device: str | None = None
+
+    @classmethod
+    def of_all(cls, arms: Sequence[Arm]) -> list[Self]:
+        """Returns the cost of each arm, all timed in one way."""
+        by_step = all(_step_seconds(fold) is not None for arm in arms for fold in arm.trained)
+        return [cls._of(arm, by_step=by_step) for arm in arms]
+
+    @classmethod
+    def _of(cls, arm: Arm, *, by_step: bool) -> Self:
+        def known(of: Callable[[Fold], Any]) -> list[Any]:
+            return [value for fold in arm.trained if (value := of(fold)) is not None]
+
+        def largest(*keys: str) -> int | None:
+            return max(map(int, known(lambda fold: fold.recorded(*keys))), default=None)
+
+        hours = [sum(fold.log.epoch_seconds) / 3600 for fold in arm.trained if fold.log.epoch_seconds]
+        checkpoints = [fold.folder / "checkpoint_final.pth" for fold in arm.trained]
+        return cls(
+            arm=arm.name,
+            parameters_total=largest("parameters", "total"),
+            parameters_trainable=largest("parameters", "trainable"),
+            flops=largest("flops_per_patch"),
+            seconds_per_iteration=_median(known(_step_seconds if by_step else _epoch_seconds)),
+            seconds_per_iteration_of="data and step" if by_step else "epoch, validation included",
+            train_hours=sum(hours) / len(hours) if hours else None,
+            peak_memory_bytes=largest("peak_memory_bytes"),
+            checkpoint_bytes=max((path.stat().st_size for path in checkpoints if path.is_file()), default=None),
+            predict_seconds_per_case=_median(known(lambda fold: _median(fold.log.case_seconds))),
+            device=", ".join(sorted({fold.device for fold in arm.trained if fold.device})) or None,
+        )
 
 
 # --- where the folders are ---------------------------------------------------------------------------------------------
@@ -99,18 +150,17 @@ def _folders(where: str, datasets: Sequence[str], configuration: str) -> list[tu
 
 
 def _under_results(word: str, dataset: str, configuration: str) -> list[Path]:
-    results = _results_of(dataset)
+    results, ending = _results_of(dataset), f"__{configuration}"
     models = sorted(path.name for path in results.iterdir() if path.is_dir() and ModelName.parse(path.name))
-    matches = [name for name in models if name in (word, f"{word}__{configuration}")]
+    exact = [name for name in models if name in (word, word + ending)]
+    matches = exact or [name for name in models if name.endswith(ending) and _means(word, name)]
     if not matches:
-        matches = [name for name in models if name.endswith(f"__{configuration}") and _means(word, name)]
-    if not matches:
-        short = [name.removesuffix(f"__{configuration}") for name in models]
+        short = [name.removesuffix(ending) for name in models]
         raise CompareError(
             f"'{word}' is no arm in {results}, which holds {', '.join(models) or 'no results'}."
             f"{did_you_mean(word, short)} Give Trainer__Plans, the recipe's name, or a path."
         )
-    if len({SEED.sub("", name.removesuffix(f"__{configuration}")) for name in matches}) > 1:
+    if len({SEED.sub("", name.removesuffix(ending)) for name in matches}) > 1:
         raise CompareError(
             f"'{word}' could be any of {', '.join(matches)} in {results}; give the whole name of the one you mean."
         )
@@ -143,85 +193,6 @@ def _results_of(dataset: str) -> Path:
     return Path(value) / matches[0]
 
 
-# --- one run -----------------------------------------------------------------------------------------------------------
-
-
-def _read_run(path: Path, dataset: str, configuration: str, wanted: Sequence[str] | None) -> Run:
-    """Reads one folder. Raises CompareError where it holds nothing to compare."""
-    if path.name == "validation" and path.resolve().parent.name.startswith("fold_"):
-        path = path.resolve().parent
-    folders = {
-        folder.name.removeprefix("fold_"): folder
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and folder.name.startswith("fold_")
-    }
-    if not folders and path.name.startswith("fold_") and (path / "validation").is_dir():
-        folders, wanted = {path.name.removeprefix("fold_"): path}, None
-    if folders:
-        return _run_of_folds(path, folders, dataset, configuration, wanted)
-    masks = _loose_masks(path)
-    if not masks:
-        raise CompareError(
-            f"{path} holds neither fold_0, fold_1, … nor masks ({', '.join(ENDINGS)}). An arm is a results folder "
-            "(Trainer__Plans__configuration) with its validation masks, or a folder of predicted masks."
-        )
-    above = [folder for folder in list(path.resolve().parents)[:2] if any(folder.glob("fold_*"))]
-    run = _described(path, (*above, path), dataset, configuration)  # nnUNetv2_predict copies the plans to its masks
-    run.folds = (Fold(run=run, name="", folder=path, predictions=masks),)
-    return run
-
-
-def _run_of_folds(
-    path: Path, folders: dict[str, Path], dataset: str, configuration: str, wanted: Sequence[str] | None
-) -> Run:
-    missing = [name for name in wanted or () if name not in folders]
-    if missing:
-        raise CompareError(
-            f"{path} has no fold {', '.join(missing)}; it has {', '.join(folders)}. "
-            "Train the missing folds, or choose others with --folds."
-        )
-    run = _described(path, (path, path.parent), dataset, configuration)
-    for name in wanted if wanted is not None else folders:
-        masks = masks_in(folders[name] / "validation") or _loose_masks(folders[name])
-        if masks:
-            run.folds += (Fold(run=run, name=name, folder=folders[name], predictions=masks),)
-        else:
-            run.unfinished += (name,)
-    if not run.folds or (wanted and run.unfinished):
-        raise CompareError(
-            f"{path}: fold {', '.join(run.unfinished)} holds no masks in validation/, so there is nothing to compare. "
-            "Finish the training, or run its validation with `nnUNetv2_train … --val` (`nnvit train … --val`)."
-        )
-    return run
-
-
-def _loose_masks(folder: Path) -> dict[str, Path]:
-    """The masks of a folder that holds only masks; empty for a folder that a training writes to."""
-    return {} if any(any(folder.glob(name)) for name in TRAINING) else masks_in(folder)
-
-
-def _described(path: Path, models: Sequence[Path], dataset: str, configuration: str) -> Run:
-    """The run in `path`, still without folds, with the plans of the first of `models` that has any."""
-    model = next((folder for folder in models if (folder / "plans.json").is_file()), None)
-    plans = read_json(model / "plans.json", CompareError) if model else {}
-    configurations = plans.get("configurations", {})
-    named = ModelName.parse(model.resolve().name) if model else None
-    only = list(configurations) if len(configurations) == 1 else []
-    choices = [*([named.configuration] if named else []), configuration, *only]
-    configuration = next((choice for choice in choices if choice in configurations), configuration)
-    block = configurations.get(configuration, {}).get("nnvit", {})  # nnvit adds it to the configuration
-    in_path = [part for part in path.resolve().parts if re.match(r"Dataset\d{3}_", part)]
-    return Run(
-        dataset=plans.get("dataset_name") or (in_path[-1] if in_path else dataset),
-        path=path,
-        model=model,
-        configuration=configuration,
-        plans=plans,
-        recipe=block.get("recipe", {}),
-        recipe_hash=block.get("hash", ""),
-    )
-
-
 # --- runs into arms ----------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +200,9 @@ def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
     """Name -> runs, grouped by the given name, the recipe, or (over several data sets) the folder's name."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for name, run in found:
-        key = ("name", name) if name else ("recipe", run.recipe_hash) if run.recipe_hash else ("folder", _folder(run))
+        key = (
+            ("name", name) if name else ("recipe", run.recipe_hash) if run.recipe_hash else ("folder", run.folder_name)
+        )
         there = any(other.dataset == run.dataset for other in groups.get(key, ()))
         if key[0] == "folder" and (there or not ModelName.parse(key[1])):  # equal names do not prove equal trainings
             key = ("path", str(run.path.resolve()))
@@ -238,7 +211,7 @@ def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
     taken = list(names.values())
     for key, runs in groups.items():  # where two arms would share a short name, both get the long one
         if taken.count(names[key]) > 1 and key[0] != "name":
-            path, folder = runs[0].path.resolve(), _folder(runs[0])
+            path, folder = runs[0].path.resolve(), runs[0].folder_name
             names[key] = folder if ModelName.parse(folder) else f"{path.parent.name}/{path.name}"
     for name in names.values():
         if list(names.values()).count(name) > 1:
@@ -247,34 +220,42 @@ def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
     return {names[key]: runs for key, runs in groups.items()}
 
 
-def _folder(run: Run) -> str:
-    """The name of the results folder, or of the folder of masks where there is none."""
-    return (run.model or run.path).resolve().name
-
-
 def _short_name(run: Run) -> str:
     """The recipe's name without its seed; the trainer for stock plans; else the folder's name."""
     if run.recipe.get("name"):
         return SEED.sub("", run.recipe["name"])
-    if model := ModelName.parse(_folder(run)):
+    if model := ModelName.parse(run.folder_name):
         return model.trainer if model.plans == "nnUNetPlans" else f"{model.trainer} {model.plans}"
     folder = run.path.resolve()
     return folder.parent.name if folder.name in GENERIC or folder.name.startswith("fold_") else folder.name
 
 
-def _numbered(runs: list[Run]) -> tuple[Run, ...]:
-    """Names repetitions on one data set by their seeds, or by numbers where seeds do not tell them apart."""
-    numbered: list[Run] = []
+def _arm(name: str, runs: list[Run]) -> Arm:
+    """The arm of these runs; repetitions on one data set get the names of their seeds, or numbers where seeds are not distinct.
+
+    Raises CompareError where the runs are not of one recipe.
+    """
+    hashes = {run.recipe_hash for run in runs}
+    if len(hashes - {""}) > 1:
+        paths = ", ".join(f"{run.path} ({run.recipe_hash[:8]})" for run in runs)
+        raise CompareError(
+            f"the arm '{name}' is given runs of different recipes: {paths}. Runs of one arm may differ in their "
+            "seed only; give the others names of their own."
+        )
+    if len(hashes) > 1:
+        raise CompareError(
+            f"the arm '{name}' mixes runs of nnvit with runs of another trainer; give them different names."
+        )
+    ordered: list[Run] = []
     for dataset in dict.fromkeys(run.dataset for run in runs):
         same = [run for run in runs if run.dataset == dataset]
-        seeds = [run.seed for run in same if run.seed is not None]
-        tell = len(set(seeds)) == len(same)
-        if tell:
+        distinct = len({run.seed for run in same} - {None}) == len(same)
+        if distinct:
             same.sort(key=lambda run: run.seed or 0)
         for number, run in enumerate(same if len(same) > 1 else ()):
-            run.name = str(run.seed if tell else number)
-        numbered += same
-    return tuple(numbered)
+            run.name = str(run.seed if distinct else number)
+        ordered += same
+    return Arm(name=name, runs=tuple(ordered))
 
 
 def _name_datasets(runs: list[Run], unnamed: str) -> None:
@@ -289,16 +270,19 @@ def _name_datasets(runs: list[Run], unnamed: str) -> None:
         run.dataset = run.dataset or (known[0] if known else unnamed)
 
 
-def _refuse_mixed(arm: Arm) -> None:
-    """Raises CompareError where the runs of one arm are not of one recipe."""
-    hashes = {run.recipe_hash for run in arm.runs}
-    if len(hashes - {""}) > 1:
-        paths = ", ".join(f"{run.path} ({run.recipe_hash[:8]})" for run in arm.runs)
-        raise CompareError(
-            f"the arm '{arm.name}' is given runs of different recipes: {paths}. Runs of one arm may differ in their "
-            "seed only; give the others names of their own."
-        )
-    if len(hashes) > 1:
-        raise CompareError(
-            f"the arm '{arm.name}' mixes runs of nnvit with runs of another trainer; give them different names."
-        )
+# --- costs -------------------------------------------------------------------------------------------------------------
+
+
+def _step_seconds(fold: Fold) -> float | None:
+    """The sum of all parts of an iteration: 0.1.0 recorded data and step, later versions forward and backward as well."""
+    parts = fold.recorded("seconds_per_iteration")
+    return float(sum(parts.values())) if parts else None
+
+
+def _epoch_seconds(fold: Fold) -> float | None:
+    iterations, seconds = fold.debug.get("num_iterations_per_epoch"), _median(fold.log.epoch_seconds)
+    return seconds / int(str(iterations)) if str(iterations).isdigit() and seconds is not None else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if len(values) else None

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from nnvit.errors import CompareError
 from nnvit.records.json_files import read_json
 
 NATURAL = (".png", ".bmp", ".gif", ".tif", ".tiff")
-MEDICAL = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-ENDINGS = (*MEDICAL, *NATURAL)
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", *NATURAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,17 @@ def read_mask(path: Path) -> _LabelMap:
     if not path.is_file():
         raise CompareError(f"{path} does not exist; every arm needs a mask of every case.")
     mask = _photograph(path) if path.suffix.lower() in NATURAL else _volume(path)
-    return replace(mask, labels=_whole(mask.labels, path))
+    labels = mask.labels
+    if labels.dtype == bool:
+        return replace(mask, labels=labels.astype(np.uint8))
+    if np.issubdtype(labels.dtype, np.integer):
+        return mask
+    if not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
+        raise CompareError(
+            f"{path} holds numbers that are not whole, or NaN; a mask holds labels. If these are probabilities, give the "
+            "folder of the masks that were made from them."
+        )
+    return replace(mask, labels=labels.astype(np.int64))  # label maps are sometimes stored as floats
 
 
 def spacing_of(path: Path) -> tuple[float, ...]:
@@ -87,16 +96,13 @@ def spacing_of(path: Path) -> tuple[float, ...]:
     if path.suffix.lower() in NATURAL:
         return 1.0, 1.0
     reader = _header(path)
-    size, spacing = reader.GetSize()[::-1], reader.GetSpacing()[::-1]
-    return tuple(spacing[1:]) if len(size) == 3 and size[0] == 1 else tuple(spacing)
+    spacing = tuple(reader.GetSpacing()[::-1])
+    return spacing[1:] if reader.GetDimension() == 3 and reader.GetSize()[2] == 1 else spacing
 
 
 def _photograph(path: Path) -> _LabelMap:
-    frames = []
     with _reading(path), Image.open(path) as image:
-        for number in range(getattr(image, "n_frames", 1)):
-            image.seek(number)
-            frames.append(np.array(image))
+        frames = [np.array(frame) for frame in ImageSequence.Iterator(image)]
     labels = frames[0] if len(frames) == 1 else np.stack(frames)
     if frames[0].ndim == 3:
         if frames[0].shape[-1] > 4 or np.ptp(frames[0][..., :3], axis=-1).any():
@@ -159,20 +165,6 @@ def _header(path: Path) -> Any:
     with _reading(path):
         reader.ReadImageInformation()
     return reader
-
-
-def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
-    """Converts to integers; label maps are sometimes stored as floats."""
-    if labels.dtype == bool:
-        return labels.astype(np.uint8)
-    if np.issubdtype(labels.dtype, np.integer):
-        return labels
-    if not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
-        raise CompareError(
-            f"{path} holds numbers that are not whole, or NaN; a mask holds labels. If these are probabilities, give the "
-            "folder of the masks that were made from them."
-        )
-    return labels.astype(np.int64)
 
 
 @contextmanager

@@ -61,9 +61,8 @@ class GroundTruth:
         masks = masks_in(folder)
         found = {}
         for case in self.references:
-            names = [name for name in masks if name == case] or [
-                name for name in masks if name.startswith(case) and not name[len(case)].isalnum()
-            ]
+            longer = [name for name in masks if name.startswith(case) and not name[len(case) :][:1].isalnum()]
+            names = [case] if case in masks else longer
             if len(names) > 1:
                 raise CompareError(
                     f"--human {folder} holds several masks of '{case}': {', '.join(sorted(names))}; keep only one of them."
@@ -87,7 +86,7 @@ def _references(runs: Sequence[Run], given: Path | None) -> dict[str, Path]:
     if given and not given.is_dir():
         raise CompareError(f"--reference {given} is not a folder; give the folder of the reference masks.")
     places = [given] if given else _places(runs)
-    best: list[str] = wanted
+    best = wanted
     for place in places:
         masks = masks_in(place)
         missing = [case for case in wanted if case not in masks]
@@ -106,9 +105,8 @@ def _places(runs: Sequence[Run]) -> list[Path]:
     entries = [next(iter(fold.evaluated.values()), {}) for run in runs for fold in run.trained]
     places = [Path(entry["reference_file"]).parent for entry in entries if entry.get("reference_file")]
     folders = [("nnUNet_preprocessed", "gt_segmentations"), ("nnUNet_raw", "labelsTr"), ("nnUNet_raw", "labelsTs")]
-    for variable, folder in folders:
-        if os.environ.get(variable):
-            places.append(Path(os.environ[variable]) / runs[0].dataset / folder)
+    known = [(os.environ[variable], folder) for variable, folder in folders if os.environ.get(variable)]
+    places += [Path(base) / runs[0].dataset / folder for base, folder in known]
     return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
@@ -144,13 +142,9 @@ def _labels(described: list[dict[str, Any]], dataset: str, tubular: Sequence[str
                 f"--tubular {name} is no label of {dataset}, which has {', '.join(shared)}.{did_you_mean(name, shared)}"
             )
     every = {value for table in tables for values in table.values() for value in values}
-    ignore = described[0].get("ignore")
-    return Labels(
-        values=shared,
-        ignore=None if ignore is None else _numbers(ignore)[0],
-        tubular=tuple(tubular),
-        others=tuple(sorted(every - {value for values in shared.values() for value in values})),
-    )
+    others = every - {value for values in shared.values() for value in values}
+    ignore = _numbers(described[0]["ignore"])[0] if described[0].get("ignore") is not None else None
+    return Labels(values=shared, ignore=ignore, tubular=tuple(tubular), others=tuple(sorted(others)))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

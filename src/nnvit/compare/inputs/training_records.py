@@ -5,18 +5,22 @@ Checkpoints are not opened. What no record states is None; nothing is inferred f
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nnvit.errors import CompareError
 from nnvit.records.json_files import read_json
+from nnvit.records.model_name import ModelName
 
-from .mask_files import case_of
+from .mask_files import ENDINGS, case_of, masks_in
 
+TRAINING = ("debug.json", "training_log_*", "nnvit_run.json", "checkpoint_*.pth", "progress.png")
+"""Files that a training writes into its fold: pictures beside them are nnU-Net's, not masks."""
 TIME = r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?): "
 WRAPPERS = {"DeepSupervisionWrapper", "OptimizedModule"}
 """Classes that wrap a loss without changing it; deep supervision has a row of its own in the audit."""
@@ -49,6 +53,74 @@ class Run:
     folds: tuple["Fold", ...] = ()
     unfinished: tuple[str, ...] = ()
 
+    @classmethod
+    def read(cls, path: Path, dataset: str, configuration: str, wanted: Sequence[str] | None = None) -> Self:
+        """Reads a results folder, one of its folds, or a folder of masks.
+
+        dataset, configuration: where no record names them. wanted: the folds, None for all. Raises CompareError where it holds
+        nothing to compare, or not all folds that are wanted.
+        """
+        if path.name == "validation" and path.resolve().parent.name.startswith("fold_"):
+            path = path.resolve().parent
+        folders = {each.name.removeprefix("fold_"): each for each in sorted(path.glob("fold_*")) if each.is_dir()}
+        if not folders and path.name.startswith("fold_") and (path / "validation").is_dir():
+            folders, wanted = {path.name.removeprefix("fold_"): path}, None
+        if folders:
+            run = cls._described(path, (path, path.parent), dataset, configuration)
+            run._add_folds(folders, wanted)
+            return run
+        # the plans around the masks come first: nnUNetv2_predict copies plans to its masks
+        above = [folder for folder in list(path.resolve().parents)[:2] if any(folder.glob("fold_*"))]
+        run = cls._described(path, (*above, path), dataset, configuration)
+        run.folds = (Fold(run=run, name="", folder=path, predictions=_loose_masks(path)),)
+        if not run.predictions:
+            raise CompareError(
+                f"{path} holds neither fold_0, fold_1, … nor masks ({', '.join(ENDINGS)}). An arm is a results folder "
+                "(Trainer__Plans__configuration) with its validation masks, or a folder of predicted masks."
+            )
+        return run
+
+    @classmethod
+    def _described(cls, path: Path, models: Sequence[Path], dataset: str, configuration: str) -> Self:
+        """The run in `path`, still without folds, with the plans of the first of `models` that has any."""
+        model = next((folder for folder in models if (folder / "plans.json").is_file()), None)
+        plans = read_json(model / "plans.json", CompareError) if model else {}
+        configurations = plans.get("configurations", {})
+        named = ModelName.parse(model.resolve().name) if model else None
+        only = configurations if len(configurations) == 1 else ()
+        choices = (named.configuration if named else "", configuration, *only)
+        configuration = next((choice for choice in choices if choice in configurations), configuration)
+        block = configurations.get(configuration, {}).get("nnvit", {})  # nnvit adds it to the configuration
+        in_path = [part for part in path.resolve().parts if re.match(r"Dataset\d{3}_", part)]
+        return cls(
+            dataset=plans.get("dataset_name") or (in_path[-1] if in_path else dataset),
+            path=path,
+            model=model,
+            configuration=configuration,
+            plans=plans,
+            recipe=block.get("recipe", {}),
+            recipe_hash=block.get("hash", ""),
+        )
+
+    def _add_folds(self, folders: dict[str, Path], wanted: Sequence[str] | None) -> None:
+        missing = [name for name in wanted or () if name not in folders]
+        if missing:
+            raise CompareError(
+                f"{self.path} has no fold {', '.join(missing)}; it has {', '.join(folders)}. "
+                "Train the missing folds, or choose others with --folds."
+            )
+        for name in wanted if wanted is not None else folders:
+            masks = masks_in(folders[name] / "validation") or _loose_masks(folders[name])
+            if masks:
+                self.folds += (Fold(run=self, name=name, folder=folders[name], predictions=masks),)
+            else:
+                self.unfinished += (name,)
+        if not self.folds or (wanted and self.unfinished):
+            raise CompareError(
+                f"{self.path}: fold {', '.join(self.unfinished)} holds no masks in validation/, so there is nothing to compare. "
+                "Finish the training, or run its validation with `nnUNetv2_train … --val` (`nnvit train … --val`)."
+            )
+
     @property
     def training(self) -> dict[str, Any]:
         """The section `training` of the recipe; empty for other trainers."""
@@ -70,6 +142,11 @@ class Run:
         return "frozen" if model.get("head") != "plans" and model.get("freeze_backbone") else "full"
 
     @property
+    def folder_name(self) -> str:
+        """The name of the results folder, or of the folder of masks where there is none."""
+        return (self.model or self.path).resolve().name
+
+    @property
     def predictions(self) -> dict[str, Path]:
         """Case -> mask, over all folds."""
         return {case: path for fold in self.folds for case, path in fold.predictions.items()}
@@ -89,10 +166,8 @@ class Run:
         """The folds that were trained: `folds`, except for masks that a results folder's model predicted later."""
         plain = len(self.folds) == 1 and self.folds[0].name == ""
         folders = sorted(self.model.glob("fold_*")) if plain and self.model else []
-        of_model = [
-            Fold(run=self, name=folder.name.removeprefix("fold_"), folder=folder, predictions={}) for folder in folders
-        ]
-        return tuple(of_model) or self.folds
+        names = [(each.name.removeprefix("fold_"), each) for each in folders]
+        return tuple(Fold(run=self, name=name, folder=each, predictions={}) for name, each in names) or self.folds
 
 
 @dataclass(kw_only=True, eq=False)
@@ -201,6 +276,11 @@ class Fold:
         return self.manifest.get("device") or self.debug.get("gpu_name") or self.debug.get("device")
 
 
+def _loose_masks(folder: Path) -> dict[str, Path]:
+    """The masks of a folder that holds only masks; empty for a folder that a training writes to."""
+    return {} if any(any(folder.glob(name)) for name in TRAINING) else masks_in(folder)
+
+
 def _content(path: Path) -> dict[str, Any]:
     """The content of a JSON file, empty where there is none."""
     content = read_json(path, CompareError) if path.is_file() else {}
@@ -224,9 +304,12 @@ class _Log:
         paths = sorted(folder.glob("training_log_*.txt"))
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
         text = "\n".join(texts)
-        begun, seconds = _epochs(text)
+        marks = re.findall(TIME + r"(?:Epoch (\d+)\s*$|Epoch time: ([\d.]+) s)", text, re.MULTILINE)
+        begun = [int(number) for _, number, _ in marks if number]
+        # by the epoch's number: an epoch that was repeated counts once
+        seconds = {int(number): float(time) for (_, number, _), (_, _, time) in pairwise(marks) if number and time}
         split = re.findall(r"split has (\d+) training and (\d+) validation cases", text)
-        rates = re.findall(r"Current learning rate: ([\d.e+-]+)", text)
+        rate = re.search(r"Current learning rate: ([\d.e+-]+)", text)
         first = re.search(TIME, text, re.MULTILINE)
         mirrored = re.findall(r"validating \d+ cases .*(with|without) mirroring", text)
         predicted = [re.findall(TIME + r"predicting ", each, re.MULTILINE) for each in texts]
@@ -236,26 +319,12 @@ class _Log:
         self.train_cases = int(split[-1][0]) if split else None
         self.val_cases = int(split[-1][1]) if split else None
         self.overlap = "Some validation cases are also in the training set" in text
-        self.first_rate = float(rates[0]) if rates else None
+        self.first_rate = float(rate[1]) if rate else None
         self.epoch_seconds = tuple(seconds.values())
         self.case_seconds = tuple((b - a).total_seconds() for a, b in pairwise(map(datetime.fromisoformat, last)))
         self.checkpoint = _validated(text)
         self.mirrored = mirrored[-1] == "with" if mirrored else None
         self.start = datetime.fromisoformat(first[1]) if first else None
-
-
-def _epochs(text: str) -> tuple[set[int], dict[int, float]]:
-    """The epochs that were begun, and the seconds of those that ended; an epoch that was repeated counts once."""
-    begun: set[int] = set()
-    seconds: dict[int, float] = {}
-    current = 0
-    for _, number, time in re.findall(TIME + r"(?:Epoch (\d+)\s*$|Epoch time: ([\d.]+) s)", text, re.MULTILINE):
-        if number:
-            current = int(number)
-            begun.add(current)
-        else:
-            seconds[current] = float(time)
-    return begun, seconds
 
 
 def _validated(text: str) -> str | None:
@@ -272,10 +341,6 @@ def _validated(text: str) -> str | None:
 
 def _top_level(text: str) -> list[str]:
     """Splits at the commas that no bracket encloses."""
-    parts, depth, start = [], 0, 0
-    for place, letter in enumerate(text):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
-    return [*parts, text[start:]]
+    depths = list(accumulate((letter in "([{") - (letter in ")]}") for letter in text))
+    commas = [place for place, letter in enumerate(text) if letter == "," and depths[place] == 0]
+    return [text[start + 1 : end] for start, end in pairwise([-1, *commas, len(text)])]

@@ -18,8 +18,7 @@ from markupsafe import Markup, escape
 
 from nnvit.compare import Options
 from nnvit.compare.audit.fairness import Audit
-from nnvit.compare.inputs.arms import Arm
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import Arm, ArmCost
 from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.headline import headline
 

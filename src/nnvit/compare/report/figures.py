@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.stats.analysis import Block, Comparison
 from nnvit.compare.stats.ranks import Ranks
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from nnvit.compare.audit.fairness import Audit
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
 from nnvit.compare.stats.analysis import MEAN, Block, Comparison
 from nnvit.compare.stats.verdict import ArmPair

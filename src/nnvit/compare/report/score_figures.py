@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.stats.analysis import Comparison
 
 from .figure_style import ARMS, GROUND, HUMAN, MARKERS, SOFT, STYLED, WIDTH, Picture, short

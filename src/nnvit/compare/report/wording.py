@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from nnvit.compare import Options
 from nnvit.compare.audit.fairness import Audit
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.stats.analysis import Comparison
 
 

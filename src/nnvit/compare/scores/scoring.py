@@ -54,29 +54,29 @@ class ScoringJob:
             files.append((str(path.resolve()), state and state.st_size, state and state.st_mtime_ns))
         return json.dumps([FORM, files, asdict(self.labels), self.tolerance, self.lenient], sort_keys=True)
 
+    @staticmethod
+    def score_all(
+        jobs: "Sequence[ScoringJob]", *, cache: Path | None = None, processes: int | None = None, quiet: bool = False
+    ) -> list[Scores]:
+        """Returns the scores of each job, in their order.
 
-def score_all(
-    jobs: Sequence[ScoringJob], *, cache: Path | None = None, processes: int | None = None, quiet: bool = False
-) -> list[Scores]:
-    """Returns the scores of each job, in their order.
-
-    cache: a JSON file that is read and written. processes: None means one per core. Scripts that call this need
-    `if __name__ == "__main__":`, because it starts processes. Raises CompareError for the first mask that is broken, has
-    another geometry than its reference, or holds labels that the data set does not define.
-    """
-    held = _read(cache)
-    keys = [job.key() for job in jobs]
-    scores = {key: held[key] for key in keys if key in held}
-    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in scores}
-    try:
-        with _bar(len(missing), quiet) as advance:
-            for key, found in _scored(missing, processes or os.cpu_count() or 1):
-                scores[key] = found
-                advance()
-    finally:
-        if cache is not None and missing:
-            write_json(cache, held | scores, indent=0)
-    return [scores[key] for key in keys]
+        cache: a JSON file that is read and written. processes: None means one per core. Scripts that call this need
+        `if __name__ == "__main__":`, because it starts processes. Raises CompareError for the first mask that is broken, has
+        another geometry than its reference, or holds labels that the data set does not define.
+        """
+        held = _read(cache)
+        keys = [job.key() for job in jobs]
+        scores = {key: held[key] for key in keys if key in held}
+        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in scores}
+        try:
+            with _bar(len(missing), quiet) as advance:
+                for key, found in _scored(missing, processes or os.cpu_count() or 1):
+                    scores[key] = found
+                    advance()
+        finally:
+            if cache is not None and missing:
+                write_json(cache, held | scores, indent=0)
+        return [scores[key] for key in keys]
 
 
 def _score_job(job: ScoringJob) -> Scores:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nnvit.compare.inputs.arms import find_arms
-from nnvit.compare.inputs.costs import ArmCost
+from nnvit.compare.inputs.arms import Arm, ArmCost
 from tests.compare.planted import Study
 
 
 def costs_of(*given: str | Path) -> list[ArmCost]:
-    return ArmCost.of_all(find_arms(given))
+    return ArmCost.of_all(Arm.find(given))
 
 
 def test_two_arms_of_nnvit_are_timed_by_their_steps(study: Study) -> None:
