@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnvit.compare.stats.analysis import _with_holm
-from nnvit.compare.stats.bootstrap import Interval
+from nnvit.compare.stats.bootstrap import Bootstrap
 from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Wilcoxon, holm
 from nnvit.compare.stats.ranks import _SignTest
+from nnvit.compare.stats.verdict import _with_holm
 
 
 def _differences(n: int, kind: str) -> np.ndarray:
@@ -122,8 +122,7 @@ def test_what_cannot_be_computed_says_why(found: Any, reason: str) -> None:
 
 
 def test_an_interval_of_two_cases_is_none() -> None:
-    rng = np.random.default_rng(0)
-    (few,), (flat,) = (Interval.of_means(np.ones((n, 1)), 999, rng) for n in (2, 9))
+    (few,), (flat,) = (Bootstrap(999, 0).intervals(np.ones((n, 1))) for n in (2, 9))
     assert few.reason == "not computable: 2 cases, and three are the least"
     assert flat.reason == "not computable: every case has the same value"
     assert (few.low, flat.low) == (None, None)

@@ -21,7 +21,6 @@ from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import Arm
 from nnvit.compare.inputs.costs import ArmCost
 from nnvit.compare.stats.analysis import Comparison
-from nnvit.compare.stats.headline import headline
 
 from . import overlays
 from .figure_style import ARMS, Picture
@@ -140,7 +139,7 @@ def _opening(comparison: Comparison, audit: Audit, facts: Facts) -> dict[str, An
     ]
     return {
         "title": f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
-        "headline": _parted(headline(comparison, audit), facts.arms),
+        "headline": _parted(comparison.headline(audit), facts.arms),
         "scope": " · ".join(scope),
         "verdict_class": kind,
         "claimable": kind != "not",

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.stats.analysis import Block, Comparison
+from nnvit.compare.stats.analysis import MEAN, Comparison
 from nnvit.compare.stats.ranks import Ranks
 
 from .figure_style import ARMS, GROUND, INK, MARKERS, SOFT, STYLED, WIDTH, Picture, short
@@ -53,7 +53,7 @@ def pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[Ar
 
 
 def _differences(comparison: Comparison) -> Iterator[Picture]:
-    groups = {dataset: _forest_rows(comparison, comparison.main_block(dataset)) for dataset in comparison.datasets}
+    groups = {dataset: _forest_rows(comparison, dataset) for dataset in comparison.datasets}
     rows = [row for found in groups.values() for row in found]
     if not rows:
         return
@@ -74,7 +74,7 @@ def _differences(comparison: Comparison) -> Iterator[Picture]:
 def _by_class(comparison: Comparison) -> Iterator[Picture]:
     several, metric = len(comparison.datasets) > 1, comparison.main
     groups = {
-        f"{dataset} · {label}" if several else label: _forest_rows(comparison, results.metrics[metric.key][label])
+        f"{dataset} · {label}" if several else label: _forest_rows(comparison, dataset, label)
         for dataset, results in comparison.datasets.items()
         if len(results.labels) > 1
         for label in results.labels
@@ -89,10 +89,10 @@ def _by_class(comparison: Comparison) -> Iterator[Picture]:
         )
 
 
-def _forest_rows(comparison: Comparison, block: Block) -> list[_ForestRow]:
+def _forest_rows(comparison: Comparison, dataset: str, label: str = MEAN) -> list[_ForestRow]:
     scale, _ = comparison.main.scale_in(comparison.spacing_unit)
     rows = []
-    for pair in comparison.shown_pairs(block):
+    for pair in comparison.shown_pairs(dataset, label):
         spread, wide = pair.interval, pair.method_layer.hierarchical
         low, high = (pair.difference,) * 2 if spread.low is None or spread.high is None else (spread.low, spread.high)
         rows.append(

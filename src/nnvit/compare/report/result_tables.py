@@ -1,6 +1,6 @@
 """The tables of a comparison: rows of cells, and the lines of text beside them on the page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import pandas as pd
 
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.costs import ArmCost
-from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
-from nnvit.compare.stats.analysis import MEAN, Block, Comparison
+from nnvit.compare.scores.metrics import METRICS
+from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.verdict import ArmPair
 
 from .wording import number, p_value
@@ -76,11 +76,7 @@ class Tables:
                 {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
             ],
             "less_is_better": f"{', '.join(lower)} and {last}",
-            "claims": [
-                (dataset, pair)
-                for dataset in comparison.datasets
-                for pair in comparison.shown_pairs(comparison.main_block(dataset))
-            ],
+            "claims": [(dataset, pair) for dataset in comparison.datasets for pair in comparison.shown_pairs(dataset)],
             "omnibus": _omnibus(comparison),
             "human": _human_lines(comparison),
             "score_labels": labels,
@@ -127,21 +123,10 @@ class Tables:
         return rows, data, len(main) - len(kept)
 
 
-def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:
-    """(data set, metric, name of the label, block); the mean only where there are several labels."""
-    for dataset, results in comparison.datasets.items():
-        for key, by_label in results.metrics.items():
-            for label, block in by_label.items():
-                if label != MEAN:
-                    yield dataset, metric_of(key), label, block
-                elif len(results.labels) > 1:
-                    yield dataset, metric_of(key), "mean over classes", block
-
-
 def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per data set, class and arm: the means of all metrics with their intervals."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for dataset, metric, label, block in _blocks(comparison):
+    for dataset, metric, label, block in comparison.blocks():
         means = [arm.mean for arm in block.arms.values() if arm.mean is not None]
         best = (min if block.lower_is_better else max)(means, default=None)
         for arm, found in block.arms.items():
@@ -160,7 +145,7 @@ def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
 def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per data set, metric, class and pair, with the two layers of the verdict."""
     rows = []
-    for dataset, metric, label, block in _blocks(comparison):
+    for dataset, metric, label, block in comparison.blocks():
         scale, unit = metric.scale_in(comparison.spacing_unit)
         head = {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
         rows += [head | {"unit": unit} | _pair(pair, scale) for pair in block.pairs]
