@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,18 +26,17 @@ _LINES = (
 class _ForestRow:
     """One difference of the forest over n cases, in the metric's own unit.
 
-    name: the arm, or "A − B". low, high: the interval over cases. wide_low, wide_high: the interval over folds and cases, None
-    where there is only one fold. colour: number of the arm.
+    name: the arm, or "A − B". low, high: the interval over cases. wide: the one over folds and cases, None where there is only
+    one fold. colour: number of the arm.
     """
 
     name: str
     estimate: float
     low: float
     high: float
-    wide_low: float | None = None
-    wide_high: float | None = None
+    wide: tuple[float, float] | None
     n: int
-    colour: int = 0
+    colour: int
 
 
 def pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Picture]:
@@ -61,7 +61,7 @@ def _differences(comparison: Comparison) -> Iterator[Picture]:
     what = "pair of arms" if not comparison.baseline else f"arm against {comparison.baseline}"
     averaged = " (mean over classes)" if any(len(found.labels) > 1 for found in comparison.datasets.values()) else ""
     told = "; ".join(f"{row.name} {row.estimate:+.2f}, {row.low:+.2f} to {row.high:+.2f}, n = {row.n}" for row in rows)
-    lines = _LINES if any(row.wide_low is not None for row in rows) else _LINES.split(" The thin")[0]
+    lines = _LINES if any(row.wide for row in rows) else _LINES.split(" The thin")[0]
     yield Picture(
         name="differences",
         figure=_forest_of(comparison, groups),
@@ -91,18 +91,21 @@ def _by_class(comparison: Comparison) -> Iterator[Picture]:
 
 def _forest_rows(comparison: Comparison, dataset: str, label: str = MEAN) -> list[_ForestRow]:
     scale, _ = comparison.main.scale_in(comparison.spacing_unit)
+
+    def scaled(spread: Any) -> tuple[float, float] | None:
+        return None if spread.low is None else (scale * spread.low, scale * spread.high)
+
     rows = []
     for pair in comparison.shown_pairs(dataset, label):
-        spread, wide = pair.interval, pair.method_layer.hierarchical
-        low, high = (pair.difference,) * 2 if spread.low is None or spread.high is None else (spread.low, spread.high)
+        estimate = scale * pair.difference
+        low, high = scaled(pair.interval) or (estimate, estimate)
         rows.append(
             _ForestRow(
                 name=pair.a if comparison.baseline else f"{short(pair.a, 20)} − {short(pair.b, 20)}",
-                estimate=scale * pair.difference,
-                low=scale * low,
-                high=scale * high,
-                wide_low=None if wide.low is None else scale * wide.low,
-                wide_high=None if wide.high is None else scale * wide.high,
+                estimate=estimate,
+                low=low,
+                high=high,
+                wide=scaled(pair.method_layer.hierarchical),
                 n=pair.n,
                 colour=comparison.arms.index(pair.a),
             )
@@ -157,15 +160,13 @@ def _forest(groups: Mapping[str, Sequence[_ForestRow]], *, xlabel: str, better: 
 
 
 def _forest_row(axes: Axes, y: int, row: _ForestRow) -> None:
-    colour = ARMS[row.colour % len(ARMS)]
-    if row.wide_low is not None and row.wide_high is not None:
-        axes.plot([row.wide_low, row.wide_high], [y, y], color=colour, linewidth=1, zorder=2)
-        axes.plot([row.wide_low, row.wide_high], [y, y], "|", color=colour, markersize=6, markeredgewidth=1, zorder=2)
+    colour, marker = ARMS[row.colour % len(ARMS)], MARKERS[row.colour % len(MARKERS)]
+    if row.wide:
+        axes.plot(row.wide, [y, y], color=colour, linewidth=1, zorder=2)
+        axes.plot(row.wide, [y, y], "|", color=colour, markersize=6, markeredgewidth=1, zorder=2)
     axes.plot([row.low, row.high], [y, y], color=colour, linewidth=3.2, solid_capstyle="butt", zorder=3)
-    marker = MARKERS[row.colour % len(MARKERS)]
-    axes.plot(
-        [row.estimate], [y], marker, color=colour, markersize=5.5, markeredgecolor=GROUND, markeredgewidth=1, zorder=4
-    )
+    edge: dict[str, Any] = {"markeredgecolor": GROUND, "markeredgewidth": 1}
+    axes.plot([row.estimate], [y], marker, color=colour, markersize=5.5, zorder=4, **edge)
 
 
 def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = ()) -> None:

@@ -4,6 +4,7 @@ First layer: do these trained models differ? Here cases are the sample. Second l
 trainings within folds, are the sample.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
@@ -88,16 +89,16 @@ def _after_holm(test: FoldTest) -> str:
 class PairStatistics:
     """Computes both layers of every pair of arms, for one metric and label.
 
-    values: arm -> (runs, kept cases). folds: arm -> run -> (kept cases,), the fold of each case. split: arm -> the same of
-    all its runs; None where they used different splits (repeated cross-validation). names: arm -> names of its folds.
+    values: arm -> (runs, kept cases). folds: arm -> run -> the fold of each kept case. split: arm -> the same of all its runs;
+    None where they used different splits (repeated cross-validation). names: arm -> names of its folds.
     """
 
     def __init__(self, cube: Cube, values: dict[str, Floats], keep: NDArray[np.bool_], num: int, seed: int) -> None:
         self.cube, self.values, self.num, self.seed = cube, values, num, seed
-        held = {arm: folds[:, keep] for arm, folds in cube.folds.items()}
+        held = {arm: [tuple(fold) for fold in folds[:, keep].tolist()] for arm, folds in cube.folds.items()}
         self.folds = {arm: dict(zip(cube.runs[arm], folds, strict=True)) for arm, folds in held.items()}
-        self.split = {arm: folds[0] if (folds == folds[:1]).all() else None for arm, folds in held.items()}
-        self.names = {arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in held.items()}
+        self.split = {arm: folds[0] if len(set(folds)) == 1 else None for arm, folds in held.items()}
+        self.names = {arm: sorted({name for fold in folds for name in fold}) for arm, folds in held.items()}
         self.resampled = self._resample()
 
     def pairs(self, baseline: str | None, friedman: Friedman, *, lower_is_better: bool) -> "list[ArmPair]":
@@ -147,8 +148,10 @@ class PairStatistics:
             n_folds=0 if reason else len(self.names[a]),
             n_runs=min(len(self.cube.runs[a]), len(self.cube.runs[b])),
             folds=own,
-            paired_t=FoldTest.paired(_differences(own if one_split else []), reason or several),
-            nadeau_bengio=FoldTest.nadeau_bengio(_differences(trained), len(self.names[a]), reason),
+            paired_t=FoldTest.paired(np.array([gap.difference for gap in own if one_split]), reason or several),
+            nadeau_bengio=FoldTest.nadeau_bengio(
+                np.array([gap.difference for gap in trained]), len(self.names[a]), reason
+            ),
             hierarchical=self._hierarchical(a, b, reason),
             decides="paired_t" if reason or one_split else "nadeau_bengio",
             reason=reason,
@@ -170,12 +173,9 @@ class PairStatistics:
 
     def _same_folds(self, a: str, b: str) -> bool:
         """True if fold-level differences between two arms can be taken."""
-        one, other = self.split[a], self.split[b]
-        if one is not None and other is not None:
-            return bool((one == other).all())
-        return self.folds[a].keys() == self.folds[b].keys() and all(
-            (fold == self.folds[b][run]).all() for run, fold in self.folds[a].items()
-        )
+        if self.split[a] is not None and self.split[b] is not None:
+            return self.split[a] == self.split[b]
+        return self.folds[a] == self.folds[b]
 
     def _gaps(self, a: str, b: str, *, each_run: bool) -> list[_FoldGap]:
         """The mean difference in each fold: of each run, where the arms' runs have the same names, or of the mean over runs."""
@@ -186,30 +186,27 @@ class PairStatistics:
             parts = [(run, fold, values - of_b[run]) for (run, fold), values in runs]
         else:
             parts = [(None, self.split[a], self.values[a].mean(axis=0) - self.values[b].mean(axis=0))]
-        return [
-            _FoldGap(fold=name, run=run, difference=float(gap[fold == name].mean()), n=int((fold == name).sum()))
-            for run, fold, gap in parts
-            for name in sorted(set(fold.tolist()))
-        ]
+        gaps = []
+        for run, fold, gap in parts:
+            for name in sorted(set(fold)):
+                here = np.array(fold) == name
+                gaps.append(_FoldGap(fold=name, run=run, difference=float(gap[here].mean()), n=int(here.sum())))
+        return gaps
 
     def _resample(self) -> dict[tuple[str, str], Floats]:
         """(a, b) -> resampled differences. Arms with the same split are resampled together."""
-        bootstrap = Bootstrap(self.num, self.seed)
-        groups: list[list[str]] = []
-        for arm in self.cube.arms:
-            like = [group for group in groups if self._same_folds(group[0], arm)]
-            if like:
-                like[0].append(arm)
-            else:
-                groups.append([arm])
+        bootstrap, groups = Bootstrap(self.num, self.seed), defaultdict(list)
+        for arm, fold in self.split.items():
+            if fold is not None and len(self.names[arm]) > 1 and not self.cube.crossed:
+                groups[fold].append(arm)
         found: dict[tuple[str, str], Floats] = {}
-        for group in groups:
-            fold, names = self.split[group[0]], self.names[group[0]]
-            if self.cube.crossed or fold is None or len(names) < 2 or len(group) < 2:
-                continue
-            by_fold = [[self.values[arm][:, fold == name] for arm in group] for name in names]
-            means = bootstrap.hierarchical(by_fold)
-            found |= {(group[i], group[j]): means[:, i] - means[:, j] for i, j in permutations(range(len(group)), 2)}
+        for fold, group in groups.items():
+            if len(group) > 1:
+                held = [np.array(fold) == name for name in self.names[group[0]]]
+                means = bootstrap.hierarchical([[self.values[arm][:, here] for arm in group] for here in held])
+                found |= {
+                    (group[i], group[j]): means[:, i] - means[:, j] for i, j in permutations(range(len(group)), 2)
+                }
         return found
 
     def _hierarchical(self, a: str, b: str, reason: str | None) -> _HierarchicalInterval:
@@ -230,10 +227,6 @@ def _with_holm(tests: Sequence[_Test], families: Sequence[str]) -> list[_Test]:
         for i, p in zip(known, holm(np.array([tests[i].p for i in known], float)).tolist(), strict=True):
             found[i] = replace(tests[i], p_holm=p)
     return found
-
-
-def _differences(gaps: list[_FoldGap]) -> Floats:
-    return np.array([gap.difference for gap in gaps])
 
 
 @dataclass(frozen=True, kw_only=True)
