@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def write(
         "options": options,
         "facts": facts,
         "tables": tables,
+        "figures": partial(_figures, drawn),
         "overlays": [overlay.on_page(comparison.baseline) for overlay in shown],
         "first_run_only": any(len(names) > 1 for names in runs),
         "colour": overlays.COLOURS,
@@ -110,7 +112,7 @@ def write(
         ],
     }
     page = out / "report.html"
-    page.write_text(_render(context | _opening(comparison, audit, facts) | tables.page() | _figures(drawn)), "utf-8")
+    page.write_text(_render(context | _opening(comparison, audit, facts) | tables.page()), "utf-8")
     return page
 
 
@@ -166,22 +168,13 @@ def _breakable(text: str) -> Markup:
     return Markup(re.sub(r"(?<=[_/.])(?=\w)", "<wbr>", str(escape(text))))
 
 
-def _figures(drawn: Mapping[str, Picture]) -> dict[str, Any]:
-    def of(prefix: str) -> list[dict[str, Any]]:
-        """The svg is matplotlib's own and escapes its text; `inline` escapes its title."""
-        return [
-            {"svg": Markup(picture.inline()), "caption": picture.caption, "label": name.replace("-", " ")}
-            for name, picture in drawn.items()
-            if name == prefix or name.startswith(f"{prefix}-")
-        ]
-
-    return {
-        "hero": next(iter(of("differences")), None),
-        "by_class": next(iter(of("classes")), None),
-        "strips": of("cases"),
-        "rank_pictures": of("ranks") + of("critical"),
-        "pareto": of("pareto"),
-    }
+def _figures(drawn: Mapping[str, Picture], prefix: str) -> list[dict[str, Any]]:
+    """The pictures of one kind; the svg is matplotlib's own and escapes its text, and `inline` escapes its title."""
+    return [
+        {"svg": Markup(picture.inline()), "caption": picture.caption, "label": name.replace("-", " ")}
+        for name, picture in drawn.items()
+        if name == prefix or name.startswith(f"{prefix}-")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

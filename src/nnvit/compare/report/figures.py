@@ -117,12 +117,10 @@ def _forest_of(comparison: Comparison, groups: Mapping[str, Sequence[_ForestRow]
     """The forest of the groups that have rows, with the arms' names on both sides of zero."""
     _, unit = comparison.main.scale_in(comparison.spacing_unit)
     baseline = comparison.baseline
-    better, worse = ("arm better", f"{baseline} better") if baseline else ("first better", "second better")
+    first, second = ("arm", baseline) if baseline else ("first", "second")
     if len(comparison.arms) == 2:
-        first = next(arm for arm in comparison.arms if arm != baseline)
-        second = next(arm for arm in comparison.arms if arm != first)
-        better, worse = f"{first} better", f"{second} better"
-    better, worse = short(better, 30), short(worse, 30)
+        first, second = sorted(comparison.arms, key=lambda arm: arm == baseline)
+    better, worse = short(f"{first} better", 30), short(f"{second} better", 30)
     if comparison.lower_is_better:
         better, worse = worse, better
     to = f" to {short(baseline, 24)}" if baseline else ""

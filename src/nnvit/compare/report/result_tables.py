@@ -77,11 +77,7 @@ class Tables:
         return {
             "averaged": ", mean over classes" if len(labels) > 1 else "",
             "many_labels": len(labels) > 1,
-            "metrics": [
-                {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
-            ],
             "less_is_better": f"{', '.join(lower)} and {last}",
-            "claims": [(dataset, pair) for dataset in comparison.datasets for pair in comparison.shown_pairs(dataset)],
             "omnibus": _omnibus(comparison),
             "human": _human_lines(comparison),
             "score_labels": labels,
