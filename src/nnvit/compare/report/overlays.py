@@ -162,12 +162,8 @@ def _view(
     cropped = masks[:, rows, columns]
     if cropped.shape != masks.shape:
         notes.append("cut to the surroundings of what is marked")
-    return _ShownSlice(
-        image=None if picture is None else picture[rows, columns],
-        masks=cropped,
-        spacing=tuple(spacing),
-        notes=tuple(notes),
-    )
+    picture = None if picture is None else picture[rows, columns]
+    return _ShownSlice(image=picture, masks=cropped, spacing=tuple(spacing), notes=tuple(notes))
 
 
 def _slice(masks: np.ndarray, axis: int) -> int:

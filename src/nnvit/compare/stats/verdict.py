@@ -20,7 +20,6 @@ from .paired_tests import FoldTest, Friedman, Wilcoxon, holm, p_text
 ALPHA = 0.05
 SEEDS = 3
 """Trainings per arm and fold that a headline claim needs."""
-FAMILIES = ("every pair", "against the baseline")
 _Test = TypeVar("_Test", Wilcoxon, FoldTest)
 
 
@@ -107,7 +106,7 @@ class PairStatistics:
         friedman: over all arms, on the same cases.
         """
         names = list(combinations(sorted(self.cube.arms, key=lambda arm: arm == baseline), 2))
-        families = [FAMILIES[baseline in pair] for pair in names]
+        families = ["against the baseline" if baseline in pair else "every pair" for pair in names]
         by_case = {arm: scores.mean(axis=0) for arm, scores in self.values.items()}
         gaps = np.stack([by_case[a] - by_case[b] for a, b in names], axis=1)
         intervals = Bootstrap(self.num, self.seed).intervals(gaps)
@@ -195,7 +194,8 @@ class PairStatistics:
 
     def _resample(self) -> dict[tuple[str, str], Floats]:
         """(a, b) -> resampled differences. Arms with the same split are resampled together."""
-        bootstrap, groups = Bootstrap(self.num, self.seed), defaultdict(list)
+        bootstrap = Bootstrap(self.num, self.seed)
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for arm, fold in self.split.items():
             if fold is not None and len(self.names[arm]) > 1 and not self.cube.crossed:
                 groups[fold].append(arm)
