@@ -8,7 +8,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -78,8 +77,8 @@ def write(
     """
     tables = Tables(comparison, audit, cost, cases)
     drawn = pictures(comparison, tables.case_means[comparison.metric], cost)
-    facts = _Facts.of(comparison, cases, audit, cost, options)
-    paragraphs, cited = facts.methods()
+    facts = _facts(comparison, cases, audit, cost, options)
+    paragraphs, cited = _methods(facts)
     latex = tables.latex()
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -100,6 +99,7 @@ def write(
         "overlays": [overlay.on_page(comparison.baseline) for overlay in shown],
         "first_run_only": any(len(names) > 1 for names in runs),
         "colour": overlays.COLOURS,
+        "limits": _paragraphs("limits.txt.j2", facts),
         "methods": paragraphs,
         "references": cited,
         "command": without_home(options.command),
@@ -130,26 +130,26 @@ def _render(context: Mapping[str, Any]) -> str:
     return page.render(context, css=Markup(css), script=Markup(script), script_hash=f"sha256-{digest}") + "\n"
 
 
-def _opening(comparison: Comparison, audit: Audit, facts: "_Facts") -> dict[str, Any]:
+def _opening(comparison: Comparison, audit: Audit, facts: Mapping[str, Any]) -> dict[str, Any]:
     kind, text = VERDICTS[audit.verdict]
-    configuration = facts.options.configuration
+    datasets, configuration, folds = ", ".join(comparison.datasets), facts["options"].configuration, facts["folds"]
     scope = [
-        ", ".join(facts.datasets),
+        datasets,
         *([configuration] if configuration else []),
-        f"{len(facts.arms)} arms",
-        f"n = {_several(facts.cases, 'case')}",
-        f"{facts.folds or 'no'} fold{'s' * (facts.folds != 1)}",
-        f"{facts.trainings} per fold",
+        f"{len(comparison.arms)} arms",
+        f"n = {_several(facts['cases'], 'case')}",
+        f"{folds or 'no'} fold{'s' * (folds != 1)}",
+        f"{facts['trainings']} per fold",
     ]
     return {
-        "title": f"Comparison on {', '.join(facts.datasets)}: {', '.join(facts.arms)}",
-        "headline": _parted(comparison.headline(audit), facts.arms),
+        "title": f"Comparison on {datasets}: {', '.join(comparison.arms)}",
+        "headline": _parted(comparison.headline(audit), comparison.arms),
         "scope": " · ".join(scope),
         "verdict_class": kind,
         "claimable": kind != "not",
         "verdict_text": text,
         "contents": CONTENTS,
-        "many_datasets": len(facts.datasets) > 1,
+        "many_datasets": len(comparison.datasets) > 1,
         "colours": {arm: i % len(ARMS) for i, arm in enumerate(comparison.arms)},
     }
 
@@ -177,80 +177,56 @@ def _figures(drawn: Mapping[str, Picture], prefix: str) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """The facts that the sentences depend on.
+def _facts(
+    comparison: Comparison, cases: pd.DataFrame, audit: Audit, cost: Sequence[ArmCost], options: Options
+) -> dict[str, Any]:
+    """The facts that the sentences depend on, by the names that the templates use.
 
     cases: over all data sets. folds: the least of any data set. runs: the least number of trainings per fold of any arm.
     metrics: keys that have values. missed: structures that an arm did not find at all, over arms, runs, cases and labels.
     empty: pairs of case and label with an empty reference. unknown: titles of audit rows that some arm does not record.
     left_out: cases without a value of the main metric in some arm. trainings: per fold, `3 trainings` or `1 to 3 trainings`.
     """
+    results = comparison.datasets.values()
+    blocks = [comparison.main_block(dataset) for dataset in comparison.datasets]
+    counts = [len(runs) for found in results for runs in found.runs.values()]
+    least, most = min(counts), max(counts)
+    references = cases.drop_duplicates(["dataset", "case", "label"])
+    return {
+        "arms": comparison.arms,
+        "datasets": list(comparison.datasets),
+        "cases": sum(found.n_cases for found in results),
+        "folds": min(len({name for arm in found.folds.values() for name in arm} - {""}) for found in results),
+        "runs": least,
+        "metrics": [metric.key for metric in comparison.metrics],
+        "resamples": int(comparison.settings["resamples"]),
+        "human": any(block.human for block in blocks),
+        "missed": int(cases["missed"].sum()),
+        "empty": int((references["n_ref"] == 0).sum()),
+        "unknown": [row.title for row in audit.rows if row.status == "unknown"],
+        "devices": sorted({row.device for row in cost if row.device}),
+        "left_out": sum(block.left_out for block in blocks),
+        "trainings": f"{least} to {most} trainings" if least < most else _several(least, "training"),
+        "options": options,
+    }
 
-    arms: Sequence[str]
-    datasets: Sequence[str]
-    cases: int
-    folds: int
-    runs: int
-    metrics: Sequence[str]
-    resamples: int
-    human: bool
-    options: Options
-    missed: int
-    empty: int
-    unknown: Sequence[str]
-    devices: Sequence[str]
-    left_out: int
-    trainings: str = ""
 
-    @classmethod
-    def of(
-        cls, comparison: Comparison, cases: pd.DataFrame, audit: Audit, cost: Sequence[ArmCost], options: Options
-    ) -> "_Facts":
-        """Collects them from a comparison."""
-        results = comparison.datasets.values()
-        blocks = [comparison.main_block(dataset) for dataset in comparison.datasets]
-        counts = [len(runs) for found in results for runs in found.runs.values()]
-        references = cases.drop_duplicates(["dataset", "case", "label"])
-        return cls(
-            arms=comparison.arms,
-            datasets=list(comparison.datasets),
-            cases=sum(found.n_cases for found in results),
-            folds=min(len({name for arm in found.folds.values() for name in arm} - {""}) for found in results),
-            runs=min(counts),
-            metrics=[metric.key for metric in comparison.metrics],
-            resamples=int(comparison.settings["resamples"]),
-            human=any(block.human for block in blocks),
-            options=options,
-            missed=int(cases["missed"].sum()),
-            empty=int((references["n_ref"] == 0).sum()),
-            unknown=[row.title for row in audit.rows if row.status == "unknown"],
-            devices=sorted({row.device for row in cost if row.device}),
-            left_out=sum(block.left_out for block in blocks),
-            trainings=f"{min(counts)} to {max(counts)} trainings"
-            if min(counts) < max(counts)
-            else _several(min(counts), "training"),
-        )
+def _methods(facts: Mapping[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
+    """The methods to paste, with numbered citations, and the citations in the order of the numbers."""
+    known = _citations()
+    cited: dict[str, dict[str, str]] = {}
 
-    def methods(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Returns paragraphs with numbered citations, and the citations in the order of the numbers."""
-        known = _citations()
-        cited: dict[str, dict[str, str]] = {}
+    def cite(key: str) -> str:
+        cited[key] = known[key]
+        return f"[{list(cited).index(key) + 1}]"
 
-        def cite(key: str) -> str:
-            cited[key] = known[key]
-            return f"[{list(cited).index(key) + 1}]"
+    return _paragraphs("methods.txt.j2", facts, cite=cite), list(cited.values())
 
-        return self._filled("methods.txt.j2", cite=cite), list(cited.values())
 
-    def limits(self) -> list[str]:
-        """Returns what this report cannot say, most important first; only what holds for these data."""
-        return self._filled("limits.txt.j2")
-
-    def _filled(self, template: str, **more: Any) -> list[str]:
-        """The paragraphs of a template, without its line ends; the page escapes them."""
-        text = _template(template).render(f=self, o=self.options, several=_several, **more)
-        return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+def _paragraphs(template: str, facts: Mapping[str, Any], **more: Any) -> list[str]:
+    """The paragraphs of a template, without its line ends; the page escapes them."""
+    text = _template(template).render(f=facts, o=facts["options"], several=_several, **more)
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
 def _several(n: int, noun: str) -> str:
