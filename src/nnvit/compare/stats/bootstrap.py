@@ -42,7 +42,7 @@ class Bootstrap:
         n, columns = values.shape
         method = f"BCa bootstrap over cases, {self.num} resamples, {CONFIDENCE:.0%}"
         if n < 3:
-            reason = f"not computable: {n} case{'s' * (n != 1)}, and three are the least"
+            reason = f"not computable: {n} case{'s' * (n != 1)}, but at least 3 are needed"
             return [Interval(n=n, method=method, reason=reason)] * columns
         flat = Interval(n=n, method=method, reason="not computable: every case has the same value")
         return [
