@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from nnvit.compare.stats.bootstrap import bca, hierarchical
+from nnvit.compare.stats.bootstrap import Bootstrap
 from nnvit.compare.stats.paired_tests import holm
 from nnvit.compare.stats.verdict import cases_differ, methods_differ
 
@@ -101,7 +101,7 @@ def verdicts(world: World, scores: Floats, resamples: int, seed: int = 0) -> Ver
     pairs = world.pairs()
     gaps = np.stack([scores[:, a] - scores[:, b] for a, b in pairs], axis=1)  # (num, pairs, runs, cases)
     by_case = gaps.mean(axis=2)
-    low, high = bca(by_case.reshape(-1, cases).T, resamples, np.random.default_rng(seed))
+    low, high = Bootstrap(resamples, seed).bca(by_case.reshape(-1, cases).T)
     low, high = low.reshape(num, -1), high.reshape(num, -1)
     p_cases = holm(stats.wilcoxon(by_case, zero_method="pratt", axis=-1).pvalue)
     above = stats.wilcoxon(by_case, zero_method="pratt", axis=-1, alternative="greater").statistic
@@ -127,10 +127,10 @@ def verdicts(world: World, scores: Floats, resamples: int, seed: int = 0) -> Ver
 
 def hierarchical_claims(world: World, scores: Floats, resamples: int, seed: int = 0) -> NDArray[np.int_]:
     """(num,): the sign of the first arm less the second if the hierarchical bootstrap's interval excludes zero, else 0."""
-    fold, rng = world.fold_of_case(), np.random.default_rng(seed)
+    fold, bootstrap = world.fold_of_case(), Bootstrap(resamples, seed)
     claims = []
     for one in scores[:, :2]:
-        means = hierarchical([[arm[:, fold == k] for arm in one] for k in range(world.folds)], resamples, rng)
+        means = bootstrap.hierarchical([[arm[:, fold == k] for arm in one] for k in range(world.folds)])
         low, high = np.quantile(means[:, 0] - means[:, 1], [0.025, 0.975])
         claims.append(int(low > 0) - int(high < 0))
     return np.array(claims)

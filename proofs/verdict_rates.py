@@ -26,11 +26,10 @@ from simulation import World, hierarchical_claims, rate, verdicts
 
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.stats.analysis import analyse
-from nnvit.compare.stats.headline import headline
 
 HERE = Path(__file__).parent
 PART, RESAMPLES = 1000, 1000
-MODULES = ("bootstrap", "paired_tests", "ranks", "analysis", "case_table", "verdict", "headline")
+MODULES = ("bootstrap", "paired_tests", "ranks", "analysis", "case_table", "verdict")
 SOURCES = ["proofs/simulation.py", *(f"src/nnvit/compare/stats/{name}.py" for name in MODULES)]
 WORLDS = {
     "no difference, 1 seed": World(),
@@ -85,7 +84,7 @@ def by_analyse(world: World, part: int) -> dict[str, int]:
     """Counts sentences that call an arm better (the right one, if there is one)."""
     said = 0
     for scores in world.scores(PART, np.random.default_rng(part)):
-        sentence = headline(analyse(world.frame(scores), num_bootstrap=RESAMPLES), Audit())
+        sentence = analyse(world.frame(scores), num_bootstrap=RESAMPLES).headline(Audit())
         said += sentence.startswith("arm_0 is better than") or (
             not world.gain and sentence.startswith("arm_1 is better than")
         )

@@ -179,7 +179,7 @@ def test_help_names_every_flag() -> None:
 def rows(study: Study, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Result, dict[str, Any]]:
     """A comparison whose statistics and report are left out; and what the report would have been given."""
     from nnvit.compare import report
-    from nnvit.compare.stats import analysis, headline
+    from nnvit.compare.stats import analysis
 
     given: dict[str, Any] = {}
 
@@ -191,8 +191,10 @@ def rows(study: Study, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tupl
         def to_dict(self) -> dict[str, Any]:
             return {"schema": 1}
 
+        def headline(self, _: Any) -> str:
+            return ""
+
     monkeypatch.setattr(analysis, "analyse", lambda *_, **__: Nothing())
-    monkeypatch.setattr(headline, "headline", lambda *_: "")
     monkeypatch.setattr(report, "write", write)
     return compare(settings.pop("arms", models(study)), out=study.root / "out", quiet=True, **settings), given
 

@@ -200,7 +200,6 @@ def _write(out: Path, masks: _Masks, fairness: Audit, options: Options, images: 
     from . import report
     from .report.wording import without_home
     from .stats import analysis
-    from .stats.headline import headline
 
     if Path(sys.argv[0]).stem == "nnvit":
         options = replace(options, command=without_home(" ".join(sys.argv)))
@@ -211,7 +210,7 @@ def _write(out: Path, masks: _Masks, fairness: Audit, options: Options, images: 
         observer.to_csv(out / "cases_human.csv", index=False)
     _say(["statistics …"], quiet)
     comparison = analysis.analyse(cases, options.baseline, options.metric, observer, spacing_unit=options.spacing_unit)
-    answer = headline(comparison, fairness)
+    answer = comparison.headline(fairness)
     stats = comparison.to_dict() | {
         "headline": answer,
         "audit": fairness.to_dict(),

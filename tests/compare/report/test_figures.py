@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from nnvit.compare.report import figure_style, figures, score_figures
 from nnvit.compare.report.figure_style import Picture, short
 from nnvit.compare.report.figures import _ForestRow
-from nnvit.compare.report.score_figures import _Point
 from nnvit.compare.stats.ranks import Ranks
 
 NAMES = ["unet", 'a <b> & "c"', "nnUNetTrainer_nnvit__nnUNetPlans_with_a_name_that_does_not_end__2d"]
@@ -25,8 +24,7 @@ def _row(name: str, estimate: float, colour: int) -> _ForestRow:
         estimate=estimate,
         low=estimate - 1,
         high=estimate + 1,
-        wide_low=None,
-        wide_high=None,
+        wide=None,
         n=28,
         colour=colour,
     )
@@ -50,10 +48,9 @@ def _ranks() -> Figure:
 
 
 def _pareto() -> Figure:
-    points = [
-        _Point(name=n, x=None if i == 1 else 10.0**i, y=0.8, low=0.7, high=0.9, colour=i) for i, n in enumerate(NAMES)
-    ]
-    return score_figures._pareto({"parameters, millions": points, "hours": points}, ylabel="Dice")
+    costs = {name: 10.0**i for i, name in enumerate(NAMES) if i != 1}
+    means = dict.fromkeys(NAMES, (0.8, 0.7, 0.9))
+    return score_figures._pareto({"parameters, millions": costs, "hours": costs}, means, ylabel="Dice")
 
 
 def _critical() -> Figure:

@@ -13,7 +13,7 @@ from proofs.simulation import World
 from scipy import stats
 
 from nnvit.compare.scores.metrics import METRICS as DECLARED
-from nnvit.compare.stats.analysis import SCHEMA, Block, Comparison, analyse
+from nnvit.compare.stats.analysis import SCHEMA, Comparison, _Block, analyse
 from nnvit.compare.stats.verdict import ArmPair
 from nnvit.errors import CompareError
 
@@ -57,12 +57,12 @@ def _values(cases: pd.DataFrame, arm: str, metric: str, label: str) -> np.ndarra
     return rows.groupby("case")[metric].mean().to_numpy()
 
 
-def _block(found: Comparison, metric: str = "dice", label: str = "mean") -> Block:
+def _block(found: Comparison, metric: str = "dice", label: str = "mean") -> _Block:
     (results,) = found.datasets.values()
     return results.metrics[metric][label]
 
 
-def _pair(block: Block, a: str, b: str) -> ArmPair:
+def _pair(block: _Block, a: str, b: str) -> ArmPair:
     return next(pair for pair in block.pairs if (pair.a, pair.b) == (a, b))
 
 

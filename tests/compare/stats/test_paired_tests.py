@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from nnvit.compare.stats.analysis import _with_holm
-from nnvit.compare.stats.bootstrap import Interval
+from nnvit.compare.stats.bootstrap import Bootstrap
 from nnvit.compare.stats.paired_tests import FoldTest, Friedman, Wilcoxon, holm
 from nnvit.compare.stats.ranks import _SignTest
+from nnvit.compare.stats.verdict import _with_holm
 
 
 def _differences(n: int, kind: str) -> np.ndarray:
@@ -101,19 +101,19 @@ def test_a_test_that_was_not_computable_is_no_part_of_its_family() -> None:
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (Wilcoxon.of(np.array([])), "0 cases, and two are the least"),
-        (Wilcoxon.of(np.array([0.1])), "1 case, and two are the least"),
+        (Wilcoxon.of(np.array([])), "0 cases, but at least 2 are needed"),
+        (Wilcoxon.of(np.array([0.1])), "1 case, but at least 2 are needed"),
         (Wilcoxon.of(np.zeros(9)), "every difference is zero"),
         (_SignTest.of(np.zeros((9, 2))), "both arms are equal on every data set"),
-        (_SignTest.of(np.zeros((9, 3))), "3 arms, and it is for two"),
-        (Friedman.of(np.zeros((9, 2))), "two arms, and three are the least"),
-        (Friedman.of(np.ones((1, 3))), "1 case, and two are the least"),
+        (_SignTest.of(np.zeros((9, 3))), "3 arms, but the sign test compares 2"),
+        (Friedman.of(np.zeros((9, 2))), "2 arms, but at least 3 are needed"),
+        (Friedman.of(np.ones((1, 3))), "1 case, but at least 2 are needed"),
         (Friedman.of(np.ones((9, 3))), "all arms are equal on every case"),
-        (FoldTest.paired(np.array([])), "0 folds, and two are the least"),
-        (FoldTest.paired(np.array([0.3])), "1 fold, and two are the least"),
+        (FoldTest.paired(np.array([])), "0 folds, but at least 2 are needed"),
+        (FoldTest.paired(np.array([0.3])), "1 fold, but at least 2 are needed"),
         (FoldTest.paired(np.zeros(5)), "every fold has the same difference"),
         (FoldTest.paired(np.full(5, 0.1 + 0.2)), "every fold has the same difference"),
-        (FoldTest.nadeau_bengio(np.array([0.1, 0.2]), 1), "one fold, and two are the least"),
+        (FoldTest.nadeau_bengio(np.array([0.1, 0.2]), 1), "1 fold, but at least 2 are needed"),
     ],
 )
 def test_what_cannot_be_computed_says_why(found: Any, reason: str) -> None:
@@ -122,8 +122,7 @@ def test_what_cannot_be_computed_says_why(found: Any, reason: str) -> None:
 
 
 def test_an_interval_of_two_cases_is_none() -> None:
-    rng = np.random.default_rng(0)
-    (few,), (flat,) = (Interval.of_means(np.ones((n, 1)), 999, rng) for n in (2, 9))
-    assert few.reason == "not computable: 2 cases, and three are the least"
+    (few,), (flat,) = (Bootstrap(999, 0).intervals(np.ones((n, 1))) for n in (2, 9))
+    assert few.reason == "not computable: 2 cases, but at least 3 are needed"
     assert flat.reason == "not computable: every case has the same value"
     assert (few.low, flat.low) == (None, None)

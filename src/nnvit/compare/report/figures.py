@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnvit.compare.inputs.arms import ArmCost
-from nnvit.compare.stats.analysis import Block, Comparison
+from nnvit.compare.stats.analysis import MEAN, Comparison
 from nnvit.compare.stats.ranks import Ranks
 
 from .figure_style import ARMS, GROUND, INK, MARKERS, SOFT, STYLED, WIDTH, Picture, short
@@ -25,18 +26,17 @@ _LINES = (
 class _ForestRow:
     """One difference of the forest over n cases, in the metric's own unit.
 
-    name: the arm, or "A − B". low, high: the interval over cases. wide_low, wide_high: the interval over folds and cases, None
-    where there is only one fold. colour: number of the arm.
+    name: the arm, or "A − B". low, high: the interval over cases. wide: the one over folds and cases, None where there is only
+    one fold. colour: number of the arm.
     """
 
     name: str
     estimate: float
     low: float
     high: float
-    wide_low: float | None = None
-    wide_high: float | None = None
+    wide: tuple[float, float] | None
     n: int
-    colour: int = 0
+    colour: int
 
 
 def pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> dict[str, Picture]:
@@ -53,7 +53,7 @@ def pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[Ar
 
 
 def _differences(comparison: Comparison) -> Iterator[Picture]:
-    groups = {dataset: _forest_rows(comparison, comparison.main_block(dataset)) for dataset in comparison.datasets}
+    groups = {dataset: _forest_rows(comparison, dataset) for dataset in comparison.datasets}
     rows = [row for found in groups.values() for row in found]
     if not rows:
         return
@@ -61,7 +61,7 @@ def _differences(comparison: Comparison) -> Iterator[Picture]:
     what = "pair of arms" if not comparison.baseline else f"arm against {comparison.baseline}"
     averaged = " (mean over classes)" if any(len(found.labels) > 1 for found in comparison.datasets.values()) else ""
     told = "; ".join(f"{row.name} {row.estimate:+.2f}, {row.low:+.2f} to {row.high:+.2f}, n = {row.n}" for row in rows)
-    lines = _LINES if any(row.wide_low is not None for row in rows) else _LINES.split(" The thin")[0]
+    lines = _LINES if any(row.wide for row in rows) else _LINES.split(" The thin")[0]
     yield Picture(
         name="differences",
         figure=_forest_of(comparison, groups),
@@ -74,7 +74,7 @@ def _differences(comparison: Comparison) -> Iterator[Picture]:
 def _by_class(comparison: Comparison) -> Iterator[Picture]:
     several, metric = len(comparison.datasets) > 1, comparison.main
     groups = {
-        f"{dataset} · {label}" if several else label: _forest_rows(comparison, results.metrics[metric.key][label])
+        f"{dataset} · {label}" if several else label: _forest_rows(comparison, dataset, label)
         for dataset, results in comparison.datasets.items()
         if len(results.labels) > 1
         for label in results.labels
@@ -89,20 +89,23 @@ def _by_class(comparison: Comparison) -> Iterator[Picture]:
         )
 
 
-def _forest_rows(comparison: Comparison, block: Block) -> list[_ForestRow]:
+def _forest_rows(comparison: Comparison, dataset: str, label: str = MEAN) -> list[_ForestRow]:
     scale, _ = comparison.main.scale_in(comparison.spacing_unit)
+
+    def scaled(spread: Any) -> tuple[float, float] | None:
+        return None if spread.low is None else (scale * spread.low, scale * spread.high)
+
     rows = []
-    for pair in comparison.shown_pairs(block):
-        spread, wide = pair.interval, pair.method_layer.hierarchical
-        low, high = (pair.difference,) * 2 if spread.low is None or spread.high is None else (spread.low, spread.high)
+    for pair in comparison.shown_pairs(dataset, label):
+        estimate = scale * pair.difference
+        low, high = scaled(pair.interval) or (estimate, estimate)
         rows.append(
             _ForestRow(
                 name=pair.a if comparison.baseline else f"{short(pair.a, 20)} − {short(pair.b, 20)}",
-                estimate=scale * pair.difference,
-                low=scale * low,
-                high=scale * high,
-                wide_low=None if wide.low is None else scale * wide.low,
-                wide_high=None if wide.high is None else scale * wide.high,
+                estimate=estimate,
+                low=low,
+                high=high,
+                wide=scaled(pair.method_layer.hierarchical),
                 n=pair.n,
                 colour=comparison.arms.index(pair.a),
             )
@@ -114,12 +117,10 @@ def _forest_of(comparison: Comparison, groups: Mapping[str, Sequence[_ForestRow]
     """The forest of the groups that have rows, with the arms' names on both sides of zero."""
     _, unit = comparison.main.scale_in(comparison.spacing_unit)
     baseline = comparison.baseline
-    better, worse = ("arm better", f"{baseline} better") if baseline else ("first better", "second better")
+    first, second = ("arm", baseline) if baseline else ("first", "second")
     if len(comparison.arms) == 2:
-        first = next(arm for arm in comparison.arms if arm != baseline)
-        second = next(arm for arm in comparison.arms if arm != first)
-        better, worse = f"{first} better", f"{second} better"
-    better, worse = short(better, 30), short(worse, 30)
+        first, second = sorted(comparison.arms, key=lambda arm: arm == baseline)
+    better, worse = short(f"{first} better", 30), short(f"{second} better", 30)
     if comparison.lower_is_better:
         better, worse = worse, better
     to = f" to {short(baseline, 24)}" if baseline else ""
@@ -157,15 +158,13 @@ def _forest(groups: Mapping[str, Sequence[_ForestRow]], *, xlabel: str, better: 
 
 
 def _forest_row(axes: Axes, y: int, row: _ForestRow) -> None:
-    colour = ARMS[row.colour % len(ARMS)]
-    if row.wide_low is not None and row.wide_high is not None:
-        axes.plot([row.wide_low, row.wide_high], [y, y], color=colour, linewidth=1, zorder=2)
-        axes.plot([row.wide_low, row.wide_high], [y, y], "|", color=colour, markersize=6, markeredgewidth=1, zorder=2)
+    colour, marker = ARMS[row.colour % len(ARMS)], MARKERS[row.colour % len(MARKERS)]
+    if row.wide:
+        axes.plot(row.wide, [y, y], color=colour, linewidth=1, zorder=2)
+        axes.plot(row.wide, [y, y], "|", color=colour, markersize=6, markeredgewidth=1, zorder=2)
     axes.plot([row.low, row.high], [y, y], color=colour, linewidth=3.2, solid_capstyle="butt", zorder=3)
-    marker = MARKERS[row.colour % len(MARKERS)]
-    axes.plot(
-        [row.estimate], [y], marker, color=colour, markersize=5.5, markeredgecolor=GROUND, markeredgewidth=1, zorder=4
-    )
+    edge: dict[str, Any] = {"markeredgecolor": GROUND, "markeredgewidth": 1}
+    axes.plot([row.estimate], [y], marker, color=colour, markersize=5.5, zorder=4, **edge)
 
 
 def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = ()) -> None:

@@ -162,12 +162,8 @@ def _view(
     cropped = masks[:, rows, columns]
     if cropped.shape != masks.shape:
         notes.append("cut to the surroundings of what is marked")
-    return _ShownSlice(
-        image=None if picture is None else picture[rows, columns],
-        masks=cropped,
-        spacing=tuple(spacing),
-        notes=tuple(notes),
-    )
+    picture = None if picture is None else picture[rows, columns]
+    return _ShownSlice(image=picture, masks=cropped, spacing=tuple(spacing), notes=tuple(notes))
 
 
 def _slice(masks: np.ndarray, axis: int) -> int:
@@ -222,17 +218,14 @@ def _read_image(path: Path) -> np.ndarray:
 
             itk = SimpleITK.ReadImage(str(path))
             array = SimpleITK.GetArrayFromImage(itk)
-            array = (
-                array if itk.GetNumberOfComponentsPerPixel() == 3 else array.reshape(*itk.GetSize()[::-1], -1)[..., :1]
-            )
+            if itk.GetNumberOfComponentsPerPixel() != 3:
+                array = array.reshape(*itk.GetSize()[::-1], -1)[..., :1]
     except (OSError, RuntimeError, ValueError) as error:
         raise CompareError(
             f"{path} can't be read as an image ({error}); repair the file, or leave out --images."
         ) from error
-    return array if array.dtype == np.uint8 else _stretched(array)
-
-
-def _stretched(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
     finite = np.nan_to_num(array.astype(np.float32))
     low, high = np.percentile(finite, [0.5, 99.5])
     return (np.clip((finite - low) / max(float(high - low), 1e-9), 0, 1) * 255).astype(np.uint8)
@@ -298,9 +291,7 @@ def _ground(view: _ShownSlice, height: int, width: int) -> str:
         return _png(grey, ("#16191d", "#4a525c"))
     array = view.image[..., 0] if view.image.shape[-1] == 1 else view.image
     image = Image.fromarray(np.ascontiguousarray(array)).resize((width, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=78, optimize=True)
-    return _uri(buffer, "jpeg")
+    return _uri(image, "jpeg", quality=78)
 
 
 def _png(index_hw: np.ndarray, colours: Sequence[str]) -> str:
@@ -308,12 +299,10 @@ def _png(index_hw: np.ndarray, colours: Sequence[str]) -> str:
     image = Image.fromarray(index_hw)
     image.putpalette(bytes(3) + b"".join(bytes.fromhex(colour[1:]) for colour in colours))
     alpha = bytes([0, *(255 if i < 3 else INSIDE for i in range(len(colours)))])
+    return _uri(image, "png", transparency=alpha, bits=1 if len(colours) == 1 else 4)
+
+
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    bits = 1 if len(colours) == 1 else 4
-    options: dict[str, Any] = {"transparency": alpha, "optimize": True, "bits": bits}
-    image.save(buffer, "PNG", **options)
-    return _uri(buffer, "png")
-
-
-def _uri(buffer: io.BytesIO, kind: str) -> str:
+    image.save(buffer, kind, optimize=True, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,6 +1,6 @@
-"""The tables of a comparison: rows of cells, and the lines of text beside them on the page."""
+"""The tables of a comparison, for the page and as LaTeX: rows of cells, and the lines of text beside them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import pandas as pd
 
 from nnvit.compare.audit.fairness import Audit
 from nnvit.compare.inputs.arms import ArmCost
-from nnvit.compare.scores.metrics import METRICS, Metric, metric_of
-from nnvit.compare.stats.analysis import MEAN, Block, Comparison
+from nnvit.compare.scores.metrics import METRICS
+from nnvit.compare.stats.analysis import Comparison
 from nnvit.compare.stats.verdict import ArmPair
 
 from .wording import number, p_value
@@ -29,6 +29,12 @@ COST_COLUMNS = (
 """(key, name, unit, factor, decimals)"""
 STATES = ("different", "declared", "unknown", "by design", "equal")
 """Statuses of audit rows, in the order in which rows are shown."""
+_ESCAPES = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$", "³": r"$^3$", "→": r"$\rightarrow$",
+    "τ": r"$\tau$", "…": r"\ldots{}", "–": "--", "—": "---", "\u2009": r"\,", "\u00a0": "~",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,36 +72,70 @@ class Tables:
     def page(self) -> dict[str, Any]:
         """Returns what the page's template needs for its tables besides their rows."""
         comparison, main = self.comparison, self.comparison.main.name
-        case_rows, case_data, left_out = self._case_rows()
         labels = list(dict.fromkeys(row["label"] for row in self.scores))
         *lower, last = [f"{m.name} ({m.note})" if m.note else m.name for m in METRICS if m.lower_is_better]
         return {
             "averaged": ", mean over classes" if len(labels) > 1 else "",
             "many_labels": len(labels) > 1,
-            "metrics": [
-                {"key": metric.key, "name": metric.title_in(comparison.spacing_unit)} for metric in comparison.metrics
-            ],
             "less_is_better": f"{', '.join(lower)} and {last}",
-            "claims": [
-                (dataset, pair)
-                for dataset in comparison.datasets
-                for pair in comparison.shown_pairs(comparison.main_block(dataset))
-            ],
             "omnibus": _omnibus(comparison),
             "human": _human_lines(comparison),
             "score_labels": labels,
             "pair_metrics": sorted(dict.fromkeys(row["metric"] for row in self.pairs), key=lambda name: name != main)
             or [main],
-            "case_rows": case_rows,
-            "case_data": case_data,
-            "cases_left_out": left_out,
-            "case_labels": list(dict.fromkeys(row["label"] for row in case_rows)),
-            "case_folds": sorted({row["fold"] for row in case_rows} - {""}),
             "cost_columns": [(name, unit) for _, name, unit, _, _ in COST_COLUMNS],
+            **self._every_case(),
         }
 
-    def _case_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
-        """Rows of the table of cases, all metrics' values for the page's script, and the number of rows left out.
+    def latex(self) -> dict[str, str]:
+        """Returns name -> LaTeX with booktabs rules and everything escaped."""
+        comparison = self.comparison
+        metrics, main, unit = comparison.metrics, comparison.main, comparison.spacing_unit
+        ahead = {"data set": "dataset"} if len(comparison.datasets) > 1 else {}
+        lines = "l" * len(ahead)
+
+        def rows(found: Sequence[Mapping[str, Any]], *keys: str) -> list[list[Any]]:
+            return [[row[key] for key in (*ahead.values(), *keys)] for row in found]
+
+        keys = [metric.key for metric in metrics]
+        difference = f"A − B ({main.scale_in(unit)[1]})"
+        tests = ("Wilcoxon p", "fold t p", "Nadeau–Bengio p", "verdict")
+        tables: dict[str, tuple[list[str], list[list[Any]], str, str]] = {
+            "scores": (
+                [*ahead, "class", "arm", "n", *(metric.title_in(unit) for metric in metrics)],
+                rows([row | dict.fromkeys(keys) | row["cells"] for row in self.scores], "label", "arm", "n", *keys),
+                f"{lines}llr{'l' * len(metrics)}",
+                "Mean over n cases with its 95% BCa bootstrap interval.",
+            ),
+            "differences": (
+                [*ahead, "class", "A", "B", "n", difference, *tests],
+                rows(
+                    [row for row in self.pairs if row["main"]],
+                    *("label", "a", "b", "n", "difference", "p_holm", "fold_t", "nadeau_bengio", "level"),
+                ),
+                f"{lines}lllrlrrrl",
+                f"Paired differences in {main.name} with 95% BCa bootstrap intervals over n cases; p values after Holm.",
+            ),
+            "cost": (
+                ["arm", *(f"{name} ({unit})" for _, name, unit, _, _ in COST_COLUMNS)],
+                [[row["arm"], *row["cells"]] for row in self.cost],
+                f"l{'r' * len(COST_COLUMNS)}",
+                "What each arm costs, as its records tell.",
+            ),
+            "audit": (
+                ["what", "state", *comparison.arms],
+                [[row["key"], row["status"], *row["told"]] for row in self.audit],
+                f"ll{'l' * len(comparison.arms)}",
+                f"Audit of the arms: {self.verdict}.",
+            ),
+        }
+        return {
+            name: _latex_table(header, body, caption=caption, label=f"tab:{name}", align=align)
+            for name, (header, body, align, caption) in tables.items()
+        }
+
+    def _every_case(self) -> dict[str, Any]:
+        """The rows of the table of cases, all metrics' values for the page's script, and the choices of the filters.
 
         Where there are too many rows, those with the widest spread between arms in the headline's metric stay.
         """
@@ -124,24 +164,19 @@ class Tables:
             }
             for metric in comparison.metrics
         }
-        return rows, data, len(main) - len(kept)
-
-
-def _blocks(comparison: Comparison) -> Iterator[tuple[str, Metric, str, Block]]:
-    """(data set, metric, name of the label, block); the mean only where there are several labels."""
-    for dataset, results in comparison.datasets.items():
-        for key, by_label in results.metrics.items():
-            for label, block in by_label.items():
-                if label != MEAN:
-                    yield dataset, metric_of(key), label, block
-                elif len(results.labels) > 1:
-                    yield dataset, metric_of(key), "mean over classes", block
+        return {
+            "case_rows": rows,
+            "case_data": data,
+            "cases_left_out": len(main) - len(kept),
+            "case_labels": list(dict.fromkeys(row["label"] for row in rows)),
+            "case_folds": sorted({row["fold"] for row in rows} - {""}),
+        }
 
 
 def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per data set, class and arm: the means of all metrics with their intervals."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for dataset, metric, label, block in _blocks(comparison):
+    for dataset, metric, label, block in comparison.blocks():
         means = [arm.mean for arm in block.arms.values() if arm.mean is not None]
         best = (min if block.lower_is_better else max)(means, default=None)
         for arm, found in block.arms.items():
@@ -160,7 +195,7 @@ def _score_rows(comparison: Comparison) -> list[dict[str, Any]]:
 def _pair_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row per data set, metric, class and pair, with the two layers of the verdict."""
     rows = []
-    for dataset, metric, label, block in _blocks(comparison):
+    for dataset, metric, label, block in comparison.blocks():
         scale, unit = metric.scale_in(comparison.spacing_unit)
         head = {"dataset": dataset, "metric": metric.name, "label": label, "main": metric.key == comparison.metric}
         rows += [head | {"unit": unit} | _pair(pair, scale) for pair in block.pairs]
@@ -294,3 +329,28 @@ def _audit_rows(audit: Audit, arms: Sequence[str]) -> list[dict[str, Any]]:
         }
         for row in sorted(audit.rows, key=lambda row: STATES.index(row.status))
     ]
+
+
+def _escape(cell: Any) -> str:
+    """Escapes any text for LaTeX; line ends become spaces. (pandas escapes ten signs, and none beyond ASCII.)"""
+    return ("–" if cell is None else str(cell)).replace("\n", " ").translate(_ESCAPES)
+
+
+def _latex_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str, label: str, align: str) -> str:
+    """A booktabs table with everything escaped; `align` has one of l, r, c for each column."""
+    lines = [" & ".join(map(_escape, row)) + r" \\" for row in (header, *rows)]
+    body = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(caption)}}}",
+        rf"\label{{{label}}}",
+        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
+        r"\toprule",
+        lines[0],
+        r"\midrule",
+        *lines[1:],
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(["% \\usepackage{booktabs}", *body, ""])

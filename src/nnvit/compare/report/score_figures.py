@@ -4,7 +4,6 @@ No global state: neither pyplot nor a backend is used.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,20 +26,10 @@ COSTS = {
     "train_hours": ("training, hours per fold", 1.0),
     "predict_seconds_per_case": ("prediction, seconds per case", 1.0),
 }
+_Bounds = tuple[float, float, float]
+"""The mean of an arm and its interval: mean, low, high."""
 MAX_PANELS = 3
 """Panels of the Pareto picture: the first of `COSTS` that at least two arms record."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Point:
-    """One arm of a Pareto picture, with the interval of its mean. x: the cost. colour: number of the arm."""
-
-    name: str
-    x: float | None
-    y: float
-    low: float
-    high: float
-    colour: int
 
 
 def score_pictures(comparison: Comparison, case_means: pd.DataFrame, cost: Sequence[ArmCost]) -> Iterator[Picture]:
@@ -82,14 +71,14 @@ def _every_case(comparison: Comparison, dataset: str, case_means: pd.DataFrame, 
 @STYLED
 def _paired_strip(
     table: pd.DataFrame,
-    means: Mapping[str, tuple[float, float, float]],
+    means: Mapping[str, _Bounds],
     *,
     ylabel: str,
-    human: tuple[float, float, float] | None = None,
+    human: _Bounds | None = None,
 ) -> Figure:
     """Draws every case as a point per arm, joined by a line; beside the points the mean with its interval.
 
-    table: a row per case, a column per arm. means: arm -> (mean, low, high). human: the same of a second observer.
+    table: a row per case, a column per arm. means: by arm. human: the mean of a second observer.
     """
     arms, table_NA = list(table.columns), table.to_numpy(float)
     alpha = float(np.clip(12 / max(len(table_NA), 1), 0.12, 0.6))
@@ -132,21 +121,16 @@ def _stacked(name: str, arms: int) -> str:
 
 def _against_costs(comparison: Comparison, dataset: str, cost: Sequence[ArmCost], name: str) -> Iterator[Picture]:
     metric, block = comparison.main, comparison.main_block(dataset)
-    panels: dict[str, list[_Point]] = {}
+    panels: dict[str, dict[str, float]] = {}
     for key, (what, factor) in COSTS.items():
-        xs = {row.arm: factor * value for row in cost if (value := getattr(row, key)) is not None}
-        if len(xs) > 1 and len(panels) < MAX_PANELS:
-            panels[what] = [
-                _Point(name=arm, x=xs.get(arm), y=mean, low=low, high=high, colour=i)
-                for i, arm in enumerate(comparison.arms)
-                for mean, low, high in [block.arms[arm].bounds]
-            ]
+        known = {row.arm: factor * value for row in cost if (value := getattr(row, key)) is not None}
+        if len(known) > 1 and len(panels) < MAX_PANELS:
+            panels[what] = known
     if block.n and panels:
+        means = {arm: block.arms[arm].bounds for arm in comparison.arms}
         yield Picture(
             name=name,
-            figure=_pareto(
-                panels, ylabel=metric.title_in(comparison.spacing_unit), lower_is_better=comparison.lower_is_better
-            ),
+            figure=_pareto(panels, means, metric.title_in(comparison.spacing_unit), comparison.lower_is_better),
             title=f"Mean {metric.name} on {dataset} against {', '.join(panels)}; the cost table has the numbers",
             caption=f"Mean {metric.name} on {dataset} (n = {block.n}, 95% interval) against what it costs; "
             "the dashed step joins the arms that no other beats at the same or a lower cost. "
@@ -155,39 +139,41 @@ def _against_costs(comparison: Comparison, dataset: str, cost: Sequence[ArmCost]
 
 
 @STYLED
-def _pareto(panels: Mapping[str, Sequence[_Point]], *, ylabel: str, lower_is_better: bool = False) -> Figure:
+def _pareto(
+    panels: Mapping[str, Mapping[str, float]], means: Mapping[str, _Bounds], ylabel: str, lower_is_better: bool = False
+) -> Figure:
     """Draws quality against cost: a panel per cost (its name with the unit); the step is the Pareto front.
 
-    Arms whose cost isn't known are left out of a panel.
+    panels: cost -> arm -> its value; arms whose cost isn't known are left out of a panel. means: by arm.
     """
-    names = {point.name: point.colour for points in panels.values() for point in points}
-    figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * -(-len(names) // 3)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * -(-len(means) // 3)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (xlabel, points) in zip(grid, panels.items(), strict=True):
-        _pareto_panel(axes, [point for point in points if point.x is not None], xlabel, lower_is_better)
+    for axes, (xlabel, costs) in zip(grid, panels.items(), strict=True):
+        _pareto_panel(axes, costs, means, lower_is_better)
+        axes.set_xlabel(xlabel)
     grid[0].set_ylabel(ylabel)
     marks = [
         grid[0].plot([], [], MARKERS[i % len(MARKERS)], color=ARMS[i % len(ARMS)], markersize=7)[0]
-        for i in names.values()
+        for i in range(len(means))
     ]
-    figure.legend(marks, [short(name) for name in names], loc="outside lower center", ncols=min(3, len(names)))
+    figure.legend(marks, [short(name) for name in means], loc="outside lower center", ncols=min(3, len(means)))
     return figure
 
 
-def _pareto_panel(axes: Axes, points: Sequence[_Point], xlabel: str, lower_is_better: bool) -> None:
-    front = _pareto_front([(float(point.x or 0), point.y) for point in points], lower_is_better)
+def _pareto_panel(axes: Axes, costs: Mapping[str, float], means: Mapping[str, _Bounds], lower_is_better: bool) -> None:
+    front = _pareto_front([(cost, means[arm][0]) for arm, cost in costs.items()], lower_is_better)
     if front:
         xs, ys = zip(*front, strict=True)
         axes.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)), zorder=1)
-    for point in points:
-        colour, marker = ARMS[point.colour % len(ARMS)], MARKERS[point.colour % len(MARKERS)]
-        x = point.x or 0.0
-        axes.plot([x, x], [point.low, point.high], color=colour, linewidth=1.2, zorder=2)
-        axes.plot(
-            [x], [point.y], marker, color=colour, markersize=7.5, markeredgecolor=GROUND, markeredgewidth=1, zorder=3
-        )
+    for i, (arm, (mean, low, high)) in enumerate(means.items()):
+        if arm not in costs:
+            continue
+        colour, marker, x = ARMS[i % len(ARMS)], MARKERS[i % len(MARKERS)], costs[arm]
+        edge: dict[str, Any] = {"markeredgecolor": GROUND, "markeredgewidth": 1}
+        axes.plot([x, x], [low, high], color=colour, linewidth=1.2, zorder=2)
+        axes.plot([x], [mean], marker, color=colour, markersize=7.5, zorder=3, **edge)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    positive = [point.x for point in points if point.x]
+    positive = [cost for cost in costs.values() if cost]
     if len(positive) > 1 and max(positive) / min(positive) > 8:
         axes.set_xscale("log")
         decades = np.log10(max(positive) / min(positive))
@@ -195,7 +181,6 @@ def _pareto_panel(axes: Axes, points: Sequence[_Point], xlabel: str, lower_is_be
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.15, y=0.12)
-    axes.set_xlabel(xlabel)
     axes.grid()
 
 

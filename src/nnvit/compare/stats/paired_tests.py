@@ -64,7 +64,7 @@ class Friedman:
         values = np.round(values, DIGITS)
         reason = None
         if arms < 3:
-            reason = "not computable: two arms, and three are the least"
+            reason = "not computable: 2 arms, but at least 3 are needed"
         elif n < 2 or (values == values[:, :1]).all():
             reason = _too_few(n, "case") or "not computable: all arms are equal on every case"
         if reason:
@@ -110,7 +110,7 @@ class FoldTest:
         n = len(differences)
         found = cls(n=n, method=f"{name}, two-sided, {CONFIDENCE:.0%} interval")
         if reason or n < 2 or factor == 0:
-            why = reason or _too_few(n, "fold") or "not computable: one fold, and two are the least"
+            why = reason or _too_few(n, "fold") or "not computable: 1 fold, but at least 2 are needed"
             return replace(found, reason=why)
         mean, spread = float(differences.mean()), float(differences.std(ddof=1))
         if spread <= 10.0**-DIGITS * max(1.0, abs(mean)):
@@ -154,4 +154,4 @@ def p_text(p: float | None) -> str:
 
 
 def _too_few(n: int, what: str) -> str | None:
-    return f"not computable: {n} {what}{'s' * (n != 1)}, and two are the least" if n < 2 else None
+    return f"not computable: {n} {what}{'s' * (n != 1)}, but at least 2 are needed" if n < 2 else None

@@ -83,7 +83,7 @@ class _SignTest:
         """Exact test over (data sets, 2 arms), ties left out: for two arms what Friedman is for three or more."""
         n, arms = values.shape
         if arms != 2:
-            return cls(n=n, reason=f"not computable: {arms} arms, and it is for two")
+            return cls(n=n, reason=f"not computable: {arms} arms, but the sign test compares 2")
         signs = np.sign(np.round(values[:, 0] - values[:, 1], DIGITS))
         above, below = int((signs > 0).sum()), int((signs < 0).sum())
         if above + below == 0:

@@ -4,20 +4,23 @@ First layer: do these trained models differ? Here cases are the sample. Second l
 trainings within folds, are the sample.
 """
 
-from dataclasses import dataclass
-from itertools import permutations
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import CONFIDENCE, Floats, Interval, hierarchical
+from .bootstrap import CONFIDENCE, Bootstrap, Floats, Interval
 from .case_table import Cube
-from .paired_tests import FoldTest, Friedman, Wilcoxon, p_text
+from .paired_tests import FoldTest, Friedman, Wilcoxon, holm, p_text
 
 ALPHA = 0.05
 SEEDS = 3
 """Trainings per arm and fold that a headline claim needs."""
+_Test = TypeVar("_Test", Wilcoxon, FoldTest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +85,56 @@ def _after_holm(test: FoldTest) -> str:
     return p_text(test.p_holm) + (" after Holm" if test.p_holm != test.p else "")
 
 
-class FoldStatistics:
-    """Computes the second layer of every pair of arms, for one metric and label.
+class PairStatistics:
+    """Computes both layers of every pair of arms, for one metric and label.
 
-    values: arm -> (runs, kept cases). folds: arm -> run -> (kept cases,), the fold of each case. split: arm -> the same of
-    all its runs; None where they used different splits (repeated cross-validation). names: arm -> names of its folds.
+    values: arm -> (runs, kept cases). folds: arm -> run -> the fold of each kept case. split: arm -> the same of all its runs;
+    None where they used different splits (repeated cross-validation). names: arm -> names of its folds.
     """
 
     def __init__(self, cube: Cube, values: dict[str, Floats], keep: NDArray[np.bool_], num: int, seed: int) -> None:
-        self.values, self.num, self.crossed, self.runs = values, num, cube.crossed, cube.runs
-        held = {arm: folds[:, keep] for arm, folds in cube.folds.items()}
+        self.cube, self.values, self.num, self.seed = cube, values, num, seed
+        held = {arm: [tuple(fold) for fold in folds[:, keep].tolist()] for arm, folds in cube.folds.items()}
         self.folds = {arm: dict(zip(cube.runs[arm], folds, strict=True)) for arm, folds in held.items()}
-        self.split = {arm: folds[0] if (folds == folds[:1]).all() else None for arm, folds in held.items()}
-        self.names = {arm: sorted({str(name) for name in folds.ravel()}) for arm, folds in held.items()}
-        self.resampled = self._resample(cube.arms, np.random.default_rng(seed))
+        self.split = {arm: folds[0] if len(set(folds)) == 1 else None for arm, folds in held.items()}
+        self.names = {arm: sorted({name for fold in folds for name in fold}) for arm, folds in held.items()}
+        self.resampled = self._resample()
 
-    def pair(self, a: str, b: str) -> _MethodLayer:
-        """Returns the folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap.
+    def pairs(self, baseline: str | None, friedman: Friedman, *, lower_is_better: bool) -> "list[ArmPair]":
+        """Returns every pair with its verdict; those with the baseline come as (arm, baseline).
+
+        friedman: over all arms, on the same cases.
+        """
+        names = list(combinations(sorted(self.cube.arms, key=lambda arm: arm == baseline), 2))
+        families = ["against the baseline" if baseline in pair else "every pair" for pair in names]
+        by_case = {arm: scores.mean(axis=0) for arm, scores in self.values.items()}
+        gaps = np.stack([by_case[a] - by_case[b] for a, b in names], axis=1)
+        intervals = Bootstrap(self.num, self.seed).intervals(gaps)
+        layers = [self._method_layer(a, b) for a, b in names]
+        wilcoxon = _with_holm([Wilcoxon.of(gap) for gap in gaps.T], families)
+        paired_t = _with_holm([layer.paired_t for layer in layers], families)
+        strict = _with_holm([layer.nadeau_bengio for layer in layers], families)
+        pairs = []
+        for i, (a, b) in enumerate(names):
+            layer = replace(layers[i], paired_t=paired_t[i], nadeau_bengio=strict[i])
+            arms = (b, a) if lower_is_better else (a, b)
+            pairs.append(
+                ArmPair(
+                    a=a,
+                    b=b,
+                    family=families[i],
+                    n=len(gaps),
+                    difference=float(gaps[:, i].mean()),
+                    interval=intervals[i],
+                    wilcoxon=wilcoxon[i],
+                    method_layer=layer,
+                    verdict=_Verdict.of(wilcoxon[i], intervals[i], layer, friedman, arms),
+                )
+            )
+        return pairs
+
+    def _method_layer(self, a: str, b: str) -> _MethodLayer:
+        """The folds' differences a - b, their paired t, the stricter Nadeau-Bengio and the hierarchical bootstrap.
 
         Nadeau-Bengio tests every trained fold where the arms' runs have the same names, otherwise the folds' means.
         """
@@ -109,10 +145,12 @@ class FoldStatistics:
         several = None if one_split else "not computable: the runs used different splits; Nadeau-Bengio decides"
         return _MethodLayer(
             n_folds=0 if reason else len(self.names[a]),
-            n_runs=min(len(self.runs[a]), len(self.runs[b])),
+            n_runs=min(len(self.cube.runs[a]), len(self.cube.runs[b])),
             folds=own,
-            paired_t=FoldTest.paired(_differences(own if one_split else []), reason or several),
-            nadeau_bengio=FoldTest.nadeau_bengio(_differences(trained), len(self.names[a]), reason),
+            paired_t=FoldTest.paired(np.array([gap.difference for gap in own if one_split]), reason or several),
+            nadeau_bengio=FoldTest.nadeau_bengio(
+                np.array([gap.difference for gap in trained]), len(self.names[a]), reason
+            ),
             hierarchical=self._hierarchical(a, b, reason),
             decides="paired_t" if reason or one_split else "nadeau_bengio",
             reason=reason,
@@ -120,7 +158,7 @@ class FoldStatistics:
 
     def _hindrance(self, a: str, b: str) -> str | None:
         """The reason why nothing can be said about a pair, None if something can."""
-        if self.crossed:
+        if self.cube.crossed:
             why = "a case was scored in several folds, so the folds are not independent samples of cases"
         elif not self.names[a]:
             why = "no case"
@@ -134,45 +172,41 @@ class FoldStatistics:
 
     def _same_folds(self, a: str, b: str) -> bool:
         """True if fold-level differences between two arms can be taken."""
-        one, other = self.split[a], self.split[b]
-        if one is not None and other is not None:
-            return bool((one == other).all())
-        return self.folds[a].keys() == self.folds[b].keys() and all(
-            (fold == self.folds[b][run]).all() for run, fold in self.folds[a].items()
-        )
+        if self.split[a] is not None and self.split[b] is not None:
+            return self.split[a] == self.split[b]
+        return self.folds[a] == self.folds[b]
 
     def _gaps(self, a: str, b: str, *, each_run: bool) -> list[_FoldGap]:
         """The mean difference in each fold: of each run, where the arms' runs have the same names, or of the mean over runs."""
         parts: list[tuple[str | None, Any, Floats]]
         if each_run:
-            of_b = dict(zip(self.runs[b], self.values[b], strict=True))
+            of_b = dict(zip(self.cube.runs[b], self.values[b], strict=True))
             runs = zip(self.folds[a].items(), self.values[a], strict=True)
             parts = [(run, fold, values - of_b[run]) for (run, fold), values in runs]
         else:
             parts = [(None, self.split[a], self.values[a].mean(axis=0) - self.values[b].mean(axis=0))]
-        return [
-            _FoldGap(fold=name, run=run, difference=float(gap[fold == name].mean()), n=int((fold == name).sum()))
-            for run, fold, gap in parts
-            for name in sorted(set(fold.tolist()))
-        ]
+        gaps = []
+        for run, fold, gap in parts:
+            for name in sorted(set(fold)):
+                here = np.array(fold) == name
+                gaps.append(_FoldGap(fold=name, run=run, difference=float(gap[here].mean()), n=int(here.sum())))
+        return gaps
 
-    def _resample(self, arms: list[str], rng: np.random.Generator) -> dict[tuple[str, str], Floats]:
+    def _resample(self) -> dict[tuple[str, str], Floats]:
         """(a, b) -> resampled differences. Arms with the same split are resampled together."""
-        groups: list[list[str]] = []
-        for arm in arms:
-            like = [group for group in groups if self._same_folds(group[0], arm)]
-            if like:
-                like[0].append(arm)
-            else:
-                groups.append([arm])
+        bootstrap = Bootstrap(self.num, self.seed)
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for arm, fold in self.split.items():
+            if fold is not None and len(self.names[arm]) > 1 and not self.cube.crossed:
+                groups[fold].append(arm)
         found: dict[tuple[str, str], Floats] = {}
-        for group in groups:
-            fold, names = self.split[group[0]], self.names[group[0]]
-            if self.crossed or fold is None or len(names) < 2 or len(group) < 2:
-                continue
-            by_fold = [[self.values[arm][:, fold == name] for arm in group] for name in names]
-            means = hierarchical(by_fold, self.num, rng)
-            found |= {(group[i], group[j]): means[:, i] - means[:, j] for i, j in permutations(range(len(group)), 2)}
+        for fold, group in groups.items():
+            if len(group) > 1:
+                held = [np.array(fold) == name for name in self.names[group[0]]]
+                means = bootstrap.hierarchical([[self.values[arm][:, here] for arm in group] for here in held])
+                found |= {
+                    (group[i], group[j]): means[:, i] - means[:, j] for i, j in permutations(range(len(group)), 2)
+                }
         return found
 
     def _hierarchical(self, a: str, b: str, reason: str | None) -> _HierarchicalInterval:
@@ -185,8 +219,14 @@ class FoldStatistics:
         return _HierarchicalInterval(low=float(low), high=float(high), method=method)
 
 
-def _differences(gaps: list[_FoldGap]) -> Floats:
-    return np.array([gap.difference for gap in gaps])
+def _with_holm(tests: Sequence[_Test], families: Sequence[str]) -> list[_Test]:
+    """The tests with `p_holm` within each family; tests that could not be computed are no part of theirs."""
+    found = list(tests)
+    for family in set(families):
+        known = [i for i, test in enumerate(tests) if families[i] == family and test.p is not None]
+        for i, p in zip(known, holm(np.array([tests[i].p for i in known], float)).tolist(), strict=True):
+            found[i] = replace(tests[i], p_holm=p)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +249,25 @@ class _Verdict:
     cases: _Claim
     method: _Claim
 
+    @classmethod
+    def of(
+        cls, test: Wilcoxon, interval: Interval, layer: _MethodLayer, friedman: Friedman, arms: tuple[str, str]
+    ) -> "_Verdict":
+        """Decides from all evidence. arms: the one that a difference above zero speaks for, and the other."""
+        omnibus = friedman.p if friedman.arms > 2 else 0.0
+        cases = int(cases_differ(interval.low, interval.high, test.rank_biserial, test.p_holm, omnibus))
+        method = int(methods_differ(cases, layer.test.difference, layer.test.p_holm))
+        ahead, behind = arms if cases > 0 else arms[::-1]
+        level = "models differ" if cases else "not shown"
+        if method:
+            level = "better" if layer.n_runs >= SEEDS else "ahead, too few seeds"
+        return cls(
+            level=level,
+            better=ahead if cases else None,
+            cases=_Claim(shown=bool(cases), text=_first_layer(test, interval, friedman, cases, ahead, behind)),
+            method=_Claim(shown=level == "better", text=_second_layer(layer, level, ahead, behind)),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPair:
@@ -227,36 +286,6 @@ class ArmPair:
     wilcoxon: Wilcoxon
     method_layer: _MethodLayer
     verdict: _Verdict
-
-    @classmethod
-    def decided(
-        cls,
-        friedman: Friedman,
-        lower_is_better: bool,
-        *,
-        a: str,
-        b: str,
-        interval: Interval,
-        wilcoxon: Wilcoxon,
-        method_layer: _MethodLayer,
-        **rest: Any,
-    ) -> "ArmPair":
-        """Returns the pair with its verdict. friedman: over all arms, on the same cases. rest: family, n, difference."""
-        layer, omnibus = method_layer, friedman.p if friedman.arms > 2 else 0.0
-        evidence = (interval.low, interval.high, wilcoxon.rank_biserial, wilcoxon.p_holm, omnibus)
-        cases = int(cases_differ(*evidence))
-        method = int(methods_differ(cases, layer.test.difference, layer.test.p_holm))
-        ahead, behind = (a, b) if (cases > 0) != lower_is_better else (b, a)
-        level = "models differ" if cases else "not shown"
-        if method:
-            level = "better" if layer.n_runs >= SEEDS else "ahead, too few seeds"
-        verdict = _Verdict(
-            level=level,
-            better=ahead if cases else None,
-            cases=_Claim(shown=bool(cases), text=_first_layer(wilcoxon, interval, friedman, cases, ahead, behind)),
-            method=_Claim(shown=level == "better", text=_second_layer(layer, level, ahead, behind)),
-        )
-        return cls(a=a, b=b, interval=interval, wilcoxon=wilcoxon, method_layer=layer, verdict=verdict, **rest)
 
 
 def cases_differ(

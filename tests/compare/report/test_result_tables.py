@@ -1,6 +1,6 @@
 """Tables for a paper."""
 
-from nnvit.compare.report.latex import _escape, _latex_table
+from nnvit.compare.report.result_tables import _escape, _latex_table
 
 
 def test_every_sign_that_latex_reads_is_escaped() -> None:
