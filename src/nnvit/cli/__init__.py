@@ -18,10 +18,8 @@ from .options import new_app
 from .train import FORK_APPS
 
 COMMANDS = (
-    "plan",
-    "train",
-    "predict",
-    "evaluate",
+    "train",  # plan, train
+    "predict",  # predict, evaluate
     "describe",  # list, show, estimate
     "share",  # convert, export, install
     "compare",

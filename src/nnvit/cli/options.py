@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,12 +71,6 @@ DeviceOption = Annotated[
 SuffixOption = Annotated[
     str, Option(help="Suffix of the masks' names: _manual1 if the mask of a.jpg is a_manual1.png.")
 ]
-ModelDatasetOption = Annotated[
-    str | None, Option("-d", help="Dataset of the model, name or ID, instead of its folder.")
-]
-ModelPlansOption = Annotated[str, Option("-p", help="With -d: plans identifier.")]
-ModelTrainerOption = Annotated[str, Option("-tr", help="With -d: trainer class.")]
-ModelConfigurationOption = Annotated[str | None, Option("-c", help="With -d: configuration, such as 2d.")]
 LicenseOption = Annotated[
     list[str] | None,
     Option(
@@ -94,19 +87,6 @@ def accept(licences: list[str] | None) -> None:
         from nnvit.weights.licences import accept as remember
 
         remember(licences)
-
-
-def model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
-    """Returns the model folder that -m names, or -d, -c, -tr and -p. Raises ConfigError for both, or neither."""
-    from nnvit.nnunet.model_folder import ModelFolder
-
-    if (model is None) == (dataset is None):
-        raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
-    if model is not None:
-        return model
-    if configuration is None:
-        raise ConfigError(f"-d {dataset} also needs -c, the configuration, such as -c 2d.")
-    return ModelFolder.find(str(dataset), configuration, trainer, plans)
 
 
 def parse_fold(name: str) -> int | str:

@@ -1,4 +1,4 @@
-"""`nnvit predict`: masks of photographs, or of a folder of nnU-Net's naming."""
+"""`nnvit predict` and `nnvit evaluate`: masks of photographs or of a folder of nnU-Net's naming, and scores of masks."""
 
 import sys
 from enum import StrEnum
@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
+
+from nnvit.errors import ConfigError
 
 from . import options as o
 
 app = o.new_app()
 
-
 _InputKind = StrEnum("_InputKind", "PHOTOGRAPHS NNUNET")
 _MaskValues = StrEnum("_MaskValues", "STORED LABELS VISIBLE")
+_Dataset = Annotated[str | None, Option("-d", help="Dataset of the model, name or ID, instead of its folder.")]
+_Plans = Annotated[str, Option("-p", help="With -d: plans identifier.")]
+_Trainer = Annotated[str, Option("-tr", help="With -d: trainer class.")]
+_Configuration = Annotated[str | None, Option("-c", help="With -d: configuration, such as 2d.")]
 
 
 @app.command(
@@ -64,10 +69,10 @@ def _predict(
             "0000.",
         ),
     ] = None,
-    d: o.ModelDatasetOption = None,
-    p: o.ModelPlansOption = "nnUNetPlans",
-    tr: o.ModelTrainerOption = "nnUNetTrainer",
-    c: o.ModelConfigurationOption = None,
+    d: _Dataset = None,
+    p: _Plans = "nnUNetPlans",
+    tr: _Trainer = "nnUNetTrainer",
+    c: _Configuration = None,
     f: Annotated[
         list[str] | None,
         Option(
@@ -153,7 +158,7 @@ def _predict(
         outcome = predict(
             i,
             out,
-            o.model_folder(m, d, c, tr, p),
+            _model_folder(m, d, c, tr, p),
             o.torch_device(device),
             folds=[o.parse_fold(name) for name in f] if f else None,
             checkpoint=chk,
@@ -187,3 +192,71 @@ def _predict(
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+@app.command(
+    "evaluate",
+    cls=o.ManyFolds,
+    epilog="Examples: nnvit evaluate results/Dataset101_CHASE/nnUNetTrainer_nnvit__nnUNetPlans_unet__2d | "
+    "nnvit evaluate -d 101 -c 2d -tr nnUNetTrainer_nnvit -p nnUNetPlans_unet --folds 0 1 | nnvit evaluate out labelsTs",
+)
+def _evaluate(
+    folder: Annotated[
+        Path | None,
+        Argument(
+            metavar="FOLDER",
+            help="Folder of a trained model, …/Trainer__Plans__2d; or, with REFERENCES, a folder of predicted masks.",
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None, Argument(metavar="REFERENCES", help="Folder of the masks to compare with, of the same names.")
+    ] = None,
+    d: _Dataset = None,
+    p: _Plans = "nnUNetPlans",
+    tr: _Trainer = "nnUNetTrainer",
+    c: _Configuration = None,
+    folds: Annotated[
+        list[str] | None,
+        Option(
+            "--folds",
+            metavar="FOLD...",
+            help="For a model: these folds only, such as --folds 0 1; by default all of splits_final.json.",
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a cross-validation as a whole, or a folder of predictions, by nnU-Net's own metrics.
+
+    For a model, the validation masks of all folds are gathered in crossval_results_folds_… within it and scored together, as
+    nnUNetv2_accumulate_crossval_results does; missing and left-over masks are refused by name.
+    """
+    from rich.console import Console
+
+    from nnvit.nnunet.crossval import evaluation
+
+    if references is not None and folder is not None:
+        if folds:
+            raise ConfigError("--folds is for a model folder, not for a folder of predictions.")
+        result = evaluation.evaluate_folder(folder, references)
+    else:
+        model, wanted = _model_folder(folder, d, c, tr, p), [o.parse_fold(fold) for fold in folds or ["all"]]
+        numbers = [fold for fold in wanted if isinstance(fold, int)]
+        if len(numbers) < len(wanted) and wanted != ["all"]:
+            raise ConfigError(
+                f"--folds {' '.join(folds or [])}: give numbers, or 'all' alone for all of splits_final.json."
+            )
+        result = evaluation.evaluate_model(model, numbers or None)
+    Console().print(result.table())
+    print("\n".join(result.lines()))
+
+
+def _model_folder(model: Path | None, dataset: str | None, configuration: str | None, trainer: str, plans: str) -> Path:
+    """Returns the model folder that -m names, or -d, -c, -tr and -p. Raises ConfigError for both, or neither."""
+    from nnvit.nnunet.model_folder import ModelFolder
+
+    if (model is None) == (dataset is None):
+        raise ConfigError("name the model by its folder, or by -d DATASET -c CONFIGURATION -tr TRAINER -p PLANS.")
+    if model is not None:
+        return model
+    if configuration is None:
+        raise ConfigError(f"-d {dataset} also needs -c, the configuration, such as -c 2d.")
+    return ModelFolder.find(str(dataset), configuration, trainer, plans)
