@@ -109,7 +109,7 @@ def _export_fold(
     write_json(target / "plans.json", finished.plans)
     done = "adapters merged in fp32, " if finished.merged else ""
     notes = [f"fold {fold}: {done}logits differ by at most {finished.difference:.1e}"]
-    card = ModelCard.of(model, raw, merged=finished.merged, half=options.half)
+    card = ModelCard(model, raw, merged=finished.merged, half=options.half)
     if options.safetensors:
         tensors = {name: tensor.clone() for name, tensor in finished.state.items()}  # U-Nets name some twice
         save_file(tensors, home / "model.safetensors", card.metadata(format="pt", plans=finished.plans))
