@@ -7,11 +7,11 @@ from .factories import (
     create_backbone,
     create_segformer_model,
     create_segmentation_model,
-    enable_lora,
     get_vit_features,
 )
 from .segmenter import Segmenter
 
+enable_lora = Segmenter.enable_lora
 __all__ = [
     "Segmenter",
     "arch_kwargs",
