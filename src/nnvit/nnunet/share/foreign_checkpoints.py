@@ -8,7 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class _Mapped:
 
     kind: str
     state: State
-    renamed: Mapping[str, int]
+    renamed: dict[str, int]
     dropped: Mapping[str, tuple[str, ...]]
     unmapped: tuple[str, ...] = ()
 
@@ -267,10 +267,21 @@ def _recipe(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Reci
 
 
 def _fitting(state: State, network: Segmenter, source: Path) -> _Mapped:
-    """Returns the state under the network's names. Raises WeightsError unless it fills the network exactly."""
-    mapped = _map_names(state, network)
-    if mapped.unmapped:
-        raise WeightsError(f"{source}: no place is known for {listed(mapped.unmapped)}. Nothing was written.")
+    """Returns the state under the names of a network whose head is segformer. Raises WeightsError unless it fills it exactly."""
+    if _kind_of(state) == _SEGFORMER:
+        mapped, head = _map_segformer(state)
+    else:
+        mapped = _map_backbone(state)
+        head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
+    try:
+        ours = network.head.from_segformer(head) if head else {}
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"its decode head is not transformers' SegformerDecodeHead: {sorted(head)[:4]} …") from error
+    layout = "linear_c" if any(".linear_c." in name for name in head) else "linear_projections"
+    if unmapped := [name for name in mapped.unmapped if name not in head]:
+        raise WeightsError(f"{source}: no place is known for {listed(unmapped)}. Nothing was written.")
+    mapped.state.update({f"head.{name}": tensor for name, tensor in ours.items()})
+    mapped.renamed[f"decode_head.* (with {layout}) -> head.*"] = len(head)
     _check(mapped.state, network.state_dict(), source, state)
     return mapped
 
@@ -346,26 +357,6 @@ def _kind_of(state: State) -> str:
     if "backbone" not in parts:
         return ""
     return _FORK if "decode_head" in parts else _UNKNOWN_HEAD
-
-
-def _map_names(state: State, network: Segmenter) -> _Mapped:
-    """Renames a whole network to the names of `network`, whose head is segformer. Raises WeightsError for another decode head."""
-    if _kind_of(state) == _SEGFORMER:
-        mapped, head = _map_segformer(state)
-    else:
-        mapped = _map_backbone(state)
-        head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
-    try:
-        ours = network.head.from_segformer(head) if head else {}
-    except (KeyError, ValueError) as error:
-        raise WeightsError(f"its decode head is not transformers' SegformerDecodeHead: {sorted(head)[:4]} …") from error
-    layout = "linear_c" if any(".linear_c." in name for name in head) else "linear_projections"
-    return replace(
-        mapped,
-        state=mapped.state | {f"head.{name}": tensor for name, tensor in ours.items()},
-        renamed={**mapped.renamed, f"decode_head.* (with {layout}) -> head.*": len(head)},
-        unmapped=tuple(name for name in mapped.unmapped if name not in head),
-    )
 
 
 def _map_segformer(state: State) -> tuple[_Mapped, State]:

@@ -128,7 +128,7 @@ def _export_fold(
 class _FinishedNetwork:
     """A network with all its weights, rebuilt from `plans` and `state`, and its distance from the trained one.
 
-    difference: the largest difference of logits for `image` (1, C, *patch).
+    difference: the largest difference of logits for `image`, a random one (1, C, *patch), the same each time.
     """
 
     network: nn.Module
@@ -141,7 +141,9 @@ class _FinishedNetwork:
 
 def _finished(model: TrainedModel, configuration: str, options: ExportOptions) -> _FinishedNetwork:
     """Rebuilds the network as a user of the export does. Raises WeightsError, see `_difference`."""
-    network, image = model.network().eval(), _example(model)
+    channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
+    image = torch.rand(1, channels, *model.configuration.patch_size, generator=torch.Generator().manual_seed(0))
+    network = model.network().eval()
     with torch.inference_mode():
         before = network(image)
     merged, half = False, options.half
@@ -171,13 +173,6 @@ def _without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     arch["tuning"] = "frozen"
     arch.pop("lora", None)
     return plans
-
-
-def _example(model: TrainedModel) -> Tensor:
-    """Returns a random image of the size of a training patch, (1, C, *patch), the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
-    return torch.rand(1, channels, *model.configuration.patch_size, generator=generator)
 
 
 def _difference(before: Tensor, after: Tensor, half: bool) -> float:
