@@ -16,13 +16,14 @@ from nnvit.types import BaseHead
 
 EPSILON = 1e-6
 """Smallest probability that a logit is computed from."""
+_WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 
 
 class _SetLoss(nn.Module):
     """Mask2Former's loss (arXiv 2112.01527) of every decoder layer: transformers' Mask2FormerLoss on nnU-Net's targets.
 
     Each class or region in an image, background included, is one mask. The Hungarian algorithm assigns it a query; the other
-    queries learn "no object" (weight 0.1). Weights: classes 2, mask cross-entropy 5, mask Dice 5.
+    queries learn "no object" (weight 0.1).
 
     stride: of the masks; regions: the targets are 0/1 maps instead of labels.
     """
@@ -31,12 +32,7 @@ class _SetLoss(nn.Module):
         super().__init__()
         self.stride, self.regions, self.num_classes = stride, regions, num_classes
         config = Mask2FormerConfig(num_labels=num_classes)  # type: ignore[call-arg]
-        self.weights = {
-            "loss_cross_entropy": config.class_weight,
-            "loss_mask": config.mask_weight,
-            "loss_dice": config.dice_weight,
-        }
-        self.criterion = Mask2FormerLoss(config, self.weights)
+        self.criterion = Mask2FormerLoss(config, _WEIGHTS)
 
     def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         """[logits, classes, masks, classes, masks, …] and [(B, 1, H, W) labels or (B, R, H, W) regions, …] -> scalar."""
@@ -55,7 +51,7 @@ class _SetLoss(nn.Module):
                 **layers[-1], mask_labels=masks, class_labels=classes, auxiliary_predictions=layers[:-1]
             )
         return {
-            name: value * next(weight for kind, weight in self.weights.items() if name.startswith(kind))
+            name: value * next(weight for kind, weight in _WEIGHTS.items() if name.startswith(kind))
             for name, value in terms.items()
         }
 
