@@ -32,15 +32,12 @@ from nnvit.weights.external import filled
 from nnvit.weights.safe_reading import read_config, read_weights, weights_sha256
 from nnvit.weights.state_dicts import Faults, describe, flat, listed, not_finite, recognise, target_tensors
 
-from . import ShareResult
+from . import KEPT, ShareResult
 
 _FORK, _SEGFORMER = "the fork's SegFormer model", "transformers' SegFormer"
 _OURS, _UNKNOWN_HEAD = "nnvit's own", "a ViT under another head"
 _FORK_RECIPE = "segformer_fork"
 _TRAINER = "nnUNetTrainer_nnvit"
-_KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
-"""Entries of nnU-Net's checkpoint that a converted one keeps unchanged, beside the network."""
-
 _CHECK = "to be sure, predict validation cases and compare them with the masks in the old fold's validation folder"
 _WRAPPERS = re.compile(r"^(?:_orig_mod\.)*module\.|(?:^|(?<=\.))_orig_mod\.")
 """Parts that DDP and torch.compile add to names."""
@@ -190,7 +187,7 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
 def _content(raw: Mapping[str, Any], mapped: _Mapped, plans: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns a checkpoint for stock nnU-Net. It holds no recipe hash, so that `--c` refuses to continue from it."""
     given, wanted = raw["init_args"], ("configuration", "fold", "dataset_json")
-    return {key: raw[key] for key in _KEPT if key in raw} | {
+    return {key: raw[key] for key in KEPT if key in raw} | {
         "network_weights": mapped.state,
         "optimizer_state": {},
         "grad_scaler_state": None,

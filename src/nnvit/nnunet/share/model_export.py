@@ -30,11 +30,8 @@ from nnvit.records.model_name import ModelName
 from nnvit.types import State
 from nnvit.weights import external
 
-from . import ShareResult
+from . import KEPT, ShareResult
 from .model_card import ModelCard
-
-_KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
-"""Entries of a checkpoint kept beside the network. A finished model needs no optimiser, scaler or random states."""
 
 _CLOSE = 1e-4
 """Largest difference of logits between a model and its fp32 export, in units of the largest logit (at least 1)."""
@@ -256,7 +253,7 @@ def _onnx_difference(network: nn.Module, example: Tensor, path: Path) -> tuple[f
 def _content(raw: dict[str, Any], finished: _FinishedNetwork, half: bool) -> dict[str, Any]:
     """Returns the export's checkpoint. It holds no recipe hash, so that `--c` refuses to continue from it."""
     ours, arguments = raw.get("nnvit", {}), raw["init_args"]
-    return {key: raw[key] for key in _KEPT if key in raw} | {
+    return {key: raw[key] for key in KEPT if key in raw} | {
         "network_weights": finished.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
