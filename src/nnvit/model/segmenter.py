@@ -224,11 +224,7 @@ class Segmenter(nn.Module):
         self.train(self.training)
 
     def enable_lora(
-        self,
-        r: int = 8,
-        lora_alpha: int = 16,
-        lora_dropout: float = 0.0,
-        target_modules: Sequence[str] | None = None,
+        self, r: int = 8, lora_alpha: int = 16, lora_dropout: float = 0.0, target_modules: Sequence[str] | None = None
     ) -> "Segmenter":
         """Adds LoRA adapters to every layer of the backbone whose name ends in one of `target_modules`; freezes the rest of it.
 
