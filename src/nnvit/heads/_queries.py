@@ -16,7 +16,8 @@ from nnvit.types import BaseHead
 
 EPSILON = 1e-6
 """Smallest probability that a logit is computed from."""
-_WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+_TERM_WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+"""Factors on the terms of the set loss, Mask2Former's."""
 
 
 class _SetLoss(nn.Module):
@@ -32,7 +33,7 @@ class _SetLoss(nn.Module):
         super().__init__()
         self.stride, self.regions, self.num_classes = stride, regions, num_classes
         config = Mask2FormerConfig(num_labels=num_classes)  # type: ignore[call-arg]
-        self.criterion = Mask2FormerLoss(config, _WEIGHTS)
+        self.criterion = Mask2FormerLoss(config, _TERM_WEIGHTS)
 
     def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         """[logits, classes, masks, classes, masks, …] and [(B, 1, H, W) labels or (B, R, H, W) regions, …] -> scalar."""
@@ -51,7 +52,7 @@ class _SetLoss(nn.Module):
                 **layers[-1], mask_labels=masks, class_labels=classes, auxiliary_predictions=layers[:-1]
             )
         return {
-            name: value * next(weight for kind, weight in _WEIGHTS.items() if name.startswith(kind))
+            name: value * next(weight for kind, weight in _TERM_WEIGHTS.items() if name.startswith(kind))
             for name, value in terms.items()
         }
 

@@ -16,7 +16,8 @@ from nnvit.types import BaseNeck
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
 """Scale of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
-_norm = partial(LayerNorm2d, eps=1e-5)
+_channel_norm = partial(LayerNorm2d, eps=1e-5)
+"""Layer norm over the channels of (B, C, h, w), with torch's epsilon."""
 
 
 @dataclass(kw_only=True)
@@ -61,7 +62,7 @@ def _level(scale: float, width: int, out: int) -> nn.Sequential:
     resample: dict[float, list[nn.Module]] = {
         4.0: [
             nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-            _norm(width // 2),
+            _channel_norm(width // 2),
             nn.GELU(),
             nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
         ],
@@ -73,7 +74,7 @@ def _level(scale: float, width: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         *resample[scale],
         nn.Conv2d(narrowed, out, 1, bias=False),
-        _norm(out),
+        _channel_norm(out),
         nn.Conv2d(out, out, 3, padding=1, bias=False),
-        _norm(out),
+        _channel_norm(out),
     )

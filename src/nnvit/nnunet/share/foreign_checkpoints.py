@@ -44,7 +44,7 @@ _WRAPPERS = re.compile(r"^(?:_orig_mod\.)*module\.|(?:^|(?<=\.))_orig_mod\.")
 _BACKBONE = re.compile(r"^backbone\.(base_model\.model\.)?")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Mapped:
     """A checkpoint's tensors under nnvit's names.
 
