@@ -130,13 +130,7 @@ class Backbone(nn.Module):
     final_norm: bool = True
 
     def __init__(
-        self,
-        model: Any,
-        taps: Sequence[int],
-        *,
-        family: str,
-        size: str,
-        default_weights: DefaultWeights | None = None,
+        self, model: Any, taps: Sequence[int], *, family: str, size: str, default_weights: DefaultWeights | None = None
     ) -> None:
         super().__init__()
         self.model, self.taps = model, list(taps)
@@ -211,8 +205,8 @@ class BaseHead(nn.Module):
     """Base of the heads, `Head(channels, strides, num_classes, config)`: turns the neck's maps into logits.
 
     The last layer is named `classifier`, so that a transfer can leave it out. reads_tokens: the head works inside the encoder
-    and is given a TokenBackbone in place of maps. by_queries: the head is a QueryHead. progress: the share of the training
-    that is done, 1 outside training.
+    and is given a TokenBackbone in place of maps. by_queries: the head is a `nnvit.heads._queries.QueryHead`. progress: the
+    share of the training that is done, 1 outside training.
     """
 
     reads_tokens: ClassVar[bool] = False
@@ -230,25 +224,3 @@ class BaseHead(nn.Module):
     def from_segformer(state: Mapping[str, Tensor]) -> State | None:
         """Returns this head's state dict from the decode head in a SegFormer's file; None for a head of another kind."""
         return None
-
-
-class QueryHead(BaseHead):
-    """Base of heads whose decoder layers each predict classes and masks of queries.
-
-    regions: one sigmoid per channel instead of a softmax over them.
-    """
-
-    by_queries: ClassVar[bool] = True
-    regions: bool = False
-
-    def layers(self, source: Any, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Returns one (classes (B, Q, K + 1), masks (B, Q, h, w)) per decoder layer; the last is the prediction."""
-        raise NotImplementedError
-
-    def logits(self, classes_BQC: Tensor, masks_BQhw: Tensor) -> Tensor:
-        """Returns a layer's prediction as logits (B, K, h, w)."""
-        raise NotImplementedError
-
-    def native_loss(self, ignore_label: int | None) -> nn.Module:
-        """Returns the head's own loss, of [logits, classes, masks, classes, masks, …] and nnU-Net's targets."""
-        raise NotImplementedError

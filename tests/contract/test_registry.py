@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from nnvit import registry
 from nnvit.errors import ConfigError
+from nnvit.heads._queries import QueryHead
 from nnvit.model import Segmenter
-from nnvit.types import Backbone, BaseFamily, BaseHead, BaseNeck, QueryHead
+from nnvit.types import Backbone, BaseFamily, BaseHead, BaseNeck
 
 from . import cells
 
@@ -373,7 +374,7 @@ class TestTuning:
 
 def test_a_lora_target_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"'query', which is no linear layer.*qkv"):
-        segmenter().add_adapters(r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
+        segmenter().enable_lora(r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
 
 
 def test_an_unknown_component_names_the_nearest() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Mask2FormerImageProcessor
 
 from nnvit.errors import ConfigError
-from nnvit.heads._queries import SetHead, _semantic_logits, _SetLoss
+from nnvit.heads._queries import QueryHead, _SetLoss
 from nnvit.heads.mask2former import Config, Head
 
 CLASSES, QUERIES = 3, 6
@@ -53,10 +53,16 @@ def labels(height: int = 32, width: int = 48) -> Tensor:
     return target
 
 
+def semantic_logits(classes: Tensor, masks: Tensor, *, regions: bool) -> Tensor:
+    head = QueryHead(CLASSES, 4.0)
+    head.regions = regions
+    return head.logits(classes, masks)
+
+
 class TestSemanticLogits:
     def test_a_softmax_gives_the_papers_map_normalised_over_the_classes(self) -> None:
         p = probabilities(*queries())
-        got = _semantic_logits(*queries(), regions=False).softmax(1)
+        got = semantic_logits(*queries(), regions=False).softmax(1)
         torch.testing.assert_close(got, p / p.sum(1, keepdim=True), rtol=1e-5, atol=1e-7)
 
     def test_the_classes_are_transformers_semantic_segmentation(self) -> None:
@@ -64,20 +70,20 @@ class TestSemanticLogits:
         expected = Mask2FormerImageProcessor().post_process_semantic_segmentation(
             SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks)
         )
-        assert torch.equal(_semantic_logits(classes, masks, regions=False).argmax(1), torch.stack(expected))
+        assert torch.equal(semantic_logits(classes, masks, regions=False).argmax(1), torch.stack(expected))
 
     def test_a_sigmoid_gives_a_regions_probability(self) -> None:
         classes, masks = queries()
         classes[..., -1] += 4  # most queries say "no object", so that no sum exceeds 1
         p = probabilities(classes, masks)
         assert p.max() < 1
-        torch.testing.assert_close(_semantic_logits(classes, masks, regions=True).sigmoid(), p, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(semantic_logits(classes, masks, regions=True).sigmoid(), p, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("regions", [False, True])
     def test_more_queries_than_one_for_a_class_still_teach(self, regions: bool) -> None:
         """A fresh network's queries all claim a bit of everything: their sum exceeds 1, and must not saturate."""
         classes, masks = torch.zeros(1, 100, 3), torch.zeros(1, 100, 4, 4, requires_grad=True)
-        logits = _semantic_logits(classes, masks, regions=regions)
+        logits = semantic_logits(classes, masks, regions=regions)
         logits[:, 0].sum().backward()
         assert masks.grad is not None
         assert masks.grad.min() > 0
@@ -88,7 +94,7 @@ class TestSemanticLogits:
     def test_no_logit_and_no_gradient_is_infinite(self, regions: bool, dtype: torch.dtype, scale: float) -> None:
         classes, masks = (part.to(dtype).requires_grad_() for part in queries(scale=scale))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = _semantic_logits(classes, masks, regions=regions)
+            logits = semantic_logits(classes, masks, regions=regions)
         assert logits.dtype == torch.float32
         assert logits.isfinite().all()
         logits.square().mean().backward()
@@ -190,8 +196,8 @@ class TestSetLoss:
             optimizer.zero_grad()
             loss([masks, classes, masks], [labels()]).backward()
             optimizer.step()
-        assert (_semantic_logits(classes, masks, regions=False).argmax(1) == labels()[:, 0]).float().mean() > 0.98
+        assert (semantic_logits(classes, masks, regions=False).argmax(1) == labels()[:, 0]).float().mean() > 0.98
 
     def test_an_ignore_label_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"ignore label 3; set training\.loss=nnunet"):
-            SetHead(CLASSES, 4.0).native_loss(3)
+            QueryHead(CLASSES, 4.0).native_loss(3)

@@ -1,7 +1,9 @@
-"""Base of heads that predict a set of masks: their semantic map, and the loss that matches the set to the classes.
+"""Base of heads whose decoder layers each predict a set of masks: their semantic map, and the loss that matches the set.
 
 B batch, Q queries, K classes, C = K + 1 classes and "no object", H W the image's height and width, h w the masks'.
 """
+
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,34 +12,19 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from nnvit.errors import ConfigError
-from nnvit.types import QueryHead
+from nnvit.types import BaseHead
 
 EPSILON = 1e-6
 """Smallest probability that a logit is computed from."""
-
-
-def _semantic_logits(classes_BQC: Tensor, masks_BQhw: Tensor, *, regions: bool) -> Tensor:
-    """Queries -> logits (B, K, h, w) of Mask2Former's semantic map p = sum over queries of P(class) P(mask), in fp32.
-
-    A sum over queries may exceed 1 (by far in a new network), and clamping it to 1 would leave no gradient.
-    Labels: log of p normalised over the classes and clamped to [1e-6, 1 - 1e-6], so that a softmax returns that value.
-    Regions cannot be normalised: log p - log(1 - p), both clamped from below, so that a sigmoid returns p if p is below 1,
-    and an approximation otherwise. Always finite.
-    """
-    with torch.autocast(masks_BQhw.device.type, enabled=False):
-        share_BQK = classes_BQC.float().softmax(-1)[..., :-1]
-        p = torch.einsum("bqk,bqhw->bkhw", share_BQK, masks_BQhw.float().sigmoid())
-        if regions:
-            return p.clamp(min=EPSILON).log() - (1 - p).clamp(min=EPSILON).log()
-        normalised = p / p.sum(1, keepdim=True).clamp(min=EPSILON)
-        return normalised.clamp(EPSILON, 1 - EPSILON).log()
+_TERM_WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+"""Factors on the terms of the set loss, Mask2Former's."""
 
 
 class _SetLoss(nn.Module):
     """Mask2Former's loss (arXiv 2112.01527) of every decoder layer: transformers' Mask2FormerLoss on nnU-Net's targets.
 
     Each class or region in an image, background included, is one mask. The Hungarian algorithm assigns it a query; the other
-    queries learn "no object" (weight 0.1). Weights: classes 2, mask cross-entropy 5, mask Dice 5.
+    queries learn "no object" (weight 0.1).
 
     stride: of the masks; regions: the targets are 0/1 maps instead of labels.
     """
@@ -46,12 +33,7 @@ class _SetLoss(nn.Module):
         super().__init__()
         self.stride, self.regions, self.num_classes = stride, regions, num_classes
         config = Mask2FormerConfig(num_labels=num_classes)  # type: ignore[call-arg]
-        self.weights = {
-            "loss_cross_entropy": config.class_weight,
-            "loss_mask": config.mask_weight,
-            "loss_dice": config.dice_weight,
-        }
-        self.criterion = Mask2FormerLoss(config, self.weights)
+        self.criterion = Mask2FormerLoss(config, _TERM_WEIGHTS)
 
     def forward(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         """[logits, classes, masks, classes, masks, …] and [(B, 1, H, W) labels or (B, R, H, W) regions, …] -> scalar."""
@@ -70,7 +52,7 @@ class _SetLoss(nn.Module):
                 **layers[-1], mask_labels=masks, class_labels=classes, auxiliary_predictions=layers[:-1]
             )
         return {
-            name: value * next(weight for kind, weight in self.weights.items() if name.startswith(kind))
+            name: value * next(weight for kind, weight in _TERM_WEIGHTS.items() if name.startswith(kind))
             for name, value in terms.items()
         }
 
@@ -89,16 +71,38 @@ class _SetLoss(nn.Module):
         return [image[found] for image, found in zip(target_BRHW, present, strict=True)], present
 
 
-class SetHead(QueryHead):
-    """A QueryHead with Mask2Former's semantic map and set loss. stride: of the masks against the image."""
+class QueryHead(BaseHead):
+    """Base of heads with Mask2Former's semantic map and set loss.
+
+    stride: of the masks against the image; regions: one sigmoid per class instead of a softmax over them.
+    """
+
+    by_queries: ClassVar[bool] = True
+    regions: bool = False
 
     def __init__(self, num_classes: int, stride: float) -> None:
         super().__init__()
         self.num_classes, self.stride = num_classes, stride
 
+    def layers(self, source: Any, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Returns one (classes (B, Q, C), masks (B, Q, h, w)) per decoder layer; the last is the prediction."""
+        raise NotImplementedError
+
     def logits(self, classes_BQC: Tensor, masks_BQhw: Tensor) -> Tensor:
-        """Returns a layer's prediction as logits (B, K, h, w), in fp32."""
-        return _semantic_logits(classes_BQC, masks_BQhw, regions=self.regions)
+        """Queries -> logits (B, K, h, w) of Mask2Former's semantic map p = sum over queries of P(class) P(mask), in fp32.
+
+        A sum over queries may exceed 1 (by far in a new network), and clamping it to 1 would leave no gradient.
+        Labels: log of p normalised over the classes and clamped to [1e-6, 1 - 1e-6], so that a softmax returns that value.
+        Regions cannot be normalised: log p - log(1 - p), both clamped from below, so that a sigmoid returns p if p is below 1,
+        and an approximation otherwise. Always finite.
+        """
+        with torch.autocast(masks_BQhw.device.type, enabled=False):
+            share_BQK = classes_BQC.float().softmax(-1)[..., :-1]
+            p = torch.einsum("bqk,bqhw->bkhw", share_BQK, masks_BQhw.float().sigmoid())
+            if self.regions:
+                return p.clamp(min=EPSILON).log() - (1 - p).clamp(min=EPSILON).log()
+            normalised = p / p.sum(1, keepdim=True).clamp(min=EPSILON)
+            return normalised.clamp(EPSILON, 1 - EPSILON).log()
 
     def native_loss(self, ignore_label: int | None) -> nn.Module:
         """Returns the set loss of every layer. Raises ConfigError if the data set has an ignore label."""

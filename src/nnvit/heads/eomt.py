@@ -21,7 +21,7 @@ from nnvit.errors import ConfigError
 from nnvit.recipe.schema import ModelConfig, at_least
 from nnvit.types import TokenBackbone
 
-from ._queries import SetHead
+from ._queries import QueryHead
 
 
 @dataclass(kw_only=True)
@@ -38,7 +38,7 @@ class Config(ModelConfig):
     num_upscale_blocks: int = at_least(0, 2)
 
 
-class Head(SetHead):
+class Head(QueryHead):
     """channels, strides: of the backbone's maps; the last ones are the tokens' width and the patch size.
 
     The masking of attention follows `progress`.

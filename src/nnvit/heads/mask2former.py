@@ -23,7 +23,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from nnvit.errors import ConfigError
 from nnvit.recipe.schema import ModelConfig, at_least, fraction
 
-from ._queries import SetHead
+from ._queries import QueryHead
 
 LEVELS, GROUPS = 4, 32
 """Number of maps that the pixel decoder reads, and of groups in its normalisations."""
@@ -52,7 +52,7 @@ class Config(ModelConfig):
     dropout: float = fraction(0.0)
 
 
-class Head(SetHead):
+class Head(QueryHead):
     """channels, strides: of four maps, finest first. Raises ConfigError for another number, or a width that is not divisible."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:

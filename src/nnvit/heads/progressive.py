@@ -49,7 +49,9 @@ class _Stage(nn.Module):
 
     def forward(self, map_BChw: Tensor, others: list[Tensor], size: tuple[int, int]) -> Tensor:
         """(B, width, h, w) and maps of `joined` channels together -> (B, out, *size)."""
-        return self.convs(torch.cat([_resized(part, size) for part in (self.narrow(map_BChw), *others)], dim=1))
+        parts = (self.narrow(map_BChw), *others)
+        resized = [interpolate(m, size, mode="bilinear") if m.shape[-2:] != size else m for m in parts]
+        return self.convs(torch.cat(resized, dim=1))
 
 
 class Head(BaseHead):
@@ -58,8 +60,8 @@ class Head(BaseHead):
     def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
         super().__init__()
         stem_channels = config.stem_channels
-        self.strides = _stage_strides(strides[-1])
-        count = len(self.strides)
+        count = max(2, ceil(log2(strides[-1])))
+        self.strides = [max(1.0, strides[-1] / 2 ** (k + 1)) for k in range(count - 1)] + [1.0]  # halved until 1
         if len(channels) > count + 1:
             raise ConfigError(
                 f"head progressive reads at most {count + 1} maps at this stride, one to start from and one for each of its "
@@ -91,15 +93,3 @@ class Head(BaseHead):
 
     def _joins_stem(self, stage: int) -> bool:
         return stage >= len(self.strides) - 2
-
-
-def _stage_strides(coarsest: float) -> list[float]:
-    """Returns each stage's stride against the image: the coarsest map's, halved until 1."""
-    count = max(2, ceil(log2(coarsest)))
-    return [max(1.0, coarsest / 2 ** (k + 1)) for k in range(count - 1)] + [1.0]
-
-
-def _resized(map_BChw: Tensor, size: tuple[int, int]) -> Tensor:
-    if map_BChw.shape[-2:] == size:
-        return map_BChw
-    return interpolate(map_BChw, size, mode="bilinear", align_corners=False)

@@ -6,7 +6,9 @@ blocks feed the fine levels, as SegFormer's and DPT's heads expect. With one tap
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from nnvit.errors import ConfigError
@@ -14,6 +16,8 @@ from nnvit.types import BaseNeck
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
 """Scale of each level against the patch grid: strides 4, 8, 16, 32 for patches of 16 pixels."""
+_channel_norm = partial(LayerNorm2d, eps=1e-5)
+"""Layer norm over the channels of (B, C, h, w), with torch's epsilon."""
 
 
 @dataclass(kw_only=True)
@@ -25,13 +29,6 @@ class Args:
     def __post_init__(self) -> None:
         if self.out_channels < 1:
             raise ConfigError(f"model.neck_args.out_channels={self.out_channels} must be at least 1.")
-
-
-class _ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, h, w), position by position."""
-
-    def forward(self, map_BChw: Tensor) -> Tensor:
-        return super().forward(map_BChw.movedim(1, -1)).movedim(-1, 1)
 
 
 class Neck(BaseNeck):
@@ -65,7 +62,7 @@ def _level(scale: float, width: int, out: int) -> nn.Sequential:
     resample: dict[float, list[nn.Module]] = {
         4.0: [
             nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-            _ChannelNorm(width // 2),
+            _channel_norm(width // 2),
             nn.GELU(),
             nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2),
         ],
@@ -77,7 +74,7 @@ def _level(scale: float, width: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         *resample[scale],
         nn.Conv2d(narrowed, out, 1, bias=False),
-        _ChannelNorm(out),
+        _channel_norm(out),
         nn.Conv2d(out, out, 3, padding=1, bias=False),
-        _ChannelNorm(out),
+        _channel_norm(out),
     )

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
+"""Entries of a checkpoint kept beside the network. A finished model needs no optimiser, scaler or random states."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShareResult:

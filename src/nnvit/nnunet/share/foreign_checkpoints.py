@@ -8,7 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,19 @@ from nnvit.weights.external import filled
 from nnvit.weights.safe_reading import read_config, read_weights, weights_sha256
 from nnvit.weights.state_dicts import Faults, describe, flat, listed, not_finite, target_tensors
 
-from . import ShareResult
+from . import KEPT, ShareResult
 
 _FORK, _SEGFORMER = "the fork's SegFormer model", "transformers' SegFormer"
 _OURS, _UNKNOWN_HEAD = "nnvit's own", "a ViT under another head"
 _FORK_RECIPE = "segformer_fork"
 _TRAINER = "nnUNetTrainer_nnvit"
-_KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
-"""Entries of nnU-Net's checkpoint that a converted one keeps unchanged, beside the network."""
-
 _CHECK = "to be sure, predict validation cases and compare them with the masks in the old fold's validation folder"
 _WRAPPERS = re.compile(r"^(?:_orig_mod\.)*module\.|(?:^|(?<=\.))_orig_mod\.")
 """Parts that DDP and torch.compile add to names."""
 _BACKBONE = re.compile(r"^backbone\.(base_model\.model\.)?")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Mapped:
     """A checkpoint's tensors under nnvit's names.
 
@@ -58,7 +55,7 @@ class _Mapped:
 
     kind: str
     state: State
-    renamed: Mapping[str, int]
+    renamed: dict[str, int]
     dropped: Mapping[str, tuple[str, ...]]
     unmapped: tuple[str, ...] = ()
 
@@ -191,7 +188,7 @@ def _convert_folder(source: Path, out: Path | None, recipes: Sequence[str], over
 def _content(raw: Mapping[str, Any], mapped: _Mapped, plans: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns a checkpoint for stock nnU-Net. It holds no recipe hash, so that `--c` refuses to continue from it."""
     given, wanted = raw["init_args"], ("configuration", "fold", "dataset_json")
-    return {key: raw[key] for key in _KEPT if key in raw} | {
+    return {key: raw[key] for key in KEPT if key in raw} | {
         "network_weights": mapped.state,
         "optimizer_state": {},
         "grad_scaler_state": None,
@@ -268,10 +265,21 @@ def _recipe(kind: str, recipes: Sequence[str], overrides: Sequence[str]) -> Reci
 
 
 def _fitting(state: State, network: Segmenter, source: Path) -> _Mapped:
-    """Returns the state under the network's names. Raises WeightsError unless it fills the network exactly."""
-    mapped = _map_names(state, network)
-    if mapped.unmapped:
-        raise WeightsError(f"{source}: no place is known for {listed(mapped.unmapped)}. Nothing was written.")
+    """Returns the state under the names of a network whose head is segformer. Raises WeightsError unless it fills it exactly."""
+    if _kind_of(state) == _SEGFORMER:
+        mapped, head = _map_segformer(state)
+    else:
+        mapped = _map_backbone(state)
+        head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
+    try:
+        ours = network.head.from_segformer(head) if head else {}
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"its decode head is not transformers' SegformerDecodeHead: {sorted(head)[:4]} …") from error
+    layout = "linear_c" if any(".linear_c." in name for name in head) else "linear_projections"
+    if unmapped := [name for name in mapped.unmapped if name not in head]:
+        raise WeightsError(f"{source}: no place is known for {listed(unmapped)}. Nothing was written.")
+    mapped.state.update({f"head.{name}": tensor for name, tensor in ours.items()})
+    mapped.renamed[f"decode_head.* (with {layout}) -> head.*"] = len(head)
     _check(mapped.state, network.state_dict(), source, state)
     return mapped
 
@@ -347,26 +355,6 @@ def _kind_of(state: State) -> str:
     if "backbone" not in parts:
         return ""
     return _FORK if "decode_head" in parts else _UNKNOWN_HEAD
-
-
-def _map_names(state: State, network: Segmenter) -> _Mapped:
-    """Renames a whole network to the names of `network`, whose head is segformer. Raises WeightsError for another decode head."""
-    if _kind_of(state) == _SEGFORMER:
-        mapped, head = _map_segformer(state)
-    else:
-        mapped = _map_backbone(state)
-        head = {name: tensor for name, tensor in state.items() if name.startswith("decode_head.")}
-    try:
-        ours = network.head.from_segformer(head) if head else {}
-    except (KeyError, ValueError) as error:
-        raise WeightsError(f"its decode head is not transformers' SegformerDecodeHead: {sorted(head)[:4]} …") from error
-    layout = "linear_c" if any(".linear_c." in name for name in head) else "linear_projections"
-    return replace(
-        mapped,
-        state=mapped.state | {f"head.{name}": tensor for name, tensor in ours.items()},
-        renamed={**mapped.renamed, f"decode_head.* (with {layout}) -> head.*": len(head)},
-        unmapped=tuple(name for name in mapped.unmapped if name not in head),
-    )
 
 
 def _map_segformer(state: State) -> tuple[_Mapped, State]:

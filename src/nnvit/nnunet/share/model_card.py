@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,17 @@ from nnvit.records.model_name import ModelName
 from nnvit.weights import licences
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """A model card. content: its entries, as plain data."""
+    """The card of a model. content: its entries, as plain data."""
 
-    content: dict[str, Any]
-
-    @classmethod
-    def of(cls, model: TrainedModel, raw: Mapping[str, Any], *, merged: bool, half: bool) -> "ModelCard":
+    def __init__(self, model: TrainedModel, raw: Mapping[str, Any], *, merged: bool, half: bool) -> None:
         """Describes a model. raw: one of its checkpoints; merged, half: what the export did to its weights."""
         configuration = model.configuration.configuration
         block, architecture = configuration.get("nnvit", {}), configuration.get("architecture", {})
         weights = raw.get("nnvit", {}).get("weights") or {}
         base = weights.get("base", weights)
         kept = ("path", "sha256", "source", "licence", "licence_accepted")
-        content = {
+        self.content = {
             "made_by": f"nnvit {version('nnvit')}",
             "network": architecture.get("network_class_name"),
             "needs": ["nnunetv2", "nnvit"] if block else ["nnunetv2"],
@@ -45,7 +40,6 @@ class ModelCard:
             "backbone_weights": {key: base[key] for key in kept if base.get(key)},
             "warnings": _warnings(base),
         }
-        return cls(content=content)
 
     def metadata(self, **more: Any) -> dict[str, str]:
         """Returns the entries, and more of them, as the strings that safetensors and ONNX files hold."""

@@ -30,11 +30,8 @@ from nnvit.records.model_name import ModelName
 from nnvit.types import State
 from nnvit.weights import external
 
-from . import ShareResult
+from . import KEPT, ShareResult
 from .model_card import ModelCard
-
-_KEPT = ("logging", "_best_ema", "current_epoch", "inference_allowed_mirroring_axes")
-"""Entries of a checkpoint kept beside the network. A finished model needs no optimiser, scaler or random states."""
 
 _CLOSE = 1e-4
 """Largest difference of logits between a model and its fp32 export, in units of the largest logit (at least 1)."""
@@ -109,7 +106,7 @@ def _export_fold(
     write_json(target / "plans.json", finished.plans)
     done = "adapters merged in fp32, " if finished.merged else ""
     notes = [f"fold {fold}: {done}logits differ by at most {finished.difference:.1e}"]
-    card = ModelCard.of(model, raw, merged=finished.merged, half=options.half)
+    card = ModelCard(model, raw, merged=finished.merged, half=options.half)
     if options.safetensors:
         tensors = {name: tensor.clone() for name, tensor in finished.state.items()}  # U-Nets name some twice
         save_file(tensors, home / "model.safetensors", card.metadata(format="pt", plans=finished.plans))
@@ -128,7 +125,7 @@ def _export_fold(
 class _FinishedNetwork:
     """A network with all its weights, rebuilt from `plans` and `state`, and its distance from the trained one.
 
-    difference: the largest difference of logits for `image` (1, C, *patch).
+    difference: the largest difference of logits for `image`, a random one (1, C, *patch), the same each time.
     """
 
     network: nn.Module
@@ -141,7 +138,9 @@ class _FinishedNetwork:
 
 def _finished(model: TrainedModel, configuration: str, options: ExportOptions) -> _FinishedNetwork:
     """Rebuilds the network as a user of the export does. Raises WeightsError, see `_difference`."""
-    network, image = model.network().eval(), _example(model)
+    channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
+    image = torch.rand(1, channels, *model.configuration.patch_size, generator=torch.Generator().manual_seed(0))
+    network = model.network().eval()
     with torch.inference_mode():
         before = network(image)
     merged, half = False, options.half
@@ -171,13 +170,6 @@ def _without_lora(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     arch["tuning"] = "frozen"
     arch.pop("lora", None)
     return plans
-
-
-def _example(model: TrainedModel) -> Tensor:
-    """Returns a random image of the size of a training patch, (1, C, *patch), the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    channels = determine_num_input_channels(model.plans, model.configuration, model.dataset_json)
-    return torch.rand(1, channels, *model.configuration.patch_size, generator=generator)
 
 
 def _difference(before: Tensor, after: Tensor, half: bool) -> float:
@@ -261,7 +253,7 @@ def _onnx_difference(network: nn.Module, example: Tensor, path: Path) -> tuple[f
 def _content(raw: dict[str, Any], finished: _FinishedNetwork, half: bool) -> dict[str, Any]:
     """Returns the export's checkpoint. It holds no recipe hash, so that `--c` refuses to continue from it."""
     ours, arguments = raw.get("nnvit", {}), raw["init_args"]
-    return {key: raw[key] for key in _KEPT if key in raw} | {
+    return {key: raw[key] for key in KEPT if key in raw} | {
         "network_weights": finished.state,
         "optimizer_state": {},
         "grad_scaler_state": None,

@@ -78,8 +78,7 @@ def install(source: Path, name: str | None = None) -> ShareResult:
         partial = Path(tempfile.mkdtemp(prefix=".nnvit_install_", dir=results))
         try:
             notes = given.unpack(partial)
-            _move(partial, results, targets)
-            notes += _move_rest(partial, results, given.members, targets)
+            notes += _move(partial, results, targets)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     installed = [results / target for target in targets.values()]
@@ -127,8 +126,8 @@ def _check_space(needed: int, results: Path) -> None:
         )
 
 
-def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPath]) -> None:
-    """Moves all models, or none."""
+def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPath]) -> list[str]:
+    """Moves all models, or none, then what lay beside them, unless it exists; returns notes on what does."""
     moved: list[Path] = []
     try:
         for model, target in targets.items():
@@ -139,21 +138,14 @@ def _move(partial: Path, results: Path, targets: dict[PurePosixPath, PurePosixPa
         for path in moved:
             shutil.rmtree(path)
         raise
-
-
-def _move_rest(
-    partial: Path, results: Path, members: dict[PurePosixPath, Any], targets: dict[PurePosixPath, PurePosixPath]
-) -> list[str]:
-    """Moves ensembles and nnU-Net's choice of configuration, unless they exist; returns notes on those that do."""
-    datasets = {model.parts[0]: target.parts[0] for model, target in targets.items()}
-    rest = sorted({PurePosixPath(*path.parts[:2]) for path in members if path.parts[1] in _BESIDE_MODELS})
     notes = []
-    for path in rest:
-        target = results / datasets[path.parts[0]] / path.parts[1]
-        if target.exists():
-            notes.append(f"left {target} as it is")
+    datasets = {model.parts[0]: target.parts[0] for model, target in targets.items()}
+    for path in sorted(partial.glob("*/*")):
+        beside = results / datasets[path.parent.name] / path.name
+        if beside.exists():
+            notes.append(f"left {beside} as it is")
         else:
-            (partial / path).rename(target)
+            path.rename(beside)
     return notes
 
 
@@ -215,34 +207,29 @@ class _ModelZip:
         """
         self.zipped.extractall(target, self.members.values())
         try:
-            return self._checked(target)
+            for model in self.models:
+                read_json(target / model / "dataset.json")
+            files = sorted(path for path in target.rglob("*") if path.is_file())
+            return list(dict.fromkeys(note for path in files for note in _checked(path)))
         except NnvitError as error:
             text = str(error).replace(f"{target}/", f"{self.source}:")
             raise type(error)(f"{text} Nothing was installed.") from error
 
-    def _checked(self, target: Path) -> list[str]:
-        notes = []
-        for model in self.models:
-            read_json(target / model / "dataset.json")
-        for path in sorted(path for path in target.rglob("*") if path.is_file()):
-            name = path.name.lower()
-            if name.endswith(_CHECKPOINT) or name.startswith("checkpoint"):
-                notes += _missing_weights(checkpoint_file.read(path))
-            elif name.endswith(_PICKLE):
-                _check_pickle(path)
-            elif name == "plans.json":  # of a model, or of a folder inside that would pass for one
-                _check_names(read_json(path))
-        return list(dict.fromkeys(notes))
 
-
-def _missing_weights(content: dict[str, Any]) -> list[str]:
-    """Returns a note if a checkpoint refers to a weights file that is not on this machine."""
-    held = external.ExternalWeights.named_in(content["network_weights"])
-    try:
-        if held is not None:
-            held.find()
-    except WeightsError as error:
-        return [f"it cannot predict yet: {error}"]
+def _checked(path: Path) -> list[str]:
+    """Checks a file; returns a note if it is a checkpoint that refers to a weights file which is not on this machine."""
+    name = path.name.lower()
+    if name.endswith(_CHECKPOINT) or name.startswith("checkpoint"):
+        held = external.ExternalWeights.named_in(checkpoint_file.read(path)["network_weights"])
+        try:
+            if held is not None:
+                held.find()
+        except WeightsError as error:
+            return [f"it cannot predict yet: {error}"]
+    elif name.endswith(_PICKLE):
+        _check_pickle(path)
+    elif name == "plans.json":  # of a model, or of a folder inside that would pass for one
+        _check_names(read_json(path))
     return []
 
 
@@ -324,18 +311,13 @@ def _known(name: Any, begins: tuple[str, ...]) -> bool:
         return False
     try:
         found = pydoc.locate(name)
-        if found is None and begins == _NETWORKS:
-            found = _moved(name)
+        if found is None and begins == _NETWORKS:  # of older plans: its module has another name today
+            package = f"{dynamic_network_architectures.__name__}.architectures"
+            folder = Path(dynamic_network_architectures.__path__[0]) / "architectures"
+            found = recursive_find_python_class(str(folder), name.rpartition(".")[2], package)  # as nnU-Net does
     except (ImportError, pydoc.ErrorDuringImport):
         return False
     return isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(begins)
-
-
-def _moved(name: str) -> Any:
-    """Finds a network of older plans, whose module has another name today, as nnU-Net does."""
-    package = f"{dynamic_network_architectures.__name__}.architectures"
-    folder = Path(dynamic_network_architectures.__path__[0]) / "architectures"
-    return recursive_find_python_class(str(folder), name.rpartition(".")[2], package)
 
 
 def _named(plans: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
@@ -343,8 +325,7 @@ def _named(plans: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
     for configuration in plans["configurations"].values():
         described = configuration.get("architecture", {})
         yield described.get("network_class_name"), _NETWORKS
-        imported = [*described.get("_kw_requires_import", []), "conv_op"]  # nnUNetTrainerBN always imports conv_op
-        for key in imported:
+        for key in [*described.get("_kw_requires_import", []), "conv_op"]:  # nnUNetTrainerBN always imports conv_op
             yield described.get("arch_kwargs", {}).get(key), _LAYERS
 
 
