@@ -35,7 +35,7 @@ class RunAccount:
 
         All folds of a results folder are predicted with its one plans.json, which starting to train overwrites.
         """
-        held: list[str | None] = []
+        held = []
         if (plans := self.fold.parent / "plans.json").is_file():
             other = PlansBlock.of(read_json(plans), configuration)
             held.append(other.hash if other else "none")

@@ -194,7 +194,8 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
         """Ends as nnU-Net does; the workers end, and what a killed process left half written is removed."""
         super().on_train_end()
         self.dataloader_train = self.dataloader_val = None
-        checkpoint_file.sweep(Path(self.output_folder))
+        for unfinished in Path(self.output_folder).glob(".*.partial"):  # of checkpoints and of JSON files
+            unfinished.unlink(missing_ok=True)
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
