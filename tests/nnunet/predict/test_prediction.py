@@ -95,7 +95,7 @@ def twins(vessels: Path, crops: str, crop: Image.Image, nnvit: Run, tmp_path_fac
         "-f",
         "0",
     ]
-    words += ["-tr", "nnUNetTrainer_nnvit", "-p", "nnUNetPlans_vessels", "-device", "cpu", "--save_probabilities"]
+    words += ["-tr", "nnUNetTrainer_nnvit", "-p", "nnUNetPlans_vessels_s0", "-device", "cpu", "--save_probabilities"]
     command("nnUNetv2_predict", *words, *ONE_PROCESS)
     code, printed, errors = nnvit(
         "-i", photos, "-o", root / "out", "-m", vessels, "--overlay", "--probabilities", "--exact"
@@ -594,7 +594,7 @@ def test_a_folder_that_is_no_model_is_told_apart(vessels: Path, nnvit: Run, tmp_
         ModelFolder.read(vessels.parent).open()
     code, _, errors = nnvit("-i", tmp_path, "-o", tmp_path, "-d", "103", "-c", "2d")
     assert code == 2
-    assert "-tr nnUNetTrainer_nnvit -p nnUNetPlans_vessels -c 2d" in errors
+    assert "-tr nnUNetTrainer_nnvit -p nnUNetPlans_vessels_s0 -c 2d" in errors
     code, _, errors = nnvit("-i", tmp_path, "-o", tmp_path, "-d", "999", "-c", "2d")
     assert code == 2
     assert "has no trained model" in errors

@@ -335,21 +335,21 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("size", [1, 3, 16])
 def test_as_many_passes_as_the_batch_size_asks_for(vessels: Path, image: Tensor, size: int, without_bf16: None) -> None:
     ours = fast(ModelFolder.read(vessels).open())
-    ours.set_tile_batch(size)
+    ours.batches.size = size
     batches = calls_of(ours.ensemble)
     got = ours.predict_logits_from_preprocessed_data(image)
     views = 4 * len(ours._internal_get_sliding_window_slicers(image.shape[1:]))
     assert len(batches) == math.ceil(views / size)
     assert sum(batches) == views
     assert max(batches) - min(batches) <= 1
-    ours.set_tile_batch(None)
+    ours.batches.size = None
     torch.testing.assert_close(got, ours.predict_logits_from_preprocessed_data(image), rtol=0, atol=1e-5)
 
 
 def test_what_is_held_grows_only_as_the_image(vessels: Path, without_bf16: None) -> None:
     """The largest tensors for an image far larger than a batch: the sum of the logits, and the weights, once each."""
     ours = fast(ModelFolder.read(vessels).open(), mirroring=False, step_size=1.0)
-    ours.set_tile_batch(1)
+    ours.batches.size = 1
     ours.ensemble = ours.batches.network = Classes()  # type: ignore[assignment]
     sizes = [1024, 2048]
     large = []
@@ -501,7 +501,7 @@ def test_fast_validation_leaves_what_nnunets_leaves(
 
 def test_a_stage_of_a_cascade_is_validated_by_nnunet(vessels: Path, crops: str) -> None:
     trainer = run_training.get_trainer_from_args(
-        crops, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_vessels", device=CPU
+        crops, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_vessels_s0", device=CPU
     )
     assert trainer._why_not_fast() is None
     trainer.configuration_manager.configuration["next_stage"] = "3d_cascade_fullres"
