@@ -60,11 +60,6 @@ class TrainedModel:
         return len(names) if names else None
 
     @property
-    def checkpoints(self) -> list[Path]:
-        """Checkpoint files, one per fold."""
-        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
-
-    @property
     def ending(self) -> str:
         """File ending of the data set's images and masks, such as `.png`."""
         return str(self.dataset_json["file_ending"])

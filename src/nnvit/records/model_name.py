@@ -21,15 +21,11 @@ class ModelName(NamedTuple):
     def __str__(self) -> str:
         return "__".join(self)
 
-    def flags(self, dataset: str, folds: Iterable[int | str], checkpoint: str | None = None) -> list[str]:
-        """Returns the flags that name this model to nnU-Net's commands; checkpoint: None for their default."""
-        chosen = [] if checkpoint is None else ["-chk", checkpoint]
-        model = ["-tr", self.trainer, "-p", self.plans, "-c", self.configuration]
-        return ["-d", dataset, *model, "-f", *map(str, folds), *chosen]
-
     def predict_command(
         self, dataset: str, folds: Iterable[int | str], *, checkpoint: str | None = None, device: str | None = None
     ) -> str:
-        """Returns the stock command that predicts with this model, quoted for a shell."""
-        other = [] if device in (None, "cuda") else ["-device", device]
-        return f"nnUNetv2_predict -i IMAGES -o OUT {shlex.join([*self.flags(dataset, folds, checkpoint), *other])}"
+        """Returns the stock command that predicts with this model, quoted for a shell; None leaves out a flag."""
+        words = ["-d", dataset, "-tr", self.trainer, "-p", self.plans, "-c", self.configuration, "-f", *map(str, folds)]
+        words += [] if checkpoint is None else ["-chk", checkpoint]
+        words += [] if device in (None, "cuda") else ["-device", device]
+        return f"nnUNetv2_predict -i IMAGES -o OUT {shlex.join(words)}"

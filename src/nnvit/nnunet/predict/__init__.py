@@ -53,7 +53,7 @@ def predict(
 def _fast(model: TrainedModel, device: torch.device, options: PredictionOptions) -> FastPredictor:
     predictor = FastPredictor.of(model, device, options)
     model.parameters.clear()  # the predictor holds its own
-    predictor.set_tile_batch(options.tile_batch)
+    predictor.batches.size = options.tile_batch
     for line in predictor.lines:
         print(line, flush=True)
     print("undecided pixels may differ from nnUNetv2_predict's; --exact gives its masks", flush=True)

@@ -4,7 +4,6 @@ import io
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -26,16 +25,17 @@ from .predictors import StockPredictor
 class CaseFolder:
     """A folder of pictures or volumes, with the model that predicts them.
 
-    cases: case -> its files, sorted, one per channel file, of the files that have nnU-Net's naming.
+    cases: case -> its files, sorted, one per channel; numbers: case -> the numbers in their names. Files without nnU-Net's
+    naming are left out.
     """
 
     def __init__(self, source: Path, model: TrainedModel) -> None:
         self.source, self.model = source, model
-        cases = defaultdict(list)
+        self.cases, self.numbers = defaultdict[str, list[Path]](list), defaultdict[str, list[str]](list)
         for path in sorted(source.glob(f"*{model.ending}")):
-            if match := re.fullmatch(r"(.+)_\d{4}", path.name.removesuffix(model.ending)):
-                cases[match[1]].append(path)
-        self.cases = dict(cases)
+            if match := re.fullmatch(r"(.+)_(\d{4})", path.name.removesuffix(model.ending)):
+                self.cases[match[1]].append(path)
+                self.numbers[match[1]].append(match[2])
 
     def has_nnunets_naming(self) -> bool:
         """True if every picture is named case_XXXX, numbered from 0000 for each case.
@@ -48,9 +48,8 @@ class CaseFolder:
             return False
         files = [path for path in self.source.iterdir() if not path.name.startswith(".")]
         pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        numbers = self._numbers().values()
-        counts = [len(of_case) for of_case in numbers]
-        numbered = all(of_case == [f"{i:04d}" for i in range(len(of_case))] for of_case in numbers)
+        counts = [len(numbers) for numbers in self.numbers.values()]
+        numbered = all(numbers == [f"{i:04d}" for i in range(len(numbers))] for numbers in self.numbers.values())
         return numbered and 0 < len(pictures) == sum(counts) and max(counts) <= self.model.channels
 
     def predict(self, predictor: StockPredictor, out: Path, options: PredictionOptions) -> PredictionOutcome:
@@ -70,15 +69,12 @@ class CaseFolder:
         if todo:
             out.mkdir(parents=True, exist_ok=True)
             with bar("predicting", len(todo), options.bar) as step:
-                predictor.on_case = _printing(step)
+                console = sys.stdout  # nnU-Net's own printing is caught while it predicts
+                predictor.on_case = lambda: print("{} predicted, {}".format(*step()), file=console, flush=True)
                 self._run(predictor, todo, out, options)
         if options.overlay:
             self._draw(names, out)
         return PredictionOutcome(out=out, predicted=todo, kept=kept)
-
-    def _numbers(self) -> dict[str, list[str]]:
-        """Returns case -> the numbers of its channel files."""
-        return {case: [path.name[len(case) + 1 :][:4] for path in paths] for case, paths in self.cases.items()}
 
     def _check(self, options: PredictionOptions) -> None:
         model = self.model
@@ -103,9 +99,8 @@ class CaseFolder:
             raise DataError(
                 f"{self.source} holds no files of nnU-Net's naming with the model's ending, case_0000{ending}."
             )
-        numbers = self._numbers()
-        complete = set().union(*numbers.values())
-        absent = {case: sorted(complete.difference(has)) for case, has in numbers.items()}
+        complete = set().union(*self.numbers.values())
+        absent = {case: sorted(complete.difference(has)) for case, has in self.numbers.items()}
         lacking = [f"{case} lacks {', '.join(files)}" for case, files in absent.items() if files]
         refuse("the cases differ in their channel files", lacking, "Each case needs a file for every channel.")
 
@@ -134,14 +129,3 @@ class CaseFolder:
             pixels = read_image(self.cases[name][0], self.model.declared_channels).pixels
             mask = np.asarray(Image.open(out / f"{name}{self.model.ending}"))
             legend.write_overlay(out / "overlays" / f"{name}.png", pixels, mask)
-
-
-def _printing(step: Callable[[], tuple[str, str]]) -> Callable[[], None]:
-    """Returns what prints a line per case with the time left. Writing is a little behind predicting."""
-    console = sys.stdout  # nnU-Net's own printing is caught while it predicts
-
-    def done() -> None:
-        count, left = step()
-        print(f"{count} predicted, {left}", file=console, flush=True)
-
-    return done

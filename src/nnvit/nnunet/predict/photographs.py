@@ -163,7 +163,7 @@ class _Pipeline:
         return [*(f"{folder}/{photograph.mask}" for folder in folders), photograph.mask]
 
     def delete(self, photograph: _Photograph) -> None:
-        """Removes those that exist."""
+        """Deletes the files of a photograph that exist."""
         for output in self.outputs(photograph):
             (self.out / output).unlink(missing_ok=True)
 

@@ -16,8 +16,8 @@ class PredictionOptions:
     recursive: take the folders inside too. For cases: save_probabilities, npp, nps, prev_stage_predictions. For both: overlay:
     draw the masks; num_parts, part_id: of the sorted inputs take every num_parts-th, starting with number part_id; step_size:
     of the tiles, in patches; on_device: collect logits there; exact: use stock nnU-Net's predictor, whose masks are
-    nnUNetv2_predict's to the last pixel; tile_batch: see `FastPredictor.set_tile_batch`; verbose: print nnU-Net's messages,
-    and the traceback of a failure; bar: show progress bars on a terminal.
+    nnUNetv2_predict's to the last pixel; tile_batch: mirrored tiles in one forward pass, None for as many as the device's
+    memory holds; verbose: print nnU-Net's messages, and the traceback of a failure; bar: show progress bars on a terminal.
     """
 
     values: MaskValues | None = None

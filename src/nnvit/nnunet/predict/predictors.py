@@ -57,24 +57,19 @@ class StockPredictor(nnUNetPredictor):
                 verbose_preprocessing=options.verbose,
                 allow_tqdm=False,
             )
-            predictor.manual_initialization(
-                model.network(),
-                model.plans,
-                model.configuration,
-                model.parameters,
-                model.dataset_json,
-                model.trainer,
-                model.mirroring_axes,
-            )
+            described = model.dataset_json, model.trainer, model.mirroring_axes
+            network, plans, configuration = model.network(), model.plans, model.configuration
+            predictor.manual_initialization(network, plans, configuration, model.parameters, *described)
         return predictor
 
     def settings(self, model: TrainedModel) -> dict[str, Any]:
         """Returns the settings that determine a mask: the model, the hashes of its weights, and the predictor's settings."""
+        files = [model.folder / f"fold_{fold}" / model.checkpoint for fold in model.folds]
         return {
             "model": str(model.folder.resolve()),
             "folds": list(model.folds),
             "checkpoint": model.checkpoint,
-            "checkpoint_sha256": [sha256_of(path) for path in model.checkpoints],
+            "checkpoint_sha256": list(map(sha256_of, files)),
             "step_size": self.tile_step_size,
             "mirroring": self.use_mirroring,
             "fast": self.precision.name if self.precision else None,
@@ -101,23 +96,13 @@ class FastPredictor(StockPredictor):
     def manual_initialization(
         self,
         network: nn.Module,
-        plans_manager: Any,
-        configuration_manager: Any,
+        plans: Any,
+        configuration: Any,
         parameters: Sequence[Mapping[str, Tensor]] | None,
-        dataset_json: dict[str, Any],
-        trainer_name: str,
-        inference_allowed_mirroring_axes: tuple[int, ...] | None,
+        *others: Any,
     ) -> None:
         """Takes nnU-Net's arguments. parameters: one state dict per fold, or None for a copy of the network's own."""
-        super().manual_initialization(
-            network,
-            plans_manager,
-            configuration_manager,
-            None,
-            dataset_json,
-            trainer_name,
-            inference_allowed_mirroring_axes,
-        )
+        super().manual_initialization(network, plans, configuration, None, *others)
         network = network if parameters else deepcopy(network)
         self.precision = Precision.choose(self.wanted, self.device)
         self.ensemble = Ensemble(network, parameters or [network.state_dict()]).to(self.device)
@@ -125,10 +110,6 @@ class FastPredictor(StockPredictor):
         self.lora_difference = self.ensemble.merge_lora(patch)
         self.ensemble.hold_weights_in(self.precision, patch)
         self.batches = _TileBatches(self._logits, self.device)
-
-    def set_tile_batch(self, size: int | None) -> None:
-        """Sets how many mirrored tiles run in one forward pass, None for as many as the device's memory holds."""
-        self.batches.size = size
 
     @property
     def lines(self) -> list[str]:
@@ -182,11 +163,9 @@ class FastPredictor(StockPredictor):
             total[view.place].addcmul_(view.mirrored(logits).to(where), gaussian)
         dims = gaussian.ndim
         weights = torch.zeros(total.shape[-dims:], device=where)
+        one_slice = (), (0,)  # all slices of a volume have the same tiles, so the weights of one slice serve for all
         for view in views:
-            if view.place[1:-dims] in (
-                (),
-                (0,),
-            ):  # all slices of a volume have the same tiles: one slice's weights serve
+            if view.place[1:-dims] in one_slice:
                 weights[view.place[-dims:]] += gaussian
         return total.div_(weights.mul_(len(self.ensemble)))
 

@@ -23,9 +23,9 @@ PARTS = ("data_wait", "forward", "backward", "step")
 """data_wait: waiting for the batch. forward: copying it to the device, network and loss. backward: gradients. step: clipping,
 optimiser, gradient scaler, running mean, and reading the loss."""
 _PROCESS = Path("/proc/self")
-_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)  # Windows has no SIGUSR1
+_SIGNALS = [
+    known for known in signal.Signals if known.name in ("SIGINT", "SIGTERM", "SIGUSR1")
+]  # Windows lacks the last
 
 
 class Interrupted(KeyboardInterrupt):

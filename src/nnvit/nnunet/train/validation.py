@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,11 @@ class ValidatingTrainer(RecipeTrainer):
     def _shown_cases(self, total: int) -> Iterator[Callable[[], None]]:
         """Shows a line and a step of the bar for every case; yields what is called as each of `total` cases begins."""
         with bar("  validation", total, self.local_rank == 0) as step:
-            first = True
+            begun = count()
 
             def begins() -> None:
-                nonlocal first
-                if not first:
-                    done, left = step()
-                    self.say(f"  {done} predicted, {left}")
-                first = False
+                if next(begun):
+                    self.say("  {} predicted, {}".format(*step()))
 
             yield begins
 
