@@ -12,7 +12,6 @@ from . import options as o
 
 app = o.new_app()
 
-
 _InputKind = StrEnum("_InputKind", "PHOTOGRAPHS NNUNET")
 _MaskValues = StrEnum("_MaskValues", "STORED LABELS VISIBLE")
 

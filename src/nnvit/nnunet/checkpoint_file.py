@@ -44,8 +44,8 @@ def read(path: Path) -> dict[str, Any]:
 class FrozenWeights:
     """The frozen weights of one training, which follow `checkpoint.frozen_weights`.
 
-    wanted: whether checkpoints shall leave them out; spec: model.weights; say: prints a line. The decision is taken once: what
-    is frozen does not change in the course of a training.
+    wanted: True if checkpoints are to leave them out; spec: model.weights; say: prints a line. The decision is taken once: what is
+    frozen does not change during a training.
     """
 
     def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
@@ -54,7 +54,7 @@ class FrozenWeights:
         self.decided = not wanted
 
     def decide(self, network: nn.Module, origin: Mapping[str, Any]) -> None:
-        """Finds out whether checkpoints can leave them out, and says so; does nothing where that is known.
+        """Finds out whether checkpoints can leave them out, and prints it; does nothing once that is decided.
 
         origin: the report of the weights that were loaded into the network.
         """
@@ -79,7 +79,7 @@ class FrozenWeights:
         return asdict(self.external) if self.external else None
 
     def resume(self, state: Mapping[str, Any], network: nn.Module) -> None:
-        """Goes on with what the checkpoint that was loaded left out, if the network holds just these values.
+        """Continues to leave out what the loaded checkpoint left out, if the network holds exactly these values.
 
         A training that keeps frozen weights in another precision than the one before may have rounded them.
         """

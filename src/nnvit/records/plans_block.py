@@ -51,8 +51,8 @@ class PlansBlock:
     ) -> None:
         """Raises PlansError if plans, a folder or a checkpoint belong to another recipe than this one.
 
-        held: recipe hashes found there. differences: how the two recipes differ, one line each;
-        any line is a reason to refuse. advice: what the user can do.
+        held: recipe hashes found there. differences: how the two recipes differ, one line each; any line is a reason to
+        refuse. advice: what the user can do.
         """
         others = sorted({*held} - {self.hash})
         if not others and not differences:

@@ -23,7 +23,7 @@ _COVERED = 0.05
 
 
 def job_on_dataset(dataset: str | int, configuration: str, recipe: Recipe, base: str = "nnUNetPlans") -> Job:
-    """Returns the job with the network, patch and batch that `nnvit plan` would write; raises what that raises."""
+    """Returns the job with the network, patch and batch that `nnvit plan` would write. Raises the errors of `nnvit plan`."""
     data = PreprocessedDataset.find(dataset)
     dataset_json = data.json()
     plans = plans_file.make_plans(data.plans(base), configuration, recipe, "estimate", dataset_json)

@@ -190,9 +190,9 @@ class RecipeTrainer(nnUNetTrainer):
         return super()._build_loss()
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
-        """Returns the scales in the plans: nnU-Net would read them from strides, which our networks have not.
+        """Returns the scales in the plans: nnU-Net would read them from strides, which our networks do not have.
 
-        A head's own loss wants the full size alone.
+        A head's own loss takes the full size only.
         """
         if not self.enable_deep_supervision:
             return None

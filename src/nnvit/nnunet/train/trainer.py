@@ -140,7 +140,7 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
             self.on_validation_epoch_end(outputs)
 
     def on_train_epoch_start(self) -> None:
-        """Starts as nnU-Net does; a head that changes in the course of the training is told how far it is."""
+        """Starts as nnU-Net does; tells the network how far the training is, for heads that change during it."""
         super().on_train_epoch_start()
         if isinstance(self.bare_network, Segmenter):
             self.bare_network.set_progress(self.current_epoch / self.num_epochs)
@@ -262,7 +262,7 @@ class nnUNetTrainer_nnvit(ValidatingTrainer):
         )
 
     def _restore(self, content: dict[str, Any]) -> None:
-        """Takes the place of a checkpoint; the random streams are restored as training starts."""
+        """Restores the state in a checkpoint, except the random streams, which `on_train_start` restores."""
         ours = content["nnvit"]
         losses = ours.get("losses")  # older checkpoints were written between epochs, and without random streams
         self.outputs = [] if losses is None else [{"loss": np.asarray(loss)} for loss in losses.numpy()]
