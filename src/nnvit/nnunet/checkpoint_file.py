@@ -44,8 +44,8 @@ def read(path: Path) -> dict[str, Any]:
 class FrozenWeights:
     """The frozen weights of one training, which follow `checkpoint.frozen_weights`.
 
-    wanted: True if checkpoints are to leave them out; spec: model.weights; say: prints a line. The decision is taken once: what is
-    frozen does not change during a training.
+    wanted: True if checkpoints are to leave them out; spec: model.weights; say: prints a line. The decision is taken once:
+    what is frozen does not change during a training.
     """
 
     def __init__(self, *, wanted: bool, spec: str, say: Callable[[str], None]) -> None:
