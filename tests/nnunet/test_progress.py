@@ -1,8 +1,8 @@
-"""Durations in words."""
+"""A progress bar, and durations in words."""
 
 import pytest
 
-from nnvit.nnunet.progress import duration
+from nnvit.nnunet.progress import bar, duration
 
 
 @pytest.mark.parametrize(
@@ -11,3 +11,9 @@ from nnvit.nnunet.progress import duration
 )
 def test_durations_are_said_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_hidden_bar_counts_and_estimates() -> None:
+    with bar("title", 2, visible=False) as step:
+        assert step()[0] == "1/2"
+        assert step() == ("2/2", "ETA 0 s")

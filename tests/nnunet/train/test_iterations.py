@@ -1,12 +1,15 @@
-"""Tests the split of an iteration's time, and the peak of memory; the trainer's own use of it stands in test_runs."""
+"""Signals, the split of an iteration's time, and the peak of memory; test_runs tests how the trainer uses them."""
 
 import mmap
+import signal
 import time
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 
-from nnvit.nnunet.train.iterations import Meter
+from nnvit.nnunet.train.iterations import Interrupted, Meter, Signals
 
 CPU = torch.device("cpu")
 PAUSE = 0.02
@@ -67,3 +70,22 @@ def test_the_peak_of_an_earlier_fold_is_forgotten() -> None:
     assert meter.peak() >= during - 2**20  # a peak, not what is held now
     meter.forget_peak()
     assert meter.peak() - before < SIZE // 2
+
+
+def test_workers_that_a_signal_ended_too_are_no_error_of_their_own() -> None:
+    def dead() -> Iterator[dict]:
+        raise RuntimeError("a worker died")
+        yield {}
+
+    signals = Signals(lambda line: None)
+    with pytest.raises(RuntimeError, match="a worker died"):
+        signals.next_batch(dead())
+
+    def ended_by_a_signal() -> Iterator[dict]:
+        signals.came = signal.SIGTERM
+        raise RuntimeError("a worker died")
+        yield {}
+
+    with pytest.raises(Interrupted) as raised:
+        signals.next_batch(ended_by_a_signal())
+    assert raised.value.signal == signal.SIGTERM
