@@ -103,7 +103,7 @@ def test_shards_are_the_same_as_one_file(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["segformer.", "segformer.encoder.", "encoder."])
 def test_a_hub_file_without_its_prefixes_is_known(prefix, tmp_path):
-    """unwrap() removes a common `encoder.` prefix before the layouts see the file."""
+    """Unwrapped.of removes a common `encoder.` prefix before the layouts see the file."""
     model = SegformerForImageClassification if "segformer" in prefix else SegformerModel
     state = state_of(model, "hub", tmp_path)
     parts = split({name.removeprefix(prefix): tensor for name, tensor in state.items()})

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nnvit import registry
+from nnvit.errors import ConfigError
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
 from nnvit.weights import load_backbone
@@ -120,6 +121,26 @@ def create_segformer_model(
     WeightsError for weights that are not found.
     """
     return _create("segformer", num_classes, backbone_name, backbone_size, **keys)
+
+
+def enable_lora(
+    network: Segmenter,
+    r: int = 8,
+    lora_alpha: int = 16,
+    lora_dropout: float = 0.0,
+    target_modules: Sequence[str] | None = None,
+) -> Segmenter:
+    """Puts adapters into the network's backbone, in place, and freezes the rest of it; returns the network.
+
+    target_modules: names of linear layers, None for the backbone's own (qkv for timm's ViTs). Raises ConfigError if
+    there are adapters already.
+    """
+    if network.adapters():
+        raise ConfigError("this network has LoRA adapters already.")
+    if target_modules is None:
+        target_modules = registry.family(network.backbone.family).LORA_TARGETS
+    network.add_adapters(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=target_modules)
+    return network
 
 
 def _create(
