@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nnvit.errors import ConfigError, did_you_mean
 from nnvit.types import Backbone, BaseFamily, DefaultWeights, TokenBackbone
 
-Network = tuple[VisionTransformer | Eva, DefaultWeights | None]
+ModelAndWeights = tuple[VisionTransformer | Eva, DefaultWeights | None]
 """timm's model with random weights, and the published weights that fill it, None if there are none."""
 
 
@@ -71,12 +71,7 @@ class TimmViT(TokenBackbone):
         return self.model.norm_pre(tokens), positions
 
     def run_block(
-        self,
-        index: int,
-        tokens_BND: Tensor,
-        positions: Tensor | None,
-        extra: int = 0,
-        attn_mask: Tensor | None = None,
+        self, index: int, tokens_BND: Tensor, positions: Tensor | None, extra: int = 0, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Runs one block, (B, N, D) -> (B, N, D).
 
@@ -179,14 +174,14 @@ class ViTFamily(BaseFamily):
                 + did_you_mean(value, choices)
             )
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds timm's model of this size with random weights, and names the published ones."""
         raise NotImplementedError
 
     def build(self, size: str, taps: Sequence[int]) -> Backbone:
-        """Puts the family's `network` behind the backbone contract. Raises ConfigError for a size that does not exist."""
+        """Puts the family's model behind the backbone contract. Raises ConfigError for a size that does not exist."""
         self.check_size(size)
-        model, weights = self.network(size)
+        model, weights = self.model_and_weights(size)
         return TimmViT(model, taps, family=self.name(), size=size, default_weights=weights, final_norm=self.final_norm)
 
 
