@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from .types import Backbone, BaseFamily
 
 KINDS = {"backbone": "backbones", "neck": "necks", "head": "heads"}
 
@@ -31,12 +28,11 @@ def module(kind: str, name: str) -> ModuleType:
     return import_module(f"nnvit.{KINDS[kind]}.{name}")
 
 
-def family(name: str) -> "type[BaseFamily]":
-    """Returns the class of a backbone family. Raises ConfigError as `module` does."""
-    found: type[BaseFamily] = module("backbone", name).Family
-    return found
+def family(name: str) -> Any:
+    """Returns the class of a backbone family, a BaseFamily. Raises ConfigError as `module` does."""
+    return module("backbone", name).Family
 
 
-def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> "Backbone":
+def build_backbone(name: str, size: str, taps: list[int], args: Mapping[str, Any]) -> Any:
     """Builds a backbone with random weights from plain data. Raises ConfigError for an unknown one."""
     return family(name)(**args).build(size, taps)

@@ -185,6 +185,12 @@ def test_a_head_of_another_kind_takes_no_decode_head():
     assert _fill_head(head, decode_head()) == "left random, the file's does not fit: it is of another kind"
 
 
+@pytest.mark.parametrize("name", ["decode_head.conv_seg.weight", "decode_head.linear_c.weight"])
+def test_a_decode_head_of_another_network_is_left_out(name):
+    outcome = _fill_head(ours().head, {name: torch.ones(1)})
+    assert outcome == "left random, the file's does not fit: it is of another kind"
+
+
 def test_a_file_without_a_decode_head_has_none():
     assert split(theirs(SegformerModel).state_dict()).decode_head == {}
     assert split(theirs().state_dict()).decode_head.keys() == decode_head().keys()

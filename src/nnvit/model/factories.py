@@ -11,6 +11,7 @@ from nnvit import registry
 from nnvit.errors import ConfigError
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
+from nnvit.types import Backbone
 from nnvit.weights import load_backbone
 
 from .segmenter import Segmenter
@@ -77,7 +78,7 @@ def create_backbone(
     feature_layers: Sequence[int] | None = None,
     weights: str = "default",
     **backbone_args: Any,
-) -> Any:
+) -> Backbone:
     """Builds a backbone with its pretrained weights, called as `backbone(image)`.
 
     weights: as the recipe key model.weights; feature_layers: 0-based blocks to tap, None for the published ones;
@@ -90,7 +91,7 @@ def create_backbone(
     return backbone
 
 
-def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
+def get_vit_features(backbone: Backbone, image: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
     """Computes feature maps of a standardised image (B, 3, H, W), H and W multiples of `backbone.grid`.
 
     indices: 0-based blocks instead of those that the backbone taps. Returns one (B, C, h, w) per block, finest first.
@@ -100,8 +101,7 @@ def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None
         taps = registry.family(backbone.family).resolve_taps(backbone.size, indices)
         backbone = copy.copy(backbone)  # shares the weights
         backbone.taps = taps
-    maps: list[Tensor] = backbone(image)
-    return maps
+    return backbone(image)
 
 
 def create_segmentation_model(
