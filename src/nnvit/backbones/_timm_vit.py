@@ -28,22 +28,15 @@ class TimmViT(TokenBackbone):
     Every map has the patch grid's stride. Position embeddings are interpolated to the image's size, so that the image may
     be any multiple of the patch size.
 
-    model: a timm VisionTransformer or Eva. taps: 0-based blocks. family, size: the recipe's names.
+    model: a timm VisionTransformer or Eva. taps: 0-based blocks. names: family, size and default_weights, as for Backbone.
     """
 
     model: VisionTransformer | Eva
 
     def __init__(
-        self,
-        model: VisionTransformer | Eva,
-        taps: Sequence[int],
-        *,
-        family: str,
-        size: str,
-        default_weights: DefaultWeights | None = None,
-        final_norm: bool = True,
+        self, model: VisionTransformer | Eva, taps: Sequence[int], *, final_norm: bool = True, **names: Any
     ) -> None:
-        super().__init__(model, taps, family=family, size=size, default_weights=default_weights)
+        super().__init__(model, taps, **names)
         self.rotary, self.final_norm = isinstance(model, Eva), final_norm
         self.grid = int(model.patch_embed.patch_size[0])
         self.num_layers = len(model.blocks)
