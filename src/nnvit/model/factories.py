@@ -50,9 +50,7 @@ def arch_kwargs(
         "input_stats": _input_stats(model, normalization_schemes),
     }
     if recipe.tuning == "lora":
-        adapters = asdict(recipe.lora)
-        del adapters["enabled"]
-        kwargs["lora"] = adapters
+        kwargs["lora"] = {key: value for key, value in asdict(recipe.lora).items() if key != "enabled"}
     if regions:
         kwargs["regions"] = True
     if recipe.training.loss == "native":
