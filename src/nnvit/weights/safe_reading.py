@@ -41,20 +41,21 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 """Names of a model directory's weights, in order of preference."""
 
 
-def safe_load(path: Path, suffix: str = "") -> Any:
+def safe_load(path: str | Path, map_location: str = "cpu", suffix: str = "") -> Any:
     """Reads a .safetensors, .pth, .pt, .bin or nnU-Net checkpoint file without running any code in it.
 
     suffix: the file type, if the file's own suffix is another.
     Raises WeightsError for a file that is absent, damaged, not a checkpoint, or that names a class or function outside the
     allow-list. The allow-list cannot be switched off.
     """
+    path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path} is not a file.")
     try:
         if (suffix or path.suffix) == ".safetensors":
-            return load_file(path)
+            return load_file(path, device=map_location)
         with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # the readers raise half a dozen unrelated types
         raise WeightsError(_refusal(path, error)) from error
 
