@@ -103,7 +103,7 @@ def test_shards_are_the_same_as_one_file(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["segformer.", "segformer.encoder.", "encoder."])
 def test_a_hub_file_without_its_prefixes_is_known(prefix, tmp_path):
-    """unwrap() removes a common `encoder.` prefix before the layouts see the file."""
+    """Unwrapped.of removes a common `encoder.` prefix before the layouts see the file."""
     model = SegformerForImageClassification if "segformer" in prefix else SegformerModel
     state = state_of(model, "hub", tmp_path)
     parts = split({name.removeprefix(prefix): tensor for name, tensor in state.items()})
@@ -183,6 +183,12 @@ def test_a_head_of_another_kind_takes_no_decode_head():
     module = registry.module("head", "linear")
     head = module.Head([16, 16, 32, 32], [4, 8, 16, 32], CLASSES, module.Config())
     assert _fill_head(head, decode_head()) == "left random, the file's does not fit: it is of another kind"
+
+
+@pytest.mark.parametrize("name", ["decode_head.conv_seg.weight", "decode_head.linear_c.weight"])
+def test_a_decode_head_of_another_network_is_left_out(name):
+    outcome = _fill_head(ours().head, {name: torch.ones(1)})
+    assert outcome == "left random, the file's does not fit: it is of another kind"
 
 
 def test_a_file_without_a_decode_head_has_none():

@@ -374,7 +374,13 @@ class TestTuning:
 
 def test_a_lora_target_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"'query', which is no linear layer.*qkv"):
-        segmenter().enable_lora(r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
+        segmenter().add_adapters(r=2, lora_alpha=2, lora_dropout=0.0, target_modules=["query"])
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "lora_alpha": 4, "target_modules": ["qkv"]}])
+def test_plans_that_leave_out_what_the_adapters_are_do_not_take_defaults(lora: dict[str, Any] | None) -> None:
+    with pytest.raises(TypeError, match="lora_dropout"):
+        segmenter(tuning="lora", lora=lora)
 
 
 def test_an_unknown_component_names_the_nearest() -> None:

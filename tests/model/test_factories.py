@@ -42,7 +42,7 @@ def test_adapters_are_put_into_a_built_model() -> None:
     network = create_segformer_model(2, **TINY).eval()
     image = torch.rand(1, 3, 32, 32)
     before = network(image)
-    assert enable_lora(network, r=2, lora_alpha=4) is network
+    assert enable_lora(network=network, r=2, lora_alpha=4) is network
     assert torch.equal(network.eval()(image), before)
     trained = [name for name, p in network.backbone.named_parameters() if p.requires_grad]
     assert len(trained) == 8

@@ -112,15 +112,15 @@ def test_the_same_size_at_another_time_is_hashed_again(folder, hashed):
 def test_the_index_keeps_the_hashes_of_other_files(folder):
     paths = [write(folder / "a.pth"), write(folder / "b.pth", 401)]
     digests = [cache.remembered_sha256(path) for path in paths]
-    assert list(json.loads((folder / cache.INDEX).read_text()).values()) == digests
+    assert list(json.loads((folder / cache._INDEX).read_text()).values()) == digests
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_damaged_index_is_made_anew(folder, content):
-    (folder / cache.INDEX).write_text(content)
+    (folder / cache._INDEX).write_text(content)
     path = write(folder / "a.pth")
     assert cache.remembered_sha256(path) == sha256_of(path)
-    assert list(json.loads((folder / cache.INDEX).read_text()).values()) == [sha256_of(path)]
+    assert list(json.loads((folder / cache._INDEX).read_text()).values()) == [sha256_of(path)]
 
 
 def test_an_index_that_cannot_be_written_does_no_harm(folder, monkeypatch):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nnvit.errors import ConfigError, did_you_mean
 from nnvit.types import Backbone, BaseFamily, DefaultWeights, TokenBackbone
 
-Network = tuple[VisionTransformer | Eva, DefaultWeights | None]
+ModelAndWeights = tuple[VisionTransformer | Eva, DefaultWeights | None]
 """timm's model with random weights, and the published weights that fill it, None if there are none."""
 
 
@@ -28,22 +28,15 @@ class TimmViT(TokenBackbone):
     Every map has the patch grid's stride. Position embeddings are interpolated to the image's size, so that the image may
     be any multiple of the patch size.
 
-    model: a timm VisionTransformer or Eva. taps: 0-based blocks. family, size: the recipe's names.
+    model: a timm VisionTransformer or Eva. taps: 0-based blocks. names: family, size and default_weights, as for Backbone.
     """
 
     model: VisionTransformer | Eva
 
     def __init__(
-        self,
-        model: VisionTransformer | Eva,
-        taps: Sequence[int],
-        *,
-        family: str,
-        size: str,
-        default_weights: DefaultWeights | None = None,
-        final_norm: bool = True,
+        self, model: VisionTransformer | Eva, taps: Sequence[int], *, final_norm: bool = True, **names: Any
     ) -> None:
-        super().__init__(model, taps, family=family, size=size, default_weights=default_weights)
+        super().__init__(model, taps, **names)
         self.rotary, self.final_norm = isinstance(model, Eva), final_norm
         self.grid = int(model.patch_embed.patch_size[0])
         self.num_layers = len(model.blocks)
@@ -71,12 +64,7 @@ class TimmViT(TokenBackbone):
         return self.model.norm_pre(tokens), positions
 
     def run_block(
-        self,
-        index: int,
-        tokens_BND: Tensor,
-        positions: Tensor | None,
-        extra: int = 0,
-        attn_mask: Tensor | None = None,
+        self, index: int, tokens_BND: Tensor, positions: Tensor | None, extra: int = 0, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Runs one block, (B, N, D) -> (B, N, D).
 
@@ -179,14 +167,14 @@ class ViTFamily(BaseFamily):
                 + did_you_mean(value, choices)
             )
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds timm's model of this size with random weights, and names the published ones."""
         raise NotImplementedError
 
     def build(self, size: str, taps: Sequence[int]) -> Backbone:
-        """Puts the family's `network` behind the backbone contract. Raises ConfigError for a size that does not exist."""
+        """Puts the family's model behind the backbone contract. Raises ConfigError for a size that does not exist."""
         self.check_size(size)
-        model, weights = self.network(size)
+        model, weights = self.model_and_weights(size)
         return TimmViT(model, taps, family=self.name(), size=size, default_weights=weights, final_norm=self.final_norm)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import Network, ViTFamily, create, renamed
+from ._timm_vit import ModelAndWeights, ViTFamily, create, renamed
 
 _PAGE = "https://github.com/facebookresearch/dinov2"
 _NAMES = {"register_tokens": "reg_token", ".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
@@ -44,7 +44,7 @@ class Family(ViTFamily):
     VARIANTS = ({"registers": True},)
     LAYOUTS = (_hub,)
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds a DINOv2 ViT with random weights, its position embeddings on the native 37 x 37 grid (518 px)."""
         registers = "reg4_" if self.registers else ""
         name = f"vit_{size}_patch14_{registers}dinov2"

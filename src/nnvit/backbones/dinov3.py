@@ -8,7 +8,7 @@ from typing import ClassVar
 from nnvit.errors import ConfigError, WeightsError
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import Network, ViTFamily, create, renamed
+from ._timm_vit import ModelAndWeights, ViTFamily, create, renamed
 
 _PAGE = "https://github.com/facebookresearch/dinov3"
 
@@ -108,7 +108,7 @@ class Family(ViTFamily):
         """Returns ImageNet's or those of the satellite images, for values in 0..1."""
         return _SATELLITE_STATISTICS if self.dataset == "sat493m" else super().statistics(size)
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds a DINOv3 ViT with random weights. Raises ConfigError for a size that was not trained on the data set."""
         published = DATASETS[self.dataset]
         if size not in published:

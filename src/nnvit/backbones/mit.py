@@ -37,8 +37,7 @@ _HUB_NAMES = {
     r"\.attention\.self\.sr\.": ".attention.sequence_reduction.sequence_reduction.",
     r"\.attention\.self\.layer_norm\.": ".attention.sequence_reduction.layer_norm.",
     r"\.attention\.output\.dense\.": ".attention.o_proj.",
-    r"\.mlp\.dense1\.": ".mlp.fc1.",
-    r"\.mlp\.dense2\.": ".mlp.fc2.",
+    r"\.mlp\.dense([12])\.": r".mlp.fc\1.",
     r"\.layer_norm_1\.": ".layernorm_before.",
     r"\.layer_norm_2\.": ".layernorm_after.",
 }
@@ -50,21 +49,14 @@ _CONFIG_KEYS = ("num_attention_heads", "hidden_act", "strides", "patch_sizes")
 class MiT(Backbone):
     """Four stages of strides 4, 8, 16 and 32, each ending in a layer norm that its map and the next stage both read.
 
-    model: transformers' SegformerModel. taps: 0-based stages, ascending. family, size: the recipe's names.
+    model: transformers' SegformerModel. taps: 0-based stages, ascending. names: family, size and default_weights, as for
+    Backbone.
     """
 
     model: SegformerModel
 
-    def __init__(
-        self,
-        model: SegformerModel,
-        taps: Sequence[int],
-        *,
-        family: str,
-        size: str,
-        default_weights: DefaultWeights | None = None,
-    ) -> None:
-        super().__init__(model, taps, family=family, size=size, default_weights=default_weights)
+    def __init__(self, model: SegformerModel, taps: Sequence[int], **names: Any) -> None:
+        super().__init__(model, taps, **names)
         config: Any = model.config
         strides = list(accumulate(config.strides, mul))
         self.strides = [float(strides[tap]) for tap in self.taps]

@@ -8,7 +8,7 @@ from nnvit.errors import ConfigError
 from nnvit.types import Converted, DefaultWeights, State
 
 from . import dinov2
-from ._timm_vit import Network, ViTFamily, create
+from ._timm_vit import ModelAndWeights, ViTFamily, create
 
 _LICENCE = "cc-by-nc-4.0"
 _PAGE = "https://github.com/rmaphoh/RETFound"
@@ -58,7 +58,7 @@ class Family(ViTFamily):
                 " files have 224, and 518 with patch 14."
             )
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds a ViT-L with random weights, its position embeddings on the grid of `img_size`."""
         name, _, file, sha256 = _KINDS[self.variant]
         hub = f"YukunZhou/{file}"

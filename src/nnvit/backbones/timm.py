@@ -7,7 +7,7 @@ import torch
 
 from nnvit.types import DefaultWeights
 
-from ._timm_vit import Network, ViTFamily, create
+from ._timm_vit import ModelAndWeights, ViTFamily, create
 
 
 class Family(ViTFamily):
@@ -27,7 +27,7 @@ class Family(ViTFamily):
         assert config is not None
         return {"mean": list(config.mean), "std": list(config.std)}
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds the timm model `size` with random weights."""
         model = create(size)
         config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from nnvit.types import Converted, DefaultWeights, State
 
-from ._timm_vit import Network, ViTFamily, create
+from ._timm_vit import ModelAndWeights, ViTFamily, create
 
 _LICENCE = "cc-by-nc-4.0"
 _PAGE = "https://github.com/ABILab-CUHK/VisionFM"
@@ -54,7 +54,7 @@ class Family(ViTFamily):
         _, mean, std = MODALITIES[self.modality]
         return {key: list(values) * (3 // len(values)) for key, values in (("mean", mean), ("std", std))}
 
-    def network(self, size: str) -> Network:
+    def model_and_weights(self, size: str) -> ModelAndWeights:
         """Builds a ViT-B/16 with random weights, its position embeddings on the native 14 x 14 grid (224 px)."""
         weights = DefaultWeights(file=f"VFM_{MODALITIES[self.modality][0]}_weights.pth", licence=_LICENCE, page=_PAGE)
         return create("vit_base_patch16_224"), weights

@@ -14,7 +14,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from nnvit.errors import ConfigError
 from nnvit.types import BaseHead
 
-EPSILON = 1e-6
+_EPSILON = 1e-6
 """Smallest probability that a logit is computed from."""
 _TERM_WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 """Factors on the terms of the set loss, Mask2Former's."""
@@ -100,9 +100,9 @@ class QueryHead(BaseHead):
             share_BQK = classes_BQC.float().softmax(-1)[..., :-1]
             p = torch.einsum("bqk,bqhw->bkhw", share_BQK, masks_BQhw.float().sigmoid())
             if self.regions:
-                return p.clamp(min=EPSILON).log() - (1 - p).clamp(min=EPSILON).log()
-            normalised = p / p.sum(1, keepdim=True).clamp(min=EPSILON)
-            return normalised.clamp(EPSILON, 1 - EPSILON).log()
+                return p.clamp(min=_EPSILON).log() - (1 - p).clamp(min=_EPSILON).log()
+            normalised = p / p.sum(1, keepdim=True).clamp(min=_EPSILON)
+            return normalised.clamp(_EPSILON, 1 - _EPSILON).log()
 
     def native_loss(self, ignore_label: int | None) -> nn.Module:
         """Returns the set loss of every layer. Raises ConfigError if the data set has an ignore label."""

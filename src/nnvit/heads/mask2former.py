@@ -25,9 +25,9 @@ from nnvit.recipe.schema import ModelConfig, at_least, fraction
 
 from ._queries import QueryHead
 
-LEVELS, GROUPS = 4, 32
+_LEVELS, _GROUPS = 4, 32
 """Number of maps that the pixel decoder reads, and of groups in its normalisations."""
-SAME_NAME = (
+_SAME_NAME = (
     "num_queries", "encoder_layers", "decoder_layers", "encoder_feedforward_dim", "num_attention_heads", "dropout"
 )  # fmt: skip
 """Keys that transformers' configuration has too."""
@@ -58,14 +58,14 @@ class Head(QueryHead):
     def __init__(self, channels: Sequence[int], strides: Sequence[float], num_classes: int, config: Config) -> None:
         super().__init__(num_classes, stride=strides[0])
         width = config.decoder_hidden_size
-        if len(channels) != LEVELS:
+        if len(channels) != _LEVELS:
             raise ConfigError(
-                f"head mask2former reads {LEVELS} maps, but the neck gives {len(channels)}; set model.neck=simple_pyramid, or "
-                f"model.feature_layers to {LEVELS} blocks."
+                f"head mask2former reads {_LEVELS} maps, but the neck gives {len(channels)}; set model.neck=simple_pyramid, or "
+                f"model.feature_layers to {_LEVELS} blocks."
             )
-        if width % GROUPS or width % config.num_attention_heads:
+        if width % _GROUPS or width % config.num_attention_heads:
             raise ConfigError(
-                f"model.decoder_hidden_size={width} must be a multiple of {GROUPS} (the groups of its normalisations) and of "
+                f"model.decoder_hidden_size={width} must be a multiple of {_GROUPS} (the groups of its normalisations) and of "
                 f"model.num_attention_heads={config.num_attention_heads}; 256 with 8 is the paper's."
             )
         theirs = Mask2FormerConfig(
@@ -73,7 +73,7 @@ class Head(QueryHead):
             mask_feature_size=width,
             hidden_dim=width,
             dim_feedforward=config.feedforward_dim,
-            **{key: getattr(config, key) for key in SAME_NAME},
+            **{key: getattr(config, key) for key in _SAME_NAME},
         )
         self.pixel_decoder = Mask2FormerPixelDecoder(theirs, feature_channels=list(channels))
         # transformers makes this one with a constructor that ignores `with torch.device(...)`

@@ -18,7 +18,7 @@ from nnvit.types import BaseHead
 
 from ._conv import ConvUnit
 
-NARROWEST, WIDEST_AT_FULL_SIZE = 16, 32
+_NARROWEST, _WIDEST_AT_FULL_SIZE = 16, 32
 """Bounds on the stages' widths; the full-size stage costs the most per channel."""
 
 
@@ -31,7 +31,7 @@ class Config(ModelConfig):
 
     head: str = "progressive"
     neck: str = "same_scale"
-    decoder_channels: int = at_least(NARROWEST, 256)
+    decoder_channels: int = at_least(_NARROWEST, 256)
     stem_channels: int = at_least(1, 16)
     dropout: float = fraction(0.1)
 
@@ -67,8 +67,8 @@ class Head(BaseHead):
                 f"head progressive reads at most {count + 1} maps at this stride, one to start from and one for each of its "
                 f"{count} stages, but the neck gives {len(channels)}; set model.feature_layers to {count + 1} blocks or fewer."
             )
-        widths = [max(NARROWEST, config.decoder_channels // 2**k) for k in range(count)]
-        widths[-1] = min(widths[-1], WIDEST_AT_FULL_SIZE)
+        widths = [max(_NARROWEST, config.decoder_channels // 2**k) for k in range(count)]
+        widths[-1] = min(widths[-1], _WIDEST_AT_FULL_SIZE)
         skips = list(zip(reversed(channels[:-1]), widths, strict=False))
         self.skips = nn.ModuleList(nn.Conv2d(width, out, 1) for width, out in skips)
         self.stem = nn.ModuleList([ConvUnit(3, stem_channels, 3), ConvUnit(stem_channels, stem_channels, 3, stride=2)])

@@ -1,10 +1,14 @@
 """The network, and the functions that build it from plain Python."""
 
-from .factories import arch_kwargs, create_backbone, create_segformer_model, create_segmentation_model, get_vit_features
+from .factories import (
+    arch_kwargs,
+    create_backbone,
+    create_segformer_model,
+    create_segmentation_model,
+    enable_lora,
+    get_vit_features,
+)
 from .segmenter import Segmenter
-
-enable_lora = Segmenter.enable_lora
-"""The method, called as `enable_lora(network)`."""
 
 __all__ = [
     "Segmenter",

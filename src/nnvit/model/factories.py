@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from nnvit import registry
+from nnvit.errors import ConfigError
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ARCH_VERSION, ModelConfig, Recipe
+from nnvit.types import Backbone
 from nnvit.weights import load_backbone
 
 from .segmenter import Segmenter
@@ -48,9 +50,7 @@ def arch_kwargs(
         "input_stats": _input_stats(model, normalization_schemes),
     }
     if recipe.tuning == "lora":
-        adapters = asdict(recipe.lora)
-        del adapters["enabled"]
-        kwargs["lora"] = adapters
+        kwargs["lora"] = {key: value for key, value in asdict(recipe.lora).items() if key != "enabled"}
     if regions:
         kwargs["regions"] = True
     if recipe.training.loss == "native":
@@ -76,7 +76,7 @@ def create_backbone(
     feature_layers: Sequence[int] | None = None,
     weights: str = "default",
     **backbone_args: Any,
-) -> Any:
+) -> Backbone:
     """Builds a backbone with its pretrained weights, called as `backbone(image)`.
 
     weights: as the recipe key model.weights; feature_layers: 0-based blocks to tap, None for the published ones;
@@ -89,7 +89,7 @@ def create_backbone(
     return backbone
 
 
-def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
+def get_vit_features(backbone: Backbone, image: Tensor, indices: Sequence[int] | None = None) -> list[Tensor]:
     """Computes feature maps of a standardised image (B, 3, H, W), H and W multiples of `backbone.grid`.
 
     indices: 0-based blocks instead of those that the backbone taps. Returns one (B, C, h, w) per block, finest first.
@@ -99,8 +99,7 @@ def get_vit_features(backbone: Any, image: Tensor, indices: Sequence[int] | None
         taps = registry.family(backbone.family).resolve_taps(backbone.size, indices)
         backbone = copy.copy(backbone)  # shares the weights
         backbone.taps = taps
-    maps: list[Tensor] = backbone(image)
-    return maps
+    return backbone(image)
 
 
 def create_segmentation_model(
@@ -120,6 +119,26 @@ def create_segformer_model(
     WeightsError for weights that are not found.
     """
     return _create("segformer", num_classes, backbone_name, backbone_size, **keys)
+
+
+def enable_lora(
+    network: Segmenter,
+    r: int = 8,
+    lora_alpha: int = 16,
+    lora_dropout: float = 0.0,
+    target_modules: Sequence[str] | None = None,
+) -> Segmenter:
+    """Puts adapters into the network's backbone, in place, and freezes the rest of it; returns the network.
+
+    target_modules: names of linear layers, None for the backbone's own (qkv for timm's ViTs). Raises ConfigError if
+    there are adapters already.
+    """
+    if network.adapters():
+        raise ConfigError("this network has LoRA adapters already.")
+    if target_modules is None:
+        target_modules = registry.family(network.backbone.family).LORA_TARGETS
+    network.add_adapters(r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=target_modules)
+    return network
 
 
 def _create(

@@ -125,7 +125,7 @@ class Segmenter(nn.Module):
                 "training.loss=nnunet, or model.neck=simple_pyramid."
             )
         if tuning == "lora":
-            self.enable_lora(**(lora or {}))
+            self.add_adapters(**(lora or {}))  # without them, or without one of their keys: TypeError
         else:
             self.set_tuning(tuning)
         self.register_load_state_dict_pre_hook(external.restore)  # loads the weights that a checkpoint leaves out
@@ -223,19 +223,12 @@ class Segmenter(nn.Module):
             parameter.requires_grad_(tuned and not unread)
         self.train(self.training)
 
-    def enable_lora(
-        self, r: int = 8, lora_alpha: int = 16, lora_dropout: float = 0.0, target_modules: Sequence[str] | None = None
-    ) -> "Segmenter":
-        """Adds LoRA adapters to every layer of the backbone whose name ends in one of `target_modules`; freezes the rest of it.
+    def add_adapters(self, *, r: int, lora_alpha: int, lora_dropout: float, target_modules: Sequence[str]) -> None:
+        """Adds LoRA adapters to every layer of the backbone whose name ends in one of `target_modules`, and trains only these.
 
-        target_modules: None for the backbone's own (qkv for timm's ViTs). The adapters are peft's, added in place, so that the
-        backbone keeps its names and methods, and start as the identity. Returns the network. Raises ConfigError if a target
-        matches no linear layer or convolution, or if there are adapters already.
+        They are peft's, added in place, so that the backbone keeps its names and methods, and start as the identity. Raises
+        ConfigError if a target matches no linear layer or convolution.
         """
-        if self.adapters():
-            raise ConfigError("this network has LoRA adapters already.")
-        if target_modules is None:
-            target_modules = registry.family(self.backbone.family).LORA_TARGETS
         layers = self.backbone.model.named_modules()
         linear = {name for name, layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)}
         for target in target_modules:
@@ -249,7 +242,6 @@ class Segmenter(nn.Module):
         )
         peft.inject_adapter_in_model(config, self.backbone.model)
         self.set_tuning("lora")
-        return self
 
     def adapters(self) -> dict[str, Any]:
         """Returns the layers of the backbone that carry adapters, by their names in the network."""

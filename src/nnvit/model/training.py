@@ -162,20 +162,17 @@ def training_step(
     autocast: the context of the forward pass and the loss. grad_clip: largest norm of all gradients together. scaler: of the
     gradients, for fp16. average: updated after the optimiser. mark: called after the forward and after the backward pass.
     """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)  # which scales nothing and steps as the optimiser does
     optimizer.zero_grad(set_to_none=True)
     with autocast:
         value = loss(network(data), target)
     mark()
-    (value if scaler is None else scaler.scale(value)).backward()
+    scaler.scale(value).backward()
     mark()
-    if scaler is not None:
-        scaler.unscale_(optimizer)
+    scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
+    scaler.step(optimizer)
+    scaler.update()
     if average is not None:
         average.update()
     return value.detach()

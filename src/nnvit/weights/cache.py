@@ -11,7 +11,7 @@ from nnvit.records.hashes import sha256_of
 from nnvit.records.json_files import read_json, write_json
 from nnvit.types import Backbone
 
-INDEX = ".sha256.json"
+_INDEX = ".sha256.json"
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -63,7 +63,7 @@ def remembered_sha256(path: Path) -> str:
     """Returns the file's SHA-256; remembers it in the file's folder as long as size and modification time stay the same."""
     stat = path.stat()
     key = f"{path.name}, {stat.st_size} bytes, changed {stat.st_mtime_ns}"
-    index = Record(path.parent / INDEX)
+    index = Record(path.parent / _INDEX)
     if known := index.read().get(key):
         return known
     digest = sha256_of(path)

@@ -26,7 +26,7 @@ from .state_dicts import FLOATS, Faults, Unwrapped, target_tensors
 KEY = "nnvit_reference"
 """The entry of a state dict that replaces the left-out tensors: JSON as bytes, because a state dict holds tensors."""
 
-BACKBONE = "backbone.model."
+_BACKBONE = "backbone.model."
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
@@ -184,7 +184,7 @@ class ExternalWeights:
 
 def _frozen_names(network: nn.Module) -> list[str]:
     """Returns the frozen parameters that pretrained weights fill. Buffers are not among them, because they may change."""
-    parameters = [(name, p) for name, p in network.named_parameters() if name.startswith(BACKBONE)]
+    parameters = [(name, p) for name, p in network.named_parameters() if name.startswith(_BACKBONE)]
     return [name for name, p in parameters if not p.requires_grad and ".lora_" not in name]
 
 
@@ -246,7 +246,7 @@ def _resolve(external: ExternalWeights) -> State:
         raise WeightsError(f"{path} is the file that the checkpoint names, but does not fill its network: {found}")
     tensors = {}
     for name, dtype in external.dtypes.items():
-        tensor = converted.state[name.removeprefix(BACKBONE).replace(".base_layer.", ".")]
+        tensor = converted.state[name.removeprefix(_BACKBONE).replace(".base_layer.", ".")]
         # through fp32, in which networks are built and loaded
         tensors[name] = tensor.float().to(_DTYPES[dtype]).contiguous()
     if _digest(tensors) != external.tensors_sha256:

@@ -92,7 +92,10 @@ def _fill_head(head: BaseHead | None, decode_head: State) -> str:
     """Fills the head from the file's decode head; returns the outcome, "" if the file has none."""
     if not decode_head:
         return ""
-    renamed = head.from_segformer(decode_head) if head is not None else None
+    try:
+        renamed = head.from_segformer(decode_head) if head is not None else None
+    except (KeyError, ValueError):  # not transformers' SegformerDecodeHead
+        renamed = None
     reason = "it is of another kind" if head is None or renamed is None else _misfit(head.state_dict(), renamed)
     if head is None or renamed is None or reason:
         return f"left random, the file's does not fit: {reason}"

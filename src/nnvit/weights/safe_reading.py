@@ -71,9 +71,8 @@ def read_weights(path: Path, suffix: str = "") -> Any:
     return read_onnx(path) if kind == ".onnx" else safe_load(path, suffix=kind)
 
 
-def weights_sha256(path: str | Path) -> str:
+def weights_sha256(path: Path) -> str:
     """Returns the SHA-256 of a weight file or a model directory; of several shards, that of the lines `sha256sum` prints."""
-    path = Path(path)
     if not path.is_dir():
         return sha256_of(path)
     digests = {path.name: sha256_of(path) for path in _weight_files(path)}
@@ -82,9 +81,9 @@ def weights_sha256(path: str | Path) -> str:
     return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """Reads a model directory's config.json; {} if there is none. Raises WeightsError if it is damaged."""
-    path = Path(folder) / "config.json"
+    path = folder / "config.json"
     return _json(path) if path.is_file() else {}
 
 
@@ -104,7 +103,7 @@ def _refusal(path: Path, error: Exception) -> str:
     )
 
 
-def _read_directory(folder: str | Path) -> State:
+def _read_directory(folder: Path) -> State:
     """Reads all weight files of a model directory as one state dict.
 
     Raises WeightsError for a directory without weights, a missing or damaged shard, or shards that differ from the index.
@@ -114,7 +113,7 @@ def _read_directory(folder: str | Path) -> State:
         if not isinstance(shard, Mapping):
             raise WeightsError(f"{path} holds no state dict (names to tensors) but a {type(shard).__name__}.")
     counts = Counter(name for shard in shards.values() for name in shard)
-    index = _index(Path(folder))[1]
+    index = _index(folder)[1]
     listed = counts.keys() if index is None else index.keys()
     wrong = sorted(listed ^ counts.keys()) + sorted(name for name, count in counts.items() if count > 1)
     if wrong:
@@ -125,9 +124,8 @@ def _read_directory(folder: str | Path) -> State:
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 
 
-def _weight_files(folder: str | Path) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
     """Returns the files of a model directory's weights: one, or the shards of its index, sorted. Raises WeightsError."""
-    folder = Path(folder)
     chosen, index = _index(folder)
     names = [chosen.name] if index is None else sorted(set(index.values()))
     for name in names:

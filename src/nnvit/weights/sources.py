@@ -224,11 +224,12 @@ class _Repository:
 
     def _advice(self, error: BaseException | None) -> str:
         """Says how to get access to the repository, for answers 401 and 403 (gated, private or absent)."""
-        answers = [getattr(e, "response", None) for e in (error, getattr(error, "__cause__", None))]
-        if not {getattr(answer, "status_code", None) for answer in answers} & {401, 403}:
-            return ""
         from huggingface_hub import constants
+        from huggingface_hub.errors import HfHubHTTPError
 
+        refusals = [e for e in (error, error and error.__cause__) if isinstance(e, HfHubHTTPError)]
+        if not any(refusal.response.status_code in (401, 403) for refusal in refusals):
+            return ""
         page = f"{constants.ENDPOINT}/{self.name}"
         return f". Visit {page}, ask there for access, then log in here with `hf auth login` or HF_TOKEN"
 
