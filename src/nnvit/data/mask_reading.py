@@ -80,7 +80,7 @@ class LabelValues:
         return cls(stored=names, declared=False)
 
     @staticmethod
-    def parse(text: str) -> Stored | None:
+    def parse_stored(text: str) -> Stored | None:
         """Reads `255` as 255, and `#ff0000` or `255,0,0` as (255, 0, 0); returns None for anything else."""
         if text.isdecimal():
             return int(text)

@@ -159,7 +159,7 @@ def write_dataset(
 
 def _write_case(images: Path, masks: Path, survey: Survey, pair: Pair) -> None:
     image = survey.seen[pair].image
-    if image.pixels.ndim == image.axes:
+    if image.pixels.ndim == image.axes:  # a volume of one channel
         _copy_volume(pair.image, images / f"{pair.case}_0000.nii.gz")
     else:
         photo = read_image(pair.image, survey.declared.channels)

@@ -187,9 +187,6 @@ def _look(declared: Declared, pair: Pair) -> _Seen | str:
 
 def _count(mask: np.ndarray) -> dict[int, int]:
     """Returns value -> number of pixels that hold it."""
-    if mask.min() >= 0 and mask.max() < 2**16:
-        numbers = np.bincount(mask.ravel().astype(np.intp))
-        return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
     values, numbers = np.unique(mask, return_counts=True)
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 

@@ -280,8 +280,7 @@ def _widest(table: pd.DataFrame) -> Any:
     if len(table) <= MAX_CASES:
         return table.index
     spread = (table.max(axis=1) - table.min(axis=1)).fillna(-1)
-    chosen = set(spread.sort_values(ascending=False, kind="stable").index[:MAX_CASES])
-    return pd.MultiIndex.from_tuples([key for key in table.index if key in chosen], names=table.index.names)
+    return table.index[table.index.isin(spread.sort_values(ascending=False, kind="stable").index[:MAX_CASES])]
 
 
 def _plain(table: pd.DataFrame) -> list[list[float | None]]:
@@ -338,19 +337,11 @@ def _escape(cell: Any) -> str:
 
 def _latex_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str, label: str, align: str) -> str:
     """A booktabs table with everything escaped; `align` has one of l, r, c for each column."""
-    lines = [" & ".join(map(_escape, row)) + r" \\" for row in (header, *rows)]
-    body = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_escape(caption)}}}",
-        rf"\label{{{label}}}",
-        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
-        r"\toprule",
-        lines[0],
-        r"\midrule",
-        *lines[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(["% \\usepackage{booktabs}", *body, ""])
+    table = pd.DataFrame([map(_escape, row) for row in rows], columns=[*map(_escape, header)]).style.hide(axis="index")
+    return "% \\usepackage{booktabs}\n" + table.to_latex(
+        column_format=f"@{{}}{align}@{{}}",
+        position_float="centering",
+        hrules=True,
+        label=label,
+        caption=_escape(caption),
+    )
