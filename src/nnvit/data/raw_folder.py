@@ -26,7 +26,6 @@ from .survey import Survey, Workers
 BLOCK = "nnvit_import"
 """Key of dataset.json under which the import is described; nnU-Net ignores keys that it does not know."""
 SPLITS_FILE = "splits_final.json"
-
 _PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _PNG_LEVEL, _PNG_STRATEGY = 1, 3
 """zlib's fastest level, since writing takes most of the time of an import; run lengths, a fifth smaller on CHASE_DB1."""

@@ -20,12 +20,9 @@ from .pairing import Pair, refuse
 
 _NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
 """Channel names (in any case) for which nnU-Net chooses another normalisation than the z-score."""
-
 _MOST_VALUES = 1000
 """A mask with more values than this is a picture."""
-
 _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
