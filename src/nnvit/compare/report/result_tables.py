@@ -141,7 +141,8 @@ class Tables:
         """
         comparison, tables = self.comparison, self.case_means
         main, digits = tables[comparison.metric], comparison.main.digits
-        kept = _widest(main)
+        spread = (main.max(axis=1) - main.min(axis=1)).fillna(-1).sort_values(ascending=False, kind="stable")
+        kept = main.index[main.index.isin(spread.index[:MAX_CASES])]
         grouped = self.cases.groupby(["dataset", "case", "label"], sort=False)
         facts = grouped.agg(
             fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
@@ -152,8 +153,8 @@ class Tables:
         rows = []
         for fact, values in zip(facts.to_dict("records"), _plain(main.loc[kept]), strict=True):
             known = [value for value in values if value is not None]
-            spread = max(known) - min(known) if len(known) > 1 else None
-            rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(spread, digits)})
+            width = max(known) - min(known) if len(known) > 1 else None
+            rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(width, digits)})
         data = {
             metric.key: {
                 "name": metric.title_in(comparison.spacing_unit),
@@ -273,14 +274,6 @@ def _human_lines(comparison: Comparison) -> list[str]:
             f"(95% interval {low} to {high}, n = {human.n} cases of {dataset}); on the same cases: {arms}."
         )
     return lines
-
-
-def _widest(table: pd.DataFrame) -> Any:
-    """The keys of the rows that are shown."""
-    if len(table) <= MAX_CASES:
-        return table.index
-    spread = (table.max(axis=1) - table.min(axis=1)).fillna(-1)
-    return table.index[table.index.isin(spread.sort_values(ascending=False, kind="stable").index[:MAX_CASES])]
 
 
 def _plain(table: pd.DataFrame) -> list[list[float | None]]:
