@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from nnvit.compare.inputs.mask_files import read_mask
+from nnvit.compare.inputs.mask_files import ENDINGS, NATURAL, read_mask
 from nnvit.errors import CompareError
 
 from .wording import number
@@ -33,8 +33,7 @@ COLOURS = {"fp": "#ffb000", "fn": "#648fff", "confused": "#dc267f", "prediction"
 """Colours of errors (false positive, false negative, one label taken for another) and of outlines."""
 EDGE, INSIDE = 3, 110
 """Pixels along an error's edge that are opaque, and the opacity (of 255) inside."""
-PHOTOGRAPHS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
-VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
+PHOTOGRAPHS = {".jpg", ".jpeg", ".ppm", *NATURAL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +193,7 @@ def _image(case: str, folder: Path | None, shape: tuple[int, ...]) -> tuple[np.n
     """The case's image as uint8, (*shape, 1 or 3), `case_0000.*` before `case.*`; None where no image fits. And notes."""
     if folder is None:
         return None, ["no image given: the grey ground is the reference"]
-    kinds = sorted(PHOTOGRAPHS | VOLUMES)
+    kinds = sorted(PHOTOGRAPHS.union(ENDINGS))
     names = [f"{case}{channel}{kind}" for channel in ("_0000", "") for kind in (*kinds, *map(str.upper, kinds))]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
