@@ -28,7 +28,7 @@ from nnvit.data.survey import _count
     ],
 )
 def test_values_and_colours_are_parsed(text: str, stored: object) -> None:
-    assert LabelValues.parse(text) == stored
+    assert LabelValues.parse_stored(text) == stored
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, ">u2", np.int32, np.uint64])

@@ -139,7 +139,7 @@ def _labels(pairs: list[str] | None) -> "dict[str, Stored] | None":
     labels: dict[str, Stored] = {}
     for pair in pairs or []:
         name, _, text = pair.partition("=")
-        stored = LabelValues.parse(text)
+        stored = LabelValues.parse_stored(text)
         if not name or stored is None:
             raise ConfigError(
                 f"--label {pair} must be name=value with a whole number or a colour, such as vessel=255, "

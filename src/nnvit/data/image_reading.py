@@ -21,7 +21,6 @@ from .pairing import VOLUME_SUFFIXES
 
 GREY16 = ("I;16", "I;16L", "I;16B")
 """Pillow's modes of 16-bit grey."""
-
 _MOST_CHANNELS = 32
 """A longer last axis of a TIFF is not taken for channels."""
 _CHANNEL_AXES = "SC"

@@ -24,7 +24,6 @@ _NORMALIZATIONS = {
     "ct": "values are clipped and scaled by the data set's own statistics, and the backbone's are not applied",
 }
 """Name -> what it does."""
-
 _READERS = {".png": "NaturalImage2DIO", ".tif": "NaturalImage2DIO", ".nii.gz": "SimpleITKIO"}
 """Suffix of the written files -> nnU-Net's class that reads them; the suffix alone would leave it open."""
 _MOST_WORKERS = 8

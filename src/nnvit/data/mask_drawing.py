@@ -17,7 +17,6 @@ _LEAST_COVER = 1 / 3
 """A pixel of the preview belongs to a label if this share of it does, so that thin vessels survive the reduction."""
 _GROW = (ImageFilter.MaxFilter(3), ImageFilter.MaxFilter(5))
 """Growth by one pixel, and by two."""
-
 COLOURS = {
     "sky blue": (86, 180, 233),
     "yellow": (240, 228, 66),
@@ -33,7 +32,6 @@ COLOURS = {
 Okabe and Ito's, apart with every colour-vision deficiency (Wong, Nature Methods 2011), and white; those that a fundus
 hides come last.
 """
-
 FILL = 0.35
 """Share of the colour inside a contour."""
 _PIXELS_PER_LINE = 500

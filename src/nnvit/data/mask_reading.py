@@ -16,16 +16,12 @@ from .image_reading import GREY16, OpenedPicture, Photo, read_image
 from .pairing import VOLUME_SUFFIXES, Pair
 
 _OVERLAPS = ("refuse", "first")
-
 Stored = int | tuple[int, int, int]
 """A label as the mask files store it: a value, or a colour (red, green, blue) of 0 to 255 each."""
-
 _MOST_LABELS = 254
 """Labels are written with 8 bits, of which nnU-Net reserves 255."""
-
 _MOST_UNDECLARED = 30
 """With more classes than this and no declared names, the file looks like a grey picture rather than a mask."""
-
 _ADVICE = (
     "If these values are meant, name each as the files store it (--label vessel=255); if not, the masks were saved as "
     "JPEG or resized with smoothing: export them again, with 0 and 255, or 0 and whole numbers from 1 up."
@@ -80,7 +76,7 @@ class LabelValues:
         return cls(stored=names, declared=False)
 
     @staticmethod
-    def parse(text: str) -> Stored | None:
+    def parse_stored(text: str) -> Stored | None:
         """Reads `255` as 255, and `#ff0000` or `255,0,0` as (255, 0, 0); returns None for anything else."""
         if text.isdecimal():
             return int(text)

@@ -26,7 +26,6 @@ from .survey import Survey, Workers
 BLOCK = "nnvit_import"
 """Key of dataset.json under which the import is described; nnU-Net ignores keys that it does not know."""
 SPLITS_FILE = "splits_final.json"
-
 _PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _PNG_LEVEL, _PNG_STRATEGY = 1, 3
 """zlib's fastest level, since writing takes most of the time of an import; run lengths, a fifth smaller on CHASE_DB1."""
@@ -159,7 +158,7 @@ def write_dataset(
 
 def _write_case(images: Path, masks: Path, survey: Survey, pair: Pair) -> None:
     image = survey.seen[pair].image
-    if image.pixels.ndim == image.axes:
+    if image.pixels.ndim == image.axes:  # a volume of one channel
         _copy_volume(pair.image, images / f"{pair.case}_0000.nii.gz")
     else:
         photo = read_image(pair.image, survey.declared.channels)

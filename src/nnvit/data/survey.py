@@ -20,12 +20,9 @@ from .pairing import Pair, refuse
 
 _NAMED_SCHEMES = ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
 """Channel names (in any case) for which nnU-Net chooses another normalisation than the z-score."""
-
 _MOST_VALUES = 1000
 """A mask with more values than this is a picture."""
-
 _KINDS = {0: "pictures", 2: "flat NIfTI files", 3: "volumes"}
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -187,9 +184,6 @@ def _look(declared: Declared, pair: Pair) -> _Seen | str:
 
 def _count(mask: np.ndarray) -> dict[int, int]:
     """Returns value -> number of pixels that hold it."""
-    if mask.min() >= 0 and mask.max() < 2**16:
-        numbers = np.bincount(mask.ravel().astype(np.intp))
-        return {int(value): int(numbers[value]) for value in np.flatnonzero(numbers)}
     values, numbers = np.unique(mask, return_counts=True)
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 

@@ -38,7 +38,7 @@ _FP32_SLOWDOWN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """rate: FLOP/s of a matrix product; share: the part of it that a training step reaches."""
+    """The speed of a device. rate: FLOP/s of a matrix product; share: the part of it that a training step reaches."""
 
     rate: float
     share: float
@@ -58,7 +58,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """memory: GiB, as nvidia-smi shows it. tflops: dense, 16 bits. bf16: whether it has bf16 matrix units."""
+    """A GPU. memory: GiB, as nvidia-smi shows it. tflops: dense, 16 bits. bf16: True if it has bf16 matrix units."""
 
     name: str
     memory: int

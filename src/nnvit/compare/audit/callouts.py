@@ -24,7 +24,7 @@ def call_outs(arms: Sequence[Arm], baseline: str | None) -> list[str]:
 
 
 def _twins(arms: Sequence[Arm]) -> list[str]:
-    """Every pretrained arm needs a random-init twin that is tuned alike, and one that is trained in full."""
+    """Notes on pretrained arms that lack a random-init twin that is tuned alike, or one that is trained in full."""
     runs = {arm.name: arm.runs[0] for arm in arms if arm.runs[0].recipe}
     sources = {arm.name: {fold.recorded("weights", "source") for fold in arm.trained} for arm in arms}
     transferred = {name for name in runs if TRANSFERRED in sources[name]}
@@ -68,7 +68,7 @@ def _training(run: Run) -> tuple[Any, ...]:
 
 
 def _weak_baseline(arms: Sequence[Arm], baseline: str | None) -> list[str]:
-    """The baseline should be the ResEnc preset of like memory (nnU-Net Revisited, arXiv 2404.09556)."""
+    """A note on a baseline weaker than the ResEnc preset of like memory (nnU-Net Revisited, arXiv 2404.09556)."""
     classes = {arm.name: arm.trained[0].network_class for arm in arms}
     nets = {name: found for name, found in classes.items() if found and "UNet" in found}
     if not nets:

@@ -1,4 +1,4 @@
-"""Was it a fair fight? Finds what should be equal between the arms and is not, what differs by design, and what is unknown."""
+"""Finds what should be equal between the arms and is not, what differs by design, and what is unknown."""
 
 import re
 from collections import defaultdict
@@ -185,6 +185,7 @@ def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
             who = f"{name}, run {run.name}" if run.name else name
             shared = _shared_folds([run for _, run in runs])
             reasons.append(f"{who} lacks {some(missing)}, which other arms have{shared}")
+    # runs that all arms name alike are compared one by one: repeated splits may differ by run
     by_run = _same([{run.name for of, run in runs if of == name} for name in dict(runs)])
     folds: dict[tuple[str, str], set[str]] = defaultdict(set)
     for _, run in runs:
@@ -198,7 +199,7 @@ def _differing_cases(arms: Sequence[Arm], dataset: str) -> list[str]:
 
 
 def _same(sets: Sequence[set[Any]]) -> bool:
-    """True if all are equal. Runs that all arms name alike are compared one by one: repeated splits may differ by run."""
+    """True if all are equal."""
     return all(one == sets[0] for one in sets)
 
 

@@ -200,9 +200,8 @@ def _group(found: list[tuple[str, Run]]) -> dict[str, list[Run]]:
     """Name -> runs, grouped by the given name, the recipe, or (over several data sets) the folder's name."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for name, run in found:
-        key = (
-            ("name", name) if name else ("recipe", run.recipe_hash) if run.recipe_hash else ("folder", run.folder_name)
-        )
+        keys = [("name", name), ("recipe", run.recipe_hash), ("folder", run.folder_name)]
+        key = next((each for each in keys if each[1]), keys[-1])
         there = any(other.dataset == run.dataset for other in groups.get(key, ()))
         if key[0] == "folder" and (there or not ModelName.parse(key[1])):  # equal names do not prove equal trainings
             key = ("path", str(run.path.resolve()))

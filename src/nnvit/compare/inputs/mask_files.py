@@ -115,7 +115,7 @@ def _photograph(path: Path) -> _LabelMap:
 
 
 def _sidecar(path: Path, ndim: int) -> tuple[float, ...]:
-    """nnU-Net keeps the spacing of a tif volume in a JSON file of the same name."""
+    """The spacing of a tif volume, which nnU-Net keeps in a JSON file of the same name; 1 where there is none."""
     beside = path.with_suffix(".json")
     if ndim == 3 and beside.is_file():
         spacing = tuple(float(mm) for mm in read_json(beside, CompareError).get("spacing", ()))

@@ -21,6 +21,8 @@ HUMAN = "#7a5c00"
 ARMS = ("#0067a5", "#c4501b", "#00785c", "#8a4fa3", "#946200", "#2a7fa8", "#b8407a", "#4f5965")
 """One colour per arm, in the order of the arms; the page has a lighter one of each for dark mode."""
 MARKERS = "osD^vPX*"
+MEAN_EDGE: dict[str, Any] = {"markeredgecolor": GROUND, "markeredgewidth": 1}
+"""The edge of the marker of a mean."""
 VARIABLES = {INK: "--ink", SOFT: "--soft", GRID: "--rule", GROUND: "--ground", HUMAN: "--human"} | {
     colour: f"--arm{i}" for i, colour in enumerate(ARMS)
 }

@@ -12,7 +12,7 @@ from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.stats.analysis import MEAN, Comparison
 from nnvit.compare.stats.ranks import Ranks
 
-from .figure_style import ARMS, GROUND, INK, MARKERS, SOFT, STYLED, WIDTH, Picture, short
+from .figure_style import ARMS, INK, MARKERS, MEAN_EDGE, SOFT, STYLED, WIDTH, Picture, short
 from .score_figures import score_pictures
 from .wording import number, p_value
 
@@ -163,8 +163,7 @@ def _forest_row(axes: Axes, y: int, row: _ForestRow) -> None:
         axes.plot(row.wide, [y, y], color=colour, linewidth=1, zorder=2)
         axes.plot(row.wide, [y, y], "|", color=colour, markersize=6, markeredgewidth=1, zorder=2)
     axes.plot([row.low, row.high], [y, y], color=colour, linewidth=3.2, solid_capstyle="butt", zorder=3)
-    edge: dict[str, Any] = {"markeredgecolor": GROUND, "markeredgewidth": 1}
-    axes.plot([row.estimate], [y], marker, color=colour, markersize=5.5, zorder=4, **edge)
+    axes.plot([row.estimate], [y], marker, color=colour, markersize=5.5, zorder=4, **MEAN_EDGE)
 
 
 def _rows(axes: Axes, names: Sequence[str], bold: Sequence[bool] = ()) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from nnvit.compare.inputs.mask_files import read_mask
+from nnvit.compare.inputs.mask_files import ENDINGS, NATURAL, read_mask
 from nnvit.errors import CompareError
 
 from .wording import number
@@ -33,8 +33,7 @@ COLOURS = {"fp": "#ffb000", "fn": "#648fff", "confused": "#dc267f", "prediction"
 """Colours of errors (false positive, false negative, one label taken for another) and of outlines."""
 EDGE, INSIDE = 3, 110
 """Pixels along an error's edge that are opaque, and the opacity (of 255) inside."""
-PHOTOGRAPHS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
-VOLUMES = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"}
+PHOTOGRAPHS = {".jpg", ".jpeg", ".ppm", *NATURAL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +193,7 @@ def _image(case: str, folder: Path | None, shape: tuple[int, ...]) -> tuple[np.n
     """The case's image as uint8, (*shape, 1 or 3), `case_0000.*` before `case.*`; None where no image fits. And notes."""
     if folder is None:
         return None, ["no image given: the grey ground is the reference"]
-    kinds = sorted(PHOTOGRAPHS | VOLUMES)
+    kinds = sorted(PHOTOGRAPHS.union(ENDINGS))
     names = [f"{case}{channel}{kind}" for channel in ("_0000", "") for kind in (*kinds, *map(str.upper, kinds))]
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
@@ -279,10 +278,9 @@ def _see_through(errors_hw: np.ndarray) -> np.ndarray:
 
 def _outline(mask_hw: np.ndarray) -> np.ndarray:
     """1 on the pixels of a label that touch another label or the background from inside, also along the picture's edge."""
-    padded = np.pad(mask_hw, 1)
-    inner = padded[1:-1, 1:-1]
-    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return ((inner != 0) & np.any([inner != other for other in neighbours], axis=0)).astype(np.uint8)
+    cross = ndimage.generate_binary_structure(2, 1)
+    borders = ndimage.morphological_gradient(mask_hw, footprint=cross, mode="constant") != 0
+    return ((mask_hw != 0) & borders).astype(np.uint8)
 
 
 def _ground(view: _ShownSlice, height: int, width: int) -> str:

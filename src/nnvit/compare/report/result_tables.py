@@ -141,7 +141,8 @@ class Tables:
         """
         comparison, tables = self.comparison, self.case_means
         main, digits = tables[comparison.metric], comparison.main.digits
-        kept = _widest(main)
+        spread = (main.max(axis=1) - main.min(axis=1)).fillna(-1).sort_values(ascending=False, kind="stable")
+        kept = main.index[main.index.isin(spread.index[:MAX_CASES])]
         grouped = self.cases.groupby(["dataset", "case", "label"], sort=False)
         facts = grouped.agg(
             fold=("fold", lambda folds: ", ".join(dict.fromkeys(map(str, folds)))),
@@ -152,8 +153,8 @@ class Tables:
         rows = []
         for fact, values in zip(facts.to_dict("records"), _plain(main.loc[kept]), strict=True):
             known = [value for value in values if value is not None]
-            spread = max(known) - min(known) if len(known) > 1 else None
-            rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(spread, digits)})
+            width = max(known) - min(known) if len(known) > 1 else None
+            rows.append(fact | {"cells": [_cell(value, digits) for value in values], "spread": _cell(width, digits)})
         data = {
             metric.key: {
                 "name": metric.title_in(comparison.spacing_unit),
@@ -275,15 +276,6 @@ def _human_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _widest(table: pd.DataFrame) -> Any:
-    """The keys of the rows that are shown."""
-    if len(table) <= MAX_CASES:
-        return table.index
-    spread = (table.max(axis=1) - table.min(axis=1)).fillna(-1)
-    chosen = set(spread.sort_values(ascending=False, kind="stable").index[:MAX_CASES])
-    return pd.MultiIndex.from_tuples([key for key in table.index if key in chosen], names=table.index.names)
-
-
 def _plain(table: pd.DataFrame) -> list[list[float | None]]:
     """The rows of a table; None where there is no value."""
     return [[x if np.isfinite(x) else None for x in row] for row in table.to_numpy(float).tolist()]
@@ -338,19 +330,11 @@ def _escape(cell: Any) -> str:
 
 def _latex_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str, label: str, align: str) -> str:
     """A booktabs table with everything escaped; `align` has one of l, r, c for each column."""
-    lines = [" & ".join(map(_escape, row)) + r" \\" for row in (header, *rows)]
-    body = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_escape(caption)}}}",
-        rf"\label{{{label}}}",
-        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
-        r"\toprule",
-        lines[0],
-        r"\midrule",
-        *lines[1:],
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(["% \\usepackage{booktabs}", *body, ""])
+    table = pd.DataFrame([map(_escape, row) for row in rows], columns=[*map(_escape, header)]).style.hide(axis="index")
+    return "% \\usepackage{booktabs}\n" + table.to_latex(
+        column_format=f"@{{}}{align}@{{}}",
+        position_float="centering",
+        hrules=True,
+        label=label,
+        caption=_escape(caption),
+    )

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from nnvit.compare.inputs.arms import ArmCost
 from nnvit.compare.stats.analysis import Comparison
 
-from .figure_style import ARMS, GROUND, HUMAN, MARKERS, SOFT, STYLED, WIDTH, Picture, short
+from .figure_style import ARMS, HUMAN, MARKERS, MEAN_EDGE, SOFT, STYLED, WIDTH, Picture, short
 
 MAX_LINES = 400
 COSTS = {
@@ -92,7 +92,7 @@ def _paired_strip(
         axes.plot(np.full(len(table_NA), i), table_NA[:, i], marker, color=colour, **dots)
         mean, low, high = means[arm]
         axes.plot([i + 0.13] * 2, [low, high], color=colour, linewidth=3.2, solid_capstyle="butt")
-        axes.plot([i + 0.13], [mean], marker, color=colour, markersize=6, markeredgecolor=GROUND, markeredgewidth=1)
+        axes.plot([i + 0.13], [mean], marker, color=colour, markersize=6, **MEAN_EDGE)
     if human:
         mean, low, high = human
         axes.axhspan(low, high, color=HUMAN, alpha=0.12, linewidth=0)
@@ -169,9 +169,8 @@ def _pareto_panel(axes: Axes, costs: Mapping[str, float], means: Mapping[str, _B
         if arm not in costs:
             continue
         colour, marker, x = ARMS[i % len(ARMS)], MARKERS[i % len(MARKERS)], costs[arm]
-        edge: dict[str, Any] = {"markeredgecolor": GROUND, "markeredgewidth": 1}
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2, zorder=2)
-        axes.plot([x], [mean], marker, color=colour, markersize=7.5, zorder=3, **edge)
+        axes.plot([x], [mean], marker, color=colour, markersize=7.5, zorder=3, **MEAN_EDGE)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     positive = [cost for cost in costs.values() if cost]
     if len(positive) > 1 and max(positive) / min(positive) > 8:

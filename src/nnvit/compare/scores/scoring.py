@@ -90,7 +90,7 @@ def _score_job(job: ScoringJob) -> Scores:
         )
     arrays = []
     for path, mask in ((job.reference, reference), (job.prediction, prediction)):
-        found = {int(value) for value in _values(mask.labels)}
+        found = set(np.unique(mask.labels).tolist())
         array = mask.labels
         if job.lenient and len(job.labels.values) == 1 and len(found - {0}) == 1 and not found <= job.labels.known:
             array = (array != 0) * next(iter(job.labels.values.values()))[0]
@@ -124,13 +124,6 @@ def _scored(jobs: dict[str, ScoringJob], processes: int) -> Iterator[tuple[str, 
 
 def _score_batch(items: list[tuple[str, ScoringJob]]) -> list[tuple[str, Scores]]:
     return [(key, _score_job(job)) for key, job in items]
-
-
-def _values(labels: np.ndarray) -> np.ndarray:
-    """The numbers that occur; counting is quicker than sorting where they are small."""
-    if labels.dtype == np.uint8:
-        return np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
-    return np.unique(labels)
 
 
 def _read(cache: Path | None) -> dict[str, Scores]:

@@ -90,9 +90,8 @@ class Bootstrap:
         total, size = np.zeros((self.num, arms)), np.zeros(self.num)
         for fold, by_arm in enumerate(folds):
             n = by_arm[0].shape[1]
-            owner = np.repeat(
-                np.arange(self.num), (drawn == fold).sum(axis=1)
-            )  # the resample that each draw belongs to
+            # the resample that each draw belongs to
+            owner = np.repeat(np.arange(self.num), (drawn == fold).sum(axis=1))
             done = 0
             for chunk in self._counts(n, len(owner)):
                 rows = owner[done : done + len(chunk)]

@@ -60,8 +60,8 @@ class Cube:
 
 
 def _cube(dataset: str, rows: pd.DataFrame, arms: list[str], metrics: list[str]) -> Cube:
-    names = rows[[*KEY, "fold"]].astype(object)  # an empty cell of a csv file is an empty name
-    rows = rows.assign(**names.where(names.notna(), "").astype(str))
+    words = rows[[*KEY, "fold"]].astype(object)  # an empty cell of a csv file is an empty name
+    rows = rows.assign(**words.where(words.notna(), "").astype(str))
     rows, crossed = _uncross(rows, dataset)
     tables = {arm: rows[rows["arm"] == arm].set_index(KEY) for arm in arms}
     labels = list(dict.fromkeys(rows["label"]))

@@ -167,7 +167,8 @@ def _shares(ranks: Floats) -> Shares:
 
 
 def _kendall(full: Floats, drawn: Floats) -> _Kendall:
-    """Few arms have few orders, so each order that occurs is compared once."""
+    """The agreement of the resamples' rankings `drawn`, (resamples, arms), with the full one, (arms,)."""
+    # few arms have few orders: each order that occurs is compared once
     orders, times = np.unique(drawn, axis=0, return_counts=True)
     varied = np.array([np.ptp(order) > 0 for order in orders])
     n = int(times[varied].sum())

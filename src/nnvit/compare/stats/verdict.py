@@ -239,9 +239,9 @@ class _Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """level: better | ahead, too few seeds | models differ | not shown. better: the arm that is ahead, if any.
+    """The verdict on a pair. level: better | ahead, too few seeds | models differ | not shown.
 
-    cases, method: the first layer (these trained models) and the second (the methods).
+    better: the arm that is ahead, if any. cases, method: the first layer (these trained models) and the second (the methods).
     """
 
     level: str
