@@ -84,7 +84,7 @@ def _memory(job: Job, found: Need) -> list[str]:
     return [
         f"memory of a training step on {job.batch} patches, {precision}: {found.tensors / GIB:.2f} GiB",
         *_sizes(job, found),
-        "  (all at the moment of most memory; `nnvit estimate` adds what the allocator takes beside)",
+        "  (all at the peak; `nnvit estimate` adds what the allocator takes beside)",
     ]
 
 
@@ -205,7 +205,7 @@ def _memory_here(job: Job, found: Need, precision: Precision, here: torch.device
     return [
         f"peak memory on this machine's {here.type}, {precision.name}: {total / GIB:.2f} GiB {beside}",
         *_sizes(job, found, {other: total - found.tensors}),
-        "  (all at the moment of most memory; from fake tensors, nothing was allocated)",
+        "  (all at the peak; from fake tensors, nothing was allocated)",
         *how,
     ]
 

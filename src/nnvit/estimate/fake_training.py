@@ -49,7 +49,7 @@ _STEPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """The needs of a training process: sizes in bytes at the moment of most memory, FLOPs and operators of one step.
+    """The needs of a training process: sizes in bytes at the peak of memory, FLOPs and operators of one step.
 
     parameters: with buffers; optimizer: its states, and the running mean of the weights; gradients; activations: all other
     tensors, which are what the backward pass needs, copies in 16 bits, the batch and temporaries.

@@ -53,8 +53,9 @@ def choose(dataset: str, wanted: Sequence[str]) -> list[int]:
         return there
     if strange := [word for word in wanted if not word.isdigit()]:
         raise ConfigError(
-            f"--folds {' '.join(wanted)}: {strange[0]} is no number; give numbers, or 'all' alone for all of {there}. To train "
-            "one model on all cases (nnU-Net's fold 'all'), leave --folds out and give all as FOLD."
+            f"--folds {' '.join(wanted)}: {strange[0]} is not a fold's number; give numbers separated by spaces, or 'all' alone "
+            f"for the folds {', '.join(map(str, there))}. To train one model on all cases (nnU-Net's fold 'all'), leave --folds "
+            "out and give all as FOLD."
         )
     folds = sorted({int(word) for word in wanted})
     if lacking := [fold for fold in folds if fold not in there]:

@@ -1,6 +1,7 @@
 """nnU-Net's folders, and the plans, splits and results of its data sets, with errors that list what exists."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def folder(variable: str) -> Path:
     return path
 
 
+def plan_command(dataset: str | int, configuration: str = "2d") -> str:
+    """Returns the command with which nnU-Net plans a data set; its -d takes a number, no name."""
+    number = re.match(r"(?:Dataset)?(\d+)", str(dataset))
+    return f"nnUNetv2_plan_and_preprocess -d {number[1] if number else 'ID'} -c {configuration}"
+
+
 @dataclass(frozen=True)
 class PreprocessedDataset:
     """A data set in nnUNet_preprocessed, with the plans made for it. name: `DatasetXXX_Name`."""
@@ -51,7 +58,7 @@ class PreprocessedDataset:
             return cls(name)
         raise DataError(
             f"data set '{name_or_id}' is not preprocessed; {preprocessed} holds {', '.join(known) or 'no data set'}. If it is "
-            f"in nnUNet_raw, run `nnUNetv2_plan_and_preprocess -d {name_or_id} -c 2d`; to import images and masks, run "
+            f"in nnUNet_raw, run `{plan_command(name_or_id)}`; to import images and masks, run "
             f"`nnvit dataset import`.{did_you_mean(name, known)}"
         )
 
@@ -70,7 +77,7 @@ class PreprocessedDataset:
             known = sorted(p.stem for p in path.parent.glob("*.json") if "configurations" in read_json(p))
             raise PlansError(
                 f"{path.parent} holds no plans file '{identifier}.json'; it has {', '.join(known) or 'none'}. Run "
-                f"`nnUNetv2_plan_and_preprocess -d {self.name} -c 2d`, or give another name with -p."
+                f"`{plan_command(self.name)}`, or give another name with -p."
                 f"{did_you_mean(identifier, known)}"
             )
         return read_json(path)

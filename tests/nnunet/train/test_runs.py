@@ -116,7 +116,7 @@ def test_show_prints_the_account_of_a_fold_and_of_its_model(trained: Path) -> No
 
 def test_a_finished_fold_is_not_overwritten(trained: Path, chase: str) -> None:
     before = (trained / "checkpoint_final.pth").stat().st_mtime_ns
-    with pytest.raises(PlansError, match=r"was trained before.*--c"):
+    with pytest.raises(PlansError, match=r"holds a training already.*--c"):
         training.run_training(chase, "2d", 0, "nnUNetTrainer_nnvit", "nnUNetPlans_trained_s2", device=CPU)
     assert (trained / "checkpoint_final.pth").stat().st_mtime_ns == before
 

@@ -206,7 +206,11 @@ def _same(sets: Sequence[set[Any]]) -> bool:
 def _shared_folds(runs: Sequence[Run]) -> str:
     sets = [{fold.name for fold in run.folds} for run in runs]
     shared = sorted(set.intersection(*sets))
-    return f"; all arms have the folds {', '.join(shared)}: --folds" if shared and not _same(sets) else ""
+    if not shared or _same(sets):
+        return ""
+    return (
+        f"; all arms have only the fold{'s' * (len(shared) > 1)} {', '.join(shared)}: give --folds {','.join(shared)}"
+    )
 
 
 # --- answers of the folds ----------------------------------------------------------------------------------------------

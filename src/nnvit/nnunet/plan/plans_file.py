@@ -13,7 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnvit.errors import PlansError, did_you_mean
 from nnvit.model import Segmenter, arch_kwargs
-from nnvit.nnunet.paths import PreprocessedDataset
+from nnvit.nnunet.paths import PreprocessedDataset, plan_command
 from nnvit.recipe import loading
 from nnvit.recipe.schema import ModelConfig, PlansModelConfig, Recipe
 from nnvit.records.hashes import digest
@@ -135,10 +135,9 @@ def _revision(model: ModelConfig | PlansModelConfig) -> str | None:
 def _check_configuration(base: dict[str, Any], configuration: str, recipe: Recipe) -> None:
     known = list(base["configurations"])
     if configuration not in known:
-        command = f"nnUNetv2_plan_and_preprocess -d {base['dataset_name']} -c {configuration}"
         raise PlansError(
             f"configuration '{configuration}' is not in {base['plans_name']}; it has {', '.join(known)}. If it was not "
-            f"planned, run `{command}`.{did_you_mean(configuration, known)}"
+            f"planned, run `{plan_command(base['dataset_name'], configuration)}`.{did_you_mean(configuration, known)}"
         )
     patch = PlansManager(copy.deepcopy(base)).get_configuration(configuration).patch_size
     if len(patch) != 2 and not isinstance(recipe.model, PlansModelConfig):

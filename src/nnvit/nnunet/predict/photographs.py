@@ -85,6 +85,7 @@ def predict_photographs(
                 with suppress(OSError):
                     pipeline.delete(photograph)
                 reason = str(error) if isinstance(error, NnvitError) else f"{type(error).__name__}: {error}"
+                reason = reason.removeprefix(f"{photograph.path.name} ")  # both lines that show it begin with the name
                 outcome.failed[photograph.name] = reason
                 said = f"FAILED: {reason}"
                 if options.verbose:

@@ -45,8 +45,8 @@ class RunAccount:
         found = checkpoint_file.find(self.fold)
         if found is not None and not resumed:
             raise PlansError(
-                f"{self.fold} was trained before ({found.name}) and is left as it is. Continue it with --c, validate it with "
-                "--val, or move the folder away to start afresh."
+                f"{self.fold} holds a training already ({found.name}) and is left as it is. Continue it with --c, validate it "
+                "with --val, or move the folder away to start afresh."
             )
 
     def begin(self, record: RunRecord, *, resumed: bool) -> None:

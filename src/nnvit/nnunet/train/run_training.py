@@ -73,7 +73,9 @@ def _parse_fold(dataset: paths.PreprocessedDataset, fold: int | str) -> int | st
     if fold == "all":
         return fold
     if isinstance(fold, str) and not fold.isdigit():
-        raise ConfigError(f"fold '{fold}' must be a number from 0, or 'all'.")
+        raise ConfigError(
+            f"fold '{fold}' must be a number from 0, or 'all'; it stands after the configuration, unless --folds is given."
+        )
     splits = dataset.splits()
     if splits is not None and int(fold) >= len(splits):
         raise PlansError(
