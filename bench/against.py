@@ -111,8 +111,11 @@ def main() -> None:
     if args.worker:
         return work()
     medians: dict[str, list[tuple[float, float]]] = {}
-    for _ in track(range(args.starts), "starts"):
-        before, now = Contestant(args.before.resolve()), Contestant(args.now.resolve())
+    sides = {"before": args.before.resolve(), "now": args.now.resolve()}
+    for i in track(range(args.starts), "starts"):
+        order = sorted(sides, reverse=bool(i % 2))  # who is started first changes from start to start, too
+        started = {side: Contestant(sides[side]) for side in order}
+        before, now = started["before"], started["now"]
         for name in now.works:
             medians.setdefault(name, []).append(turns(before, now, name, args.rounds))
         before.close()
