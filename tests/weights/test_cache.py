@@ -15,7 +15,7 @@ PARAMETERS = 100
 
 
 def found(wanted):
-    """What the cache holds for a model of so many parameters."""
+    """Looks in the cache for the published weights `wanted` of a model with PARAMETERS parameters."""
     return cache.find_cached(helpers.StandIn("x", nn.Linear(PARAMETERS, 1, bias=False), default_weights=wanted))
 
 

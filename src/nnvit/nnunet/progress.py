@@ -16,7 +16,7 @@ COLUMNS = (
     TimeRemainingColumn(),
     TextColumn("{task.fields[text]}"),
 )
-"""What a bar shows: title, bar, count, time left, and the text of its task's field `text`."""
+"""Columns of a progress bar: title, bar, count, time left, and the text of its task's field `text`."""
 
 
 @contextmanager
